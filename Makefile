@@ -1,0 +1,31 @@
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: venv lint test demo demo-baselines clean
+
+venv: $(INSTALLED)
+
+# Redone when the dependencies change; touched last, so that a broken install is not taken for one.
+$(INSTALLED): setup.py constraints.txt
+	$(PYTHON) -m venv .venv
+	@echo "Installing the plugin, fairseq and PyTorch in .venv: a few minutes the first time."
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
+	touch $@
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+demo: $(INSTALLED)
+	$(BIN)/python examples/quickstart/demo.py
+
+demo-baselines: $(INSTALLED)
+	$(BIN)/python examples/quickstart/demo.py --baselines
+
+clean:
+	rm -rf .venv demo build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

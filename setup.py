@@ -1,0 +1,24 @@
+"""Installs the plugin with the fairseq that runs on this Python."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="fairseq-mega",
+    version="0.1.0",
+    description="Mega (Moving Average Equipped Gated Attention) as a plugin for stock fairseq",
+    license="MIT",
+    packages=find_packages(include=["fairseq_mega", "fairseq_mega.*"]),
+    python_requires=">=3.9",
+    install_requires=[
+        # The original release does not build on Python 3.11; this one has the same modules.
+        'fairseq==0.12.2; python_version < "3.11"',
+        've-fairseq==0.12.3; python_version >= "3.11"',
+        "sacrebleu",
+        "sentencepiece",
+        "torch>=2.6",
+    ],
+    extras_require={
+        "demo": ["babel"],
+        "test": ["babel", "hypothesis", "pytest", "pytest-xdist", "ruff"],
+    },
+)
