@@ -1,0 +1,28 @@
+"""Checks of hyperparameters. ``name`` is what the caller calls the value: an argument's name, or
+an option of the command line."""
+
+
+def check_positive(**values: int) -> None:
+    for name, value in values.items():
+        if value <= 0:
+            raise ValueError(f"{name} is {value}, but must be positive")
+
+
+def check_choice(name: str, value: str, choices) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, but must be one of: {', '.join(choices)}")
+
+
+def check_chunk_size(name: str, value: int) -> None:
+    if value == 0 or value < -1:
+        raise ValueError(
+            f"{name} is {value}, but must be positive, or -1 for attention over the whole sequence"
+        )
+
+
+def check_rotary(name: str, value: int) -> None:
+    if value % 2:
+        raise ValueError(
+            f"{name} is {value}, but must be even with the rotary bias, which turns pairs of "
+            "coordinates: add one, or use the simple bias"
+        )

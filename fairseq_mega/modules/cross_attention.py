@@ -1,0 +1,131 @@
+"""Gated cross attention: the decoder's view of the encoder (Mega, section "Mega Blocks")."""
+
+from typing import Dict, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from fairseq.incremental_decoding_utils import with_incremental_state
+from torch import Tensor, nn
+
+from ..ops.attention import ATTENTION_FUNCTIONS, attention_weights
+from ..ops.gating import gated_residual
+from .activations import ACTIVATIONS
+from .checks import check_choice, check_positive
+from .dropout import make_dropout
+from .linear import make_linear
+from .norm import SequenceNorm
+from .relative_bias import make_relative_bias
+
+
+@with_incremental_state
+class GatedCrossAttention(nn.Module):
+    """Single-head attention to another sequence, with a gated residual connection.
+
+    Args:
+        embed_dim, zdim: dimensions ``D`` of the model and values, ``Z`` of queries and keys.
+        dropout, attention_dropout, hidden_dropout: probabilities for the output, the attention
+            weights, and the values.
+        norm_type, prenorm, norm_affine: the norm, before the layer or after it.
+        feature_dropout: drop whole channels instead of single values (not in the attention).
+        rel_pos_bias, max_positions: ``rotary``, or ``simple`` with a table of ``max_positions``.
+        activation, attention_activation: names of the activation and the attention function.
+
+    Raises:
+        ValueError: at a hyperparameter out of range, or an input longer than a ``simple`` bias.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        zdim: int,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        hidden_dropout: float = 0.0,
+        norm_type: str = "layernorm",
+        prenorm: bool = True,
+        norm_affine: bool = True,
+        feature_dropout: bool = False,
+        rel_pos_bias: str = "simple",
+        max_positions: int = 1024,
+        activation: str = "silu",
+        attention_activation: str = "softmax",
+    ):
+        super().__init__()
+        check_positive(embed_dim=embed_dim, zdim=zdim)
+        check_choice("activation", activation, ACTIVATIONS)
+        check_choice("attention_activation", attention_activation, ATTENTION_FUNCTIONS)
+        self.embed_dim, self.zdim = embed_dim, zdim
+        self.prenorm = prenorm
+        self.activation = ACTIVATIONS[activation]
+        self.attention_activation = attention_activation
+        self.dropout = make_dropout(dropout, self, feature_dropout)
+        self.hidden_dropout = make_dropout(hidden_dropout, self, feature_dropout)
+        self.attention_dropout = make_dropout(attention_dropout, self)
+
+        self.norm = SequenceNorm(norm_type, embed_dim, affine=norm_affine)
+        self.k_proj = make_linear(embed_dim, zdim)
+        self.v_proj = make_linear(embed_dim, embed_dim)
+        self.q_proj = make_linear(embed_dim, 2 * embed_dim + zdim)
+        self.h_proj = make_linear(embed_dim, embed_dim)
+        self.rel_pos_bias = make_relative_bias(rel_pos_bias, zdim, max_positions)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        key_padding_mask: Optional[Tensor] = None,
+        incremental_state: Optional[Dict] = None,
+        need_weights: bool = False,
+    ) -> Tuple[Tensor, Optional[Tensor]]:
+        """
+        Args:
+            query: ``(L, B, D)``.
+            key: ``(S, B, D)``, of which keys and values are made.
+            key_padding_mask: ``(B, S)``, true at padding.
+            incremental_state: ``query`` continues (any number of positions) what was there before;
+                keys and values are made once.
+            need_weights: also return the attention weights.
+
+        Returns:
+            y ``(L, B, D)`` and, if asked for, the weights ``(B, L, S)``.
+        """
+        x = query.transpose(0, 1)  # (B, L, D) from here on
+        residual = x
+        if self.prenorm:
+            x = self.norm(x)
+        u, r, q = self.q_proj(x).split([self.embed_dim, self.embed_dim, self.zdim], dim=-1)
+
+        k, v, start = self._keys_and_values(key, q.size(1), incremental_state)
+        bias = self.rel_pos_bias(q.size(1), k.size(1), start)
+        weights = attention_weights(
+            q, k, bias, self.attention_activation, key_padding_mask=key_padding_mask
+        )
+        o = torch.bmm(self.attention_dropout(weights), v)  # (B, L, D)
+
+        h = self.dropout(self.activation(self.h_proj(o * F.silu(r))))
+        y = gated_residual(residual, h, u)
+        if not self.prenorm:
+            y = self.norm(y)
+        return y.transpose(0, 1), weights if need_weights else None
+
+    def _keys_and_values(self, key, length: int, incremental_state):
+        """Keys ``(B, S, Z)``, values ``(B, S, D)``, and the position of the first query."""
+        saved = self.get_incremental_state(incremental_state, "source")
+        if saved is None:
+            source = key.transpose(0, 1)
+            saved = {
+                "keys": self.k_proj(source),
+                "values": self.hidden_dropout(self.activation(self.v_proj(source))),
+                "start": 0,
+            }
+        start = saved["start"]
+        self.set_incremental_state(incremental_state, "source", {**saved, "start": start + length})
+        return saved["keys"], saved["values"], start
+
+    def reorder_incremental_state(self, incremental_state: Dict, new_order: Tensor) -> None:
+        saved = self.get_incremental_state(incremental_state, "source")
+        if saved is not None:
+            reordered = {
+                name: saved[name].index_select(0, new_order) for name in ("keys", "values")
+            }
+            self.set_incremental_state(incremental_state, "source", {**saved, **reordered})

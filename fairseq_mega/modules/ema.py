@@ -1,0 +1,133 @@
+"""The EMA sublayer (Mega, section "Multi-dimensional Damped EMA")."""
+
+from typing import Dict, Optional
+
+import torch
+import torch.nn.functional as F
+from fairseq.incremental_decoding_utils import with_incremental_state
+from torch import Tensor, nn
+
+from ..ops.ema import (
+    EMACoefficients,
+    ema_coefficients,
+    ema_convolution,
+    ema_kernel,
+    ema_recurrence,
+)
+from .checks import check_positive
+
+
+@with_incremental_state
+class MultiHeadEMA(nn.Module):
+    """``silu(EMA(x) + omega x)``: a damped EMA of ``ndim`` dimensions in each channel.
+
+    Args:
+        embed_dim: channels ``D``.
+        ndim: EMA dimensions ``N`` of a channel.
+        bidirectional: adds a second EMA that runs from the end to the start.
+        truncation: kernel taps that are kept; None, 0 or less for all of them. The incremental
+            form has no truncation.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        ndim: int = 2,
+        bidirectional: bool = False,
+        truncation: Optional[int] = None,
+    ):
+        super().__init__()
+        check_positive(embed_dim=embed_dim, ndim=ndim)
+        self.embed_dim = embed_dim
+        self.ndim = ndim
+        self.bidirectional = bidirectional
+        self.truncation = truncation if truncation and truncation > 0 else None
+        kernel_dim = 2 * embed_dim if bidirectional else embed_dim
+        self.delta = nn.Parameter(torch.empty(kernel_dim, ndim, 1))
+        self.alpha = nn.Parameter(torch.empty(kernel_dim, ndim, 1))
+        self.beta = nn.Parameter(torch.empty(kernel_dim, ndim, 1))
+        self.gamma = nn.Parameter(torch.empty(kernel_dim, ndim))
+        self.omega = nn.Parameter(torch.empty(embed_dim))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.delta, std=0.2)
+        nn.init.normal_(self.alpha, std=0.2)
+        nn.init.normal_(self.beta, std=0.02)
+        self.beta[:, 0::2] += 1.0
+        self.beta[:, 1::2] -= 1.0
+        nn.init.normal_(self.gamma)
+        nn.init.normal_(self.omega)
+
+    def forward(
+        self,
+        x: Tensor,
+        padding_mask: Optional[Tensor] = None,
+        incremental_state: Optional[Dict] = None,
+    ) -> Tensor:
+        """
+        Args:
+            x: ``(L, B, D)``.
+            padding_mask: ``(B, L)``, true at padding, which contributes nothing.
+            incremental_state: continues from the state in it, and leaves the new one there.
+
+        Returns:
+            ``(L, B, D)``, laid out in memory as ``x`` is.
+        """
+        # The whole sublayer computes in at least float32, whatever the model's precision.
+        with torch.autocast(x.device.type, enabled=False):
+            batch_first = x.transpose(0, 1)  # (B, L, D)
+            dtype = torch.promote_types(x.dtype, torch.float32)
+            inputs = batch_first.to(dtype)
+            if padding_mask is not None:
+                inputs = inputs.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+            y = self._ema(_channels_first(inputs), incremental_state)
+            y = _channels_last(y) + batch_first * self.omega.to(dtype)
+            return F.silu(y).to(x.dtype).transpose(0, 1)
+
+    def coefficients(self) -> EMACoefficients:
+        """``(K, N)`` each, with ``K = 2 D`` (forward rows, then backward) if bidirectional."""
+        return ema_coefficients(self.delta, self.alpha, self.beta, self.gamma)
+
+    def _ema(self, x: Tensor, incremental_state: Optional[Dict]) -> Tensor:
+        """The EMA of ``x (D, B, L)``."""
+        if incremental_state is not None:
+            return self._incremental(x, incremental_state)
+        length = x.size(-1)
+        taps = min(length, self.truncation or length)
+        kernels = ema_kernel(self.coefficients(), taps).split(self.embed_dim)
+        return ema_convolution(x, *kernels)
+
+    def _incremental(self, x: Tensor, incremental_state: Dict) -> Tensor:
+        if self.bidirectional:
+            raise ValueError("a bidirectional EMA cannot run incrementally: it needs the future")
+        saved = self.get_incremental_state(incremental_state, "ema")
+        state = saved["h"].transpose(0, 1) if saved else None
+        y, state = ema_recurrence(x, self.coefficients(), state)
+        self.set_incremental_state(incremental_state, "ema", {"h": state.transpose(0, 1)})
+        return y
+
+    def reorder_incremental_state(self, incremental_state: Dict, new_order: Tensor) -> None:
+        saved = self.get_incremental_state(incremental_state, "ema")
+        if saved:
+            h = saved["h"].index_select(0, new_order)  # (B, D, N)
+            self.set_incremental_state(incremental_state, "ema", {"h": h})
+
+    def extra_repr(self) -> str:
+        return (
+            f"embed_dim={self.embed_dim}, ndim={self.ndim}, bidirectional={self.bidirectional}, "
+            f"truncation={self.truncation}"
+        )
+
+
+def _channels_first(x: Tensor) -> Tensor:
+    """``(B, L, D)`` to ``(D, B, L)``, as one transposition of a matrix."""
+    batch, length, channels = x.shape
+    return x.reshape(batch * length, channels).t().contiguous().view(channels, batch, length)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """``(D, B, L)`` to ``(B, L, D)``."""
+    channels, batch, length = x.shape
+    return x.reshape(channels, batch * length).t().contiguous().view(batch, length, channels)

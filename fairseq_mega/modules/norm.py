@@ -1,0 +1,55 @@
+"""Normalisation layers behind one name (``--normalization-type``)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .checks import check_choice
+
+
+class ScaleNorm(nn.Module):
+    """``g x / sqrt(mean(x^2) + eps)`` with one scalar ``g`` (Nguyen and Salazar, 2019)."""
+
+    def __init__(self, dim: int, eps: float = 1e-5, affine: bool = True):
+        super().__init__()
+        self.dim, self.eps = dim, eps
+        self.scalar = nn.Parameter(torch.ones(1)) if affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.rms_norm(x, (self.dim,), eps=self.eps)
+        return x if self.scalar is None else x * self.scalar
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of the last dimension over all others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.reshape(-1, x.size(-1))).view(x.shape)
+
+
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """``BatchNorm`` with statistics over all workers of a distributed run."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.reshape(-1, x.size(-1))).view(x.shape)
+
+
+NORMS = {
+    "layernorm": lambda dim, eps, affine: nn.LayerNorm(dim, eps, elementwise_affine=affine),
+    "scalenorm": ScaleNorm,
+    "rmsnorm": lambda dim, eps, affine: nn.RMSNorm(dim, eps, elementwise_affine=affine),
+    "batchnorm": lambda dim, eps, affine: BatchNorm(dim, eps, affine=affine),
+    "syncbatchnorm": lambda dim, eps, affine: SyncBatchNorm(dim, eps, affine=affine),
+}
+
+
+class SequenceNorm(nn.Module):
+    """Normalises the channels of ``(..., D)``; holds the chosen layer as ``norm``."""
+
+    def __init__(self, norm_type: str, dim: int, eps: float = 1e-5, affine: bool = True):
+        super().__init__()
+        check_choice("norm_type", norm_type, NORMS)
+        self.norm = NORMS[norm_type](dim, eps, affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x)

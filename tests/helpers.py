@@ -1,0 +1,166 @@
+"""What several tests do: build modules with telling weights, compare results, run in segments."""
+
+import torch
+
+from fairseq_mega.modules import (
+    GatedCrossAttention,
+    MovingAverageGatedAttention,
+    MultiHeadEMA,
+    NormalizedFeedForwardNetwork,
+)
+
+FUNCTIONS = ("softmax", "relu2", "laplace")
+BIASES = ("simple", "rotary")
+NORMS = ("layernorm", "scalenorm", "rmsnorm", "batchnorm", "syncbatchnorm")
+
+GATED = {
+    "embed_dim": 6,
+    "zdim": 4,
+    "hdim": 8,
+    "ndim": 3,
+    "chunk_size": -1,
+    "truncation": None,
+    "norm_type": "layernorm",
+    "prenorm": True,
+    "rel_pos_bias": "simple",
+    "max_positions": 64,
+    "activation": "silu",
+    "attention_activation": "softmax",
+    "bidirectional": False,
+}
+CROSS = {
+    "embed_dim": 6,
+    "zdim": 4,
+    "norm_type": "layernorm",
+    "prenorm": True,
+    "rel_pos_bias": "simple",
+    "max_positions": 64,
+    "activation": "silu",
+    "attention_activation": "softmax",
+}
+FEED_FORWARD = {
+    "embed_dim": 6,
+    "ffn_hidden_dim": 10,
+    "norm_type": "layernorm",
+    "prenorm": True,
+    "activation": "silu",
+}
+
+
+def scatter(module, seed=0):
+    """Give every parameter and statistic a value of order one.
+
+    As initialised, attention is almost uniform and most terms are almost zero, so that a wrong
+    term would hide in the tolerance.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in [*module.named_parameters(), *module.named_buffers()]:
+            if not value.is_floating_point():
+                continue
+            noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+            if name.endswith("running_var"):
+                noise = noise.abs() + 0.5
+            elif name.endswith(("_proj.weight", "fc1.weight", "fc2.weight")):
+                noise = noise / value.size(-1) ** 0.5
+            value.copy_(noise)
+    return module
+
+
+def make_ema(embed_dim=4, ndim=3, dtype=torch.float64, **options):
+    return scatter(MultiHeadEMA(embed_dim, ndim, **options)).to(dtype).eval()
+
+
+def make_gated(dtype=torch.float64, **options):
+    """The module, in evaluation, and its config."""
+    config = {**GATED, **options}
+    return scatter(MovingAverageGatedAttention(**config)).to(dtype).eval(), config
+
+
+def make_cross(dtype=torch.float64, **options):
+    config = {**CROSS, **options}
+    return scatter(GatedCrossAttention(**config)).to(dtype).eval(), config
+
+
+def make_feed_forward(dtype=torch.float64, **options):
+    config = {**FEED_FORWARD, **options}
+    return scatter(NormalizedFeedForwardNetwork(**config)).to(dtype).eval(), config
+
+
+def tensors_of(module):
+    """Parameters and buffers by name, as tests/reference.py takes them."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def randn(*shape, seed=1, dtype=torch.float64, requires_grad=False):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+    return values.requires_grad_(requires_grad)
+
+
+def padding(length, lengths, left=False):
+    """A (B, L) padding mask for sentences of these lengths."""
+    mask = torch.arange(length).unsqueeze(0) >= torch.tensor(lengths).unsqueeze(1)
+    return mask.flip(1) if left else mask
+
+
+def time_first(mask):
+    """(B, L) to the (L, B) of positions to keep."""
+    return ~mask.transpose(0, 1)
+
+
+def relative_error(actual, expected, floor=1.0):
+    """The largest difference over the largest expected value, or over `floor` if that is larger.
+
+    The floor is for gradients that are zero but for rounding, such as that of a bias on all keys
+    under a softmax.
+    """
+    assert actual.shape == expected.shape
+    if expected.numel() == 0:
+        return 0.0
+    scale = max(expected.abs().max().item(), floor)
+    return (actual - expected).abs().max().item() / scale
+
+
+def assert_close(actual, expected, tolerance=1e-9, what="output", floor=1.0):
+    error = relative_error(actual, expected, floor)
+    assert error <= tolerance, f"{what}: relative error {error:.1e} > {tolerance:.0e}"
+
+
+def assert_same_function(fast, slow, leaves, keep=None, tolerance=1e-9):
+    """Two outputs (L, B, D) of the same leaves agree, and so do all their gradients.
+
+    `keep` (L, B) is True at the positions that mean something; the others get no gradient.
+    """
+    if keep is None:
+        keep = torch.ones(fast.shape[:2], dtype=torch.bool)
+    assert fast.shape == slow.shape and torch.isfinite(fast).all()
+    assert_close(fast[keep], slow[keep], tolerance)
+    grad_y = randn(*fast.shape, seed=7) * keep.unsqueeze(-1)
+    names, tensors = zip(*leaves.items())
+    ours = torch.autograd.grad(fast, tensors, grad_y, allow_unused=True)
+    theirs = torch.autograd.grad(slow, tensors, grad_y, allow_unused=True)
+    for name, a, b in zip(names, ours, theirs):
+        assert (a is None) == (b is None), f"gradient of {name}: {a} and {b}"
+        if b is not None:
+            assert_close(a, b, tolerance, f"gradient of {name}")
+
+
+def first(result):
+    """The output of a module that may also return weights."""
+    return result[0] if isinstance(result, tuple) else result
+
+
+@torch.no_grad()
+def run_segments(module, x, sizes, state=None):
+    """The output for x (L, B, D) given in consecutive segments of these sizes."""
+    assert sum(sizes) == x.size(0)
+    state = {} if state is None else state
+    return torch.cat([first(module(part, incremental_state=state)) for part in x.split(sizes)])
+
+
+def retain_dropout(module, names=None):
+    """What fairseq's --retain-dropout does to a model."""
+    for name, part in module.named_modules():
+        if part is not module and hasattr(part, "make_generation_fast_"):
+            part.make_generation_fast_(name, retain_dropout=True, retain_dropout_modules=names)

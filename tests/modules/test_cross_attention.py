@@ -1,0 +1,292 @@
+"""GatedCrossAttention against the paper; its keys and values are those of one sentence."""
+
+import pytest
+import reference
+import torch
+from helpers import (
+    BIASES,
+    CROSS,
+    FUNCTIONS,
+    NORMS,
+    assert_close,
+    assert_same_function,
+    make_cross,
+    padding,
+    randn,
+    retain_dropout,
+    tensors_of,
+    time_first,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairseq_mega.modules import GatedCrossAttention
+
+functions = pytest.mark.parametrize("attention_activation", FUNCTIONS)
+biases = pytest.mark.parametrize("rel_pos_bias", BIASES)
+
+
+def inputs(length, source, batch, dim=6, **options):
+    return randn(length, batch, dim, **options), randn(source, batch, dim, seed=2, **options)
+
+
+def check_against_reference(length, source, mask, **options):
+    module, config = make_cross(**options)
+    batch = 2 if mask is None else mask.size(0)
+    query, key = inputs(length, source, batch, config["embed_dim"], requires_grad=True)
+    y, weights = module(query, key, mask, need_weights=True)
+    expected, expected_weights = reference.cross_attention(
+        tensors_of(module), config, query, key, mask
+    )
+    # A sentence of padding alone has no meaning; every other row of the output has.
+    some = torch.ones(batch, dtype=torch.bool) if mask is None else ~mask.all(dim=1)
+    leaves = {"query": query, "key": key, **dict(module.named_parameters())}
+    assert_same_function(y, expected, leaves, some.expand(length, batch))
+    assert_close(weights[some], expected_weights[some], what="weights")
+    without, none = module(query, key, mask)
+    assert none is None
+    assert_close(without[:, some], y[:, some])
+
+
+@functions
+@biases
+@pytest.mark.parametrize("prenorm", [True, False])
+@pytest.mark.parametrize("length, source", [(1, 1), (7, 3), (3, 8)])
+@pytest.mark.parametrize("padded", ["none", "right", "left"])
+def test_equals_reference(attention_activation, rel_pos_bias, prenorm, length, source, padded):
+    mask = None if padded == "none" else padding(source, [source, 1], left=padded == "left")
+    check_against_reference(
+        length,
+        source,
+        mask,
+        attention_activation=attention_activation,
+        rel_pos_bias=rel_pos_bias,
+        prenorm=prenorm,
+    )
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(
+    st.integers(1, 13),
+    st.integers(1, 17),
+    st.fixed_dictionaries(
+        {
+            "embed_dim": st.integers(1, 6),
+            "zdim": st.sampled_from([2, 4, 6]),
+            "norm_type": st.sampled_from(NORMS),
+            "prenorm": st.booleans(),
+            "rel_pos_bias": st.sampled_from(BIASES),
+            "activation": st.sampled_from(["silu", "relu", "tanh", "gelu"]),
+            "attention_activation": st.sampled_from(FUNCTIONS),
+        }
+    ),
+    st.data(),
+)
+def test_equals_reference_in_any_setting(length, source, options, data):
+    bits = st.lists(st.booleans(), min_size=source, max_size=source)
+    mask = torch.tensor(data.draw(st.lists(bits, min_size=1, max_size=3)))
+    check_against_reference(length, source, mask, **options)
+
+
+@functions
+@biases
+def test_padding_and_batching_never_change_the_result(attention_activation, rel_pos_bias):
+    module, _ = make_cross(attention_activation=attention_activation, rel_pos_bias=rel_pos_bias)
+    lengths = [9, 1, 6]
+    query, key = inputs(5, 9, 3)
+    mask = padding(9, lengths)
+    y, _ = module(query, key, mask)
+    arbitrary = torch.where(time_first(mask).unsqueeze(-1), key, 50 * randn(9, 3, 6, seed=8))
+    assert_close(module(query, arbitrary, mask)[0], y)
+    for b, n in enumerate(lengths):
+        one = slice(b, b + 1)
+        assert_close(module(query[:, one], key[:n, one])[0], y[:, one])
+
+
+@functions
+def test_a_source_of_padding_alone_is_finite(attention_activation):
+    module, _ = make_cross(attention_activation=attention_activation)
+    query, key = inputs(4, 5, 2, requires_grad=True)
+    y, weights = module(query, key, padding(5, [5, 0]), need_weights=True)
+    y.sum().backward()
+    assert torch.isfinite(y).all() and torch.isfinite(weights).all()
+    for tensor in (query, key, *module.parameters()):
+        assert torch.isfinite(tensor.grad).all()
+
+
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(
+    st.lists(st.integers(1, 5), min_size=1, max_size=6),
+    st.sampled_from(FUNCTIONS),
+    st.sampled_from(BIASES),
+    st.sampled_from(NORMS),
+    st.booleans(),
+)
+def test_segments_equal_one_pass(sizes, attention_activation, rel_pos_bias, norm_type, prenorm):
+    module, _ = make_cross(
+        attention_activation=attention_activation,
+        rel_pos_bias=rel_pos_bias,
+        norm_type=norm_type,
+        prenorm=prenorm,
+    )
+    query, key = inputs(sum(sizes), 7, 2)
+    mask = padding(7, [7, 4])
+    state = {}
+    outputs, weights = zip(
+        *(
+            module(part, key, mask, incremental_state=state, need_weights=True)
+            for part in query.split(sizes)
+        )
+    )
+    expected, expected_weights = module(query, key, mask, need_weights=True)
+    assert_close(torch.cat(outputs), expected)
+    assert_close(torch.cat(weights, dim=1), expected_weights, what="weights")
+
+
+def test_keys_and_values_are_computed_once():
+    module, _ = make_cross()
+    query, key = inputs(6, 7, 2)
+    state = {}
+    calls = []
+    for projection in (module.k_proj, module.v_proj):
+        projection.register_forward_hook(lambda *_: calls.append(1))
+    steps = [module(q, key, incremental_state=state)[0] for q in query.split(1)]
+    assert len(calls) == 2
+    assert_close(torch.cat(steps), module(query, key)[0])
+
+
+@pytest.mark.parametrize("rel_pos_bias", BIASES)
+@pytest.mark.parametrize("order", [[2, 0, 1], [1, 1, 1], [2], [0, 2]], ids=str)
+def test_reordered_state_continues_the_reordered_input(order, rel_pos_bias):
+    """Within a beam all hypotheses share a source; when sentences finish, whole sources go."""
+    module, _ = make_cross(rel_pos_bias=rel_pos_bias)
+    order = torch.tensor(order)
+    start, key = inputs(3, 7, 3)
+    end = randn(4, len(order), 6, seed=5)
+    mask = padding(7, [7, 4, 2])
+    state = {}
+    for q in start.split(1):
+        module(q, key, mask, incremental_state=state)
+    module.reorder_incremental_state(state, order)
+    key, mask = key[:, order], mask[order]
+    steps = [module(q, key, mask, incremental_state=state)[0] for q in end.split([1, 3])]
+    expected = module(torch.cat([start[:, order], end]), key, mask)[0][3:]
+    assert_close(torch.cat(steps), expected)
+
+
+def test_states_and_layers_do_not_leak_into_each_other():
+    layers = [make_cross(rel_pos_bias=bias)[0] for bias in BIASES]
+    sentences = inputs(6, 7, 1), inputs(6, 4, 3)
+    states = {}, {}
+    outputs = [], []
+    for t in range(6):
+        for (query, key), state, output in zip(sentences, states, outputs):
+            y = query[t : t + 1]
+            for layer in layers:
+                y, _ = layer(y, key, incremental_state=state)
+            output.append(y)
+    for (query, key), output in zip(sentences, outputs):
+        assert_close(torch.cat(output), layers[1](layers[0](query, key)[0], key)[0])
+
+
+# --- Dropout, precision, construction -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("feature_dropout", [False, True])
+@pytest.mark.parametrize("kind", ["dropout", "attention_dropout", "hidden_dropout"])
+def test_dropout_is_for_training_and_retained_generation(kind, feature_dropout):
+    query, key = inputs(6, 7, 2)
+    expected = make_cross()[0](query, key)[0]
+    module, _ = make_cross(feature_dropout=feature_dropout, **{kind: 0.5})
+    assert_close(module(query, key)[0], expected)
+    assert (module.train()(query, key)[0] - expected).abs().max() > 1e-3
+    module.eval()
+    retain_dropout(module)
+    assert (module(query, key)[0] - module(query, key)[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("feature_dropout", [False, True])
+def test_feature_dropout_drops_whole_channels(feature_dropout):
+    """With h_proj a constant and u = 1, the output is dropout(1)."""
+    module, _ = make_cross(
+        embed_dim=40, activation="tanh", dropout=0.3, feature_dropout=feature_dropout
+    )
+    with torch.no_grad():
+        module.q_proj.bias[:40] = 60.0
+        module.h_proj.weight.zero_()
+        module.h_proj.bias.fill_(1.0)
+    torch.manual_seed(0)
+    dropped = module.train()(*inputs(20, 5, 2, 40))[0].abs() < 1e-12  # (L, B, D)
+    always, ever = dropped.all(dim=0), dropped.any(dim=0)
+    if feature_dropout:
+        assert (always == ever).all()
+        assert 0.15 < dropped.double().mean() < 0.45
+        assert not (always[0] == always[1]).all()
+    else:
+        assert not always.any()
+
+
+def test_feature_dropout_leaves_attention_dropout_alone():
+    outputs = []
+    for feature_dropout in (False, True):
+        module, _ = make_cross(attention_dropout=0.5, feature_dropout=feature_dropout)
+        torch.manual_seed(3)
+        outputs.append(module.train()(*inputs(6, 7, 2))[0])
+    assert_close(outputs[0], outputs[1])
+
+
+@functions
+@biases
+def test_bfloat16_is_close_to_float32(attention_activation, rel_pos_bias):
+    """bfloat16 keeps 8 bits: 4% of the largest output."""
+    module, _ = make_cross(
+        torch.float32, attention_activation=attention_activation, rel_pos_bias=rel_pos_bias
+    )
+    query, key = inputs(30, 40, 2, dtype=torch.float32)
+    mask = padding(40, [40, 25])
+    expected = module(query, key, mask)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = module(query, key, mask)[0]
+    assert_close(mixed.float(), expected, 0.04)
+    module.to(torch.bfloat16)
+    y = module(query.bfloat16(), key.bfloat16(), mask)[0]
+    assert y.dtype == torch.bfloat16
+    assert_close(y.float(), expected, 0.04)
+
+
+@pytest.mark.parametrize(
+    "argument, value",
+    [
+        ("embed_dim", 0),
+        ("zdim", 0),
+        ("activation", "swoosh"),
+        ("norm_type", "evennorm"),
+        ("rel_pos_bias", "alibi"),
+        ("attention_activation", "hardmax"),
+    ],
+)
+def test_bad_arguments_are_named(argument, value):
+    with pytest.raises(ValueError, match=rf"{argument}.*{value}"):
+        GatedCrossAttention(**{**CROSS, argument: value})
+
+
+def test_rotary_needs_an_even_zdim():
+    with pytest.raises(ValueError, match="zdim.*5"):
+        GatedCrossAttention(**{**CROSS, "zdim": 5, "rel_pos_bias": "rotary"})
+
+
+@pytest.mark.parametrize("length, source", [(9, 2), (2, 9)])
+def test_a_length_beyond_the_simple_bias_is_an_error_that_says_what_to_raise(length, source):
+    module, _ = make_cross(max_positions=8)
+    with pytest.raises(ValueError, match="max_positions"):
+        module(*inputs(length, source, 1))
+    assert make_cross(max_positions=8, rel_pos_bias="rotary")[0](*inputs(length, source, 1))
+
+
+def test_steps_beyond_the_simple_bias_are_an_error_that_says_what_to_raise():
+    module, _ = make_cross(max_positions=8)
+    query, key = inputs(9, 3, 1)
+    state = {}
+    module(query[:8], key, incremental_state=state)
+    with pytest.raises(ValueError, match="max_positions"):
+        module(query[8:], key, incremental_state=state)

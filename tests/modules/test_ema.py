@@ -1,0 +1,263 @@
+"""MultiHeadEMA against the paper's recurrence, and what must hold of any such average."""
+
+import pytest
+import reference
+import torch
+from helpers import (
+    assert_close,
+    assert_same_function,
+    make_ema,
+    padding,
+    randn,
+    run_segments,
+    tensors_of,
+    time_first,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairseq_mega.modules import MultiHeadEMA
+
+
+def check_against_reference(length, batch, dim, ndim, bidirectional, truncation, mask):
+    module = make_ema(dim, ndim, bidirectional=bidirectional, truncation=truncation)
+    x = randn(length, batch, dim, requires_grad=True)
+    fast = module(x, mask)
+    slow = reference.ema(x, mask, tensors_of(module), bidirectional, truncation)
+    keep = None if mask is None else time_first(mask)
+    assert_same_function(fast, slow, {"x": x, **dict(module.named_parameters())}, keep)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("truncation", [None, 1, 5, 300, 2000])
+@pytest.mark.parametrize("length", [1, 2, 3, 31, 64, 257, 700])
+def test_equals_reference(length, truncation, bidirectional):
+    mask = padding(length, [length, max(1, length // 3)], left=bidirectional)
+    check_against_reference(length, 2, 3, 2, bidirectional, truncation, mask)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(
+    st.integers(1, 40),
+    st.integers(1, 3),
+    st.integers(1, 5),
+    st.integers(1, 16),
+    st.booleans(),
+    st.one_of(st.none(), st.integers(1, 45)),
+    st.data(),
+)
+def test_equals_reference_for_any_shape_and_mask(
+    length, batch, dim, ndim, bidirectional, truncation, data
+):
+    bits = st.lists(st.booleans(), min_size=length, max_size=length)
+    mask = torch.tensor([data.draw(bits) for _ in range(batch)])
+    check_against_reference(length, batch, dim, ndim, bidirectional, truncation, mask)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("length", [9, 400])
+def test_reference_recurrence_is_its_convolution(length, bidirectional):
+    params = tensors_of(make_ema(bidirectional=bidirectional))
+    x = randn(length, 2, 4)
+    recurrent = reference.ema(x, None, params, bidirectional)
+    assert_close(reference.ema(x, None, params, bidirectional, truncation=length), recurrent)
+
+
+def test_truncation_zero_means_none():
+    x = randn(50, 1, 4)
+    assert_close(make_ema(truncation=0)(x), make_ema(truncation=None)(x))
+
+
+@pytest.mark.parametrize("length", [20, 500])
+def test_truncated_kernel_forgets(length):
+    module = make_ema(bidirectional=True, truncation=7)
+    x = randn(length, 1, 4)
+    changed = x.clone()
+    changed[10] += 1
+    moved = (module(changed) - module(x)).abs().amax(dim=(1, 2)) > 1e-9
+    assert moved.nonzero().squeeze(1).tolist() == list(range(4, 17))
+
+
+@pytest.mark.parametrize("truncation", [None, 11])
+@pytest.mark.parametrize("length", [5, 37, 600])
+def test_future_never_changes_the_past(length, truncation):
+    module = make_ema(truncation=truncation)
+    x = randn(length, 2, 4)
+    for t in {0, 1, length // 2, length - 1}:
+        changed = x.clone()
+        changed[t:] = randn(length - t, 2, 4, seed=5)
+        assert_close(module(changed)[:t], module(x)[:t], 1e-12)
+        assert (module(changed)[t] - module(x)[t]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("length", [13, 450])
+def test_padding_and_batching_never_change_the_result(length, left, bidirectional):
+    module = make_ema(bidirectional=bidirectional)
+    lengths = [length, 1, length // 2]
+    mask = padding(length, lengths, left)
+    x = randn(length, 3, 4)
+    arbitrary = torch.where(time_first(mask).unsqueeze(-1), x, 100 * randn(length, 3, 4, seed=9))
+    y, other = module(x, mask), module(arbitrary, mask)
+    for b, n in enumerate(lengths):
+        part = slice(length - n, length) if left else slice(0, n)
+        alone = module(x[part, b : b + 1])
+        assert_close(y[part, b : b + 1], alone)
+        assert_close(other[part, b : b + 1], alone)
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(1, 3), st.integers(1, 16))
+def test_segments_equal_one_pass(sizes, batch, ndim):
+    module = make_ema(ndim=ndim)
+    x = randn(sum(sizes), batch, 4)
+    assert_close(run_segments(module, x, sizes), module(x))
+
+
+@pytest.mark.parametrize("sizes", [[300, 1, 1, 299], [1, 600], [400, 400], [1] * 300])
+def test_long_segments_equal_one_pass(sizes):
+    module = make_ema()
+    x = randn(sum(sizes), 2, 4)
+    assert_close(run_segments(module, x, sizes), module(x))
+
+
+def test_state_is_the_recurrence_of_the_paper():
+    module = make_ema()
+    first, then = randn(6, 2, 4), randn(9, 2, 4, seed=3)
+    state = {}
+    module(first, incremental_state=state)
+    _, h = reference.ema_causal_with_state(first, tensors_of(module))
+    expected, _ = reference.ema_causal_with_state(then, tensors_of(module), h)
+    assert_close(module(then, incremental_state=state), expected)
+
+
+def test_recurrent_form_has_no_truncation():
+    """Steps remember all that came before, whatever the truncation of the parallel form."""
+    x = randn(40, 2, 4)
+    assert_close(run_segments(make_ema(truncation=8), x, [1] * 40), make_ema()(x))
+
+
+def test_padding_within_segments_contributes_nothing():
+    module = make_ema()
+    x = randn(12, 2, 4)
+    mask = padding(12, [12, 7], left=True)
+    state, parts = {}, []
+    for part, part_mask in zip(x.split([3, 1, 1, 7]), mask.split([3, 1, 1, 7], dim=1)):
+        parts.append(module(part, part_mask, incremental_state=state))
+    keep = time_first(mask)
+    assert_close(torch.cat(parts)[keep], module(x, mask)[keep])
+
+
+def test_states_do_not_leak_into_each_other():
+    module = make_ema()
+    x, other = randn(8, 1, 4), randn(8, 2, 4, seed=2)
+    states = {}, {}
+    ours, theirs = [], []
+    for t in range(8):
+        ours.append(module(x[t : t + 1], incremental_state=states[0]))
+        theirs.append(module(other[t : t + 1], incremental_state=states[1]))
+    assert_close(torch.cat(ours), module(x))
+    assert_close(torch.cat(theirs), module(other))
+
+
+@pytest.mark.parametrize("order", [[2, 0, 1], [1, 1, 1], [2], [0, 2]])
+def test_reordered_state_continues_the_reordered_input(order):
+    module = make_ema()
+    order = torch.tensor(order)
+    start, end = randn(5, 3, 4), randn(4, len(order), 4, seed=2)
+    state = {}
+    module(start, incremental_state=state)
+    module.reorder_incremental_state(state, order)
+    whole = module(torch.cat([start[:, order], end]))
+    assert_close(module(end, incremental_state=state), whole[5:])
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_all_padding_is_finite(bidirectional):
+    module = make_ema(bidirectional=bidirectional)
+    x = randn(9, 2, 4, requires_grad=True)
+    y = module(x, padding(9, [9, 0]))
+    y.sum().backward()
+    assert torch.isfinite(y).all() and torch.isfinite(x.grad).all()
+
+
+def set_decay(module, logit):
+    with torch.no_grad():
+        module.delta.fill_(logit)
+        module.alpha.fill_(logit)
+    return module
+
+
+@pytest.mark.parametrize("length", [64, 4096])
+@pytest.mark.parametrize("logit", [-9.0, -7.0, -4.0, 0.0, 4.0, 9.0])
+def test_float32_is_accurate_at_every_decay(logit, length):
+    """q = 1 - sigmoid(logit)^2 from 1 - 1.5e-8, all of it lost in float32, to 2.5e-4."""
+    exact = set_decay(make_ema(), logit)
+    rough = set_decay(make_ema(dtype=torch.float32), logit)
+    x = randn(length, 1, 4, dtype=torch.float32)
+    y, expected = rough(x), exact(x.double())
+    # Slow averages are small next to omega x: without it, what is left is the average itself.
+    with torch.no_grad():
+        exact.omega.zero_()
+        rough.omega.zero_()
+    average, expected_average = rough(x), exact(x.double())
+    assert_close(y.double(), expected, 1e-5)
+    assert_close(average.double(), expected_average, 2e-5, floor=0.0)
+
+
+@pytest.mark.parametrize("logit", [-100.0, -30.0, 20.0, 100.0])
+@pytest.mark.parametrize("length", [8, 600])
+def test_extreme_decays_are_finite(length, logit):
+    """In float32 these round to q = 1 and q = 0."""
+    module = set_decay(make_ema(dtype=torch.float32), logit)
+    x = randn(length, 1, 4, dtype=torch.float32, requires_grad=True)
+    y = module(x)
+    y.square().sum().backward()
+    expected = set_decay(make_ema(), logit)(x.double())
+    assert_close(y.double(), expected, 1e-5)
+    for tensor in (x, *module.parameters()):
+        assert torch.isfinite(tensor.grad).all()
+    steps = run_segments(module, x.detach(), [1] * 4 + [length - 4])
+    assert_close(steps.double(), expected, 1e-5)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("length", [20, 600])
+def test_bfloat16_is_close_to_float32(length, bidirectional):
+    """bfloat16 keeps 8 bits: 2% of the largest output."""
+    exact = make_ema(dtype=torch.float32, bidirectional=bidirectional)
+    x = randn(length, 2, 4, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = exact(x)
+    expected = exact(x)
+    assert_close(mixed.float(), expected, 0.02)
+    rough = make_ema(dtype=torch.float32, bidirectional=bidirectional).to(torch.bfloat16)
+    y = rough(x.bfloat16())
+    assert y.dtype == torch.bfloat16
+    assert_close(y.float(), expected, 0.04)
+
+
+@pytest.mark.parametrize("argument", ["embed_dim", "ndim"])
+@pytest.mark.parametrize("value", [0, -3])
+def test_bad_sizes_are_named(argument, value):
+    options = {"embed_dim": 4, "ndim": 2, argument: value}
+    with pytest.raises(ValueError, match=rf"{argument}\D*{value}"):
+        MultiHeadEMA(**options)
+
+
+def test_initialisation():
+    """delta, alpha ~ N(0, 0.2^2); beta ~ N(0, 0.02^2) + (1, -1, 1, ...); gamma, omega ~ N(0, 1)."""
+    torch.manual_seed(0)
+    module = MultiHeadEMA(2000, 4)
+    sign = torch.tensor([1.0, -1.0, 1.0, -1.0]).view(4, 1)
+    deviations = {
+        module.delta: 0.2,
+        module.alpha: 0.2,
+        module.beta - sign: 0.02,
+        module.gamma: 1.0,
+        module.omega: 1.0,
+    }
+    for values, deviation in deviations.items():
+        assert abs(values.mean().item()) < 0.1 * deviation
+        assert values.std().item() == pytest.approx(deviation, rel=0.1)

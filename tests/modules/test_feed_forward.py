@@ -1,0 +1,111 @@
+"""NormalizedFeedForwardNetwork against the paper, and its dropouts."""
+
+import pytest
+import reference
+import torch
+from helpers import (
+    FEED_FORWARD,
+    NORMS,
+    assert_close,
+    assert_same_function,
+    make_feed_forward,
+    randn,
+    retain_dropout,
+    tensors_of,
+)
+
+from fairseq_mega.modules import NormalizedFeedForwardNetwork
+
+
+@pytest.mark.parametrize("norm_type", NORMS)
+@pytest.mark.parametrize("prenorm", [True, False])
+@pytest.mark.parametrize("activation", ["silu", "relu", "tanh", "gelu"])
+@pytest.mark.parametrize("length, batch", [(1, 1), (5, 3)])
+def test_equals_reference(norm_type, prenorm, activation, length, batch):
+    module, config = make_feed_forward(norm_type=norm_type, prenorm=prenorm, activation=activation)
+    x = randn(length, batch, 6, requires_grad=True)
+    expected = reference.feed_forward(tensors_of(module), config, x)
+    assert_same_function(module(x), expected, {"x": x, **dict(module.named_parameters())})
+
+
+def passes_a_constant(**options):
+    """A network whose update is dropout(1 * hidden_dropout(1)), of x = 0: zero where dropped."""
+    module, _ = make_feed_forward(embed_dim=40, ffn_hidden_dim=40, activation="relu", **options)
+    with torch.no_grad():
+        module.fc1.weight.zero_()
+        module.fc1.bias.fill_(1.0)
+        module.fc2.weight.copy_(torch.eye(40))
+        module.fc2.bias.zero_()
+    return module.train()(torch.zeros(20, 2, 40, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", ["dropout", "hidden_dropout"])
+def test_dropout_zeroes_and_scales(kind):
+    torch.manual_seed(0)
+    y = passes_a_constant(**{kind: 0.25})
+    values = y.unique()
+    assert_close(values, torch.tensor([0.0, 1 / 0.75], dtype=torch.float64))
+    assert (y == 0).double().mean().item() == pytest.approx(0.25, abs=0.05)
+    assert not (y == 0).all(dim=0).any()
+
+
+@pytest.mark.parametrize("kind", ["dropout", "hidden_dropout"])
+def test_feature_dropout_drops_whole_channels(kind):
+    torch.manual_seed(0)
+    dropped = passes_a_constant(feature_dropout=True, **{kind: 0.3}) == 0  # (L, B, D)
+    assert (dropped.all(dim=0) == dropped.any(dim=0)).all()
+    assert 0.15 < dropped.double().mean() < 0.45
+    assert not (dropped[0, 0] == dropped[0, 1]).all()
+
+
+@pytest.mark.parametrize("feature_dropout", [False, True])
+@pytest.mark.parametrize("kind", ["dropout", "hidden_dropout"])
+def test_dropout_is_for_training_and_retained_generation(kind, feature_dropout):
+    x = randn(5, 2, 6)
+    expected = make_feed_forward()[0](x)
+    module, _ = make_feed_forward(feature_dropout=feature_dropout, **{kind: 0.5})
+    assert_close(module(x), expected)
+    retain_dropout(module)
+    assert (module(x) - module(x)).abs().max() > 1e-3
+
+
+def test_bfloat16_is_close_to_float32():
+    module, _ = make_feed_forward(torch.float32)
+    x = randn(30, 2, 6, dtype=torch.float32)
+    expected = module(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(module(x).float(), expected, 0.02)
+    y = module.to(torch.bfloat16)(x.bfloat16())
+    assert y.dtype == torch.bfloat16
+    assert_close(y.float(), expected, 0.02)
+
+
+@pytest.mark.parametrize(
+    "argument, value",
+    [
+        ("embed_dim", 0),
+        ("ffn_hidden_dim", -1),
+        ("activation", "swoosh"),
+        ("norm_type", "evennorm"),
+    ],
+)
+def test_bad_arguments_are_named(argument, value):
+    with pytest.raises(ValueError, match=rf"{argument}.*{value}"):
+        NormalizedFeedForwardNetwork(**{**FEED_FORWARD, argument: value})
+
+
+def test_names_and_initialisation():
+    torch.manual_seed(0)
+    module = NormalizedFeedForwardNetwork(**{**FEED_FORWARD, "embed_dim": 64})
+    values = dict(module.named_parameters())
+    assert set(values) == {
+        "norm.norm.weight",
+        "norm.norm.bias",
+        "fc1.weight",
+        "fc1.bias",
+        "fc2.weight",
+        "fc2.bias",
+    }
+    for name in ("fc1", "fc2"):
+        assert values[f"{name}.weight"].std().item() == pytest.approx(0.02, rel=0.15)
+        assert (values[f"{name}.bias"] == 0).all()

@@ -1,0 +1,552 @@
+"""MovingAverageGatedAttention against the paper, and what must hold of it in every setting."""
+
+import pytest
+import reference
+import torch
+from helpers import (
+    BIASES,
+    FUNCTIONS,
+    GATED,
+    NORMS,
+    assert_close,
+    assert_same_function,
+    first,
+    make_gated,
+    padding,
+    randn,
+    retain_dropout,
+    run_segments,
+    tensors_of,
+    time_first,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairseq_mega.modules import MovingAverageGatedAttention
+
+functions = pytest.mark.parametrize("attention_activation", FUNCTIONS)
+biases = pytest.mark.parametrize("rel_pos_bias", BIASES)
+both_directions = pytest.mark.parametrize("bidirectional", [False, True])
+
+
+def check_against_reference(length, mask, **options):
+    module, config = make_gated(**options)
+    batch = 2 if mask is None else mask.size(0)
+    x = randn(length, batch, config["embed_dim"], requires_grad=True)
+    y, weights = module(x, mask, need_weights=True)
+    expected, expected_weights = reference.mega_layer(tensors_of(module), config, x, mask)
+    keep = torch.ones(length, batch, dtype=torch.bool) if mask is None else time_first(mask)
+    leaves = {"x": x, **dict(module.named_parameters())}
+    assert_same_function(y, expected, leaves, keep)
+    rows = keep.transpose(0, 1)
+    assert_close(weights[rows], expected_weights[rows], what="weights")
+    without, none = module(x, mask)
+    assert none is None
+    assert_close(without[keep], y[keep])
+
+
+# --- The paper ------------------------------------------------------------------------------------
+
+
+@functions
+@biases
+@both_directions
+@pytest.mark.parametrize("chunk_size", [-1, 1, 5])
+@pytest.mark.parametrize("padded", ["none", "right", "left"])
+def test_equals_reference(attention_activation, rel_pos_bias, bidirectional, chunk_size, padded):
+    mask = None if padded == "none" else padding(12, [12, 7], left=padded == "left")
+    check_against_reference(
+        12,
+        mask,
+        attention_activation=attention_activation,
+        rel_pos_bias=rel_pos_bias,
+        bidirectional=bidirectional,
+        chunk_size=chunk_size,
+    )
+
+
+@pytest.mark.parametrize("norm_type", NORMS)
+@pytest.mark.parametrize("prenorm", [True, False])
+@both_directions
+def test_equals_reference_under_every_norm(norm_type, prenorm, bidirectional):
+    check_against_reference(
+        9, padding(9, [9, 4]), norm_type=norm_type, prenorm=prenorm, bidirectional=bidirectional
+    )
+
+
+@both_directions
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 13])
+def test_equals_reference_around_chunk_boundaries(length, bidirectional):
+    check_against_reference(length, None, chunk_size=4, bidirectional=bidirectional)
+
+
+@both_directions
+@pytest.mark.parametrize("chunk_size", [-1, 4])
+def test_equals_reference_whatever_the_memory_layout(chunk_size, bidirectional):
+    module, config = make_gated(chunk_size=chunk_size, bidirectional=bidirectional)
+    x = randn(2, 8, 6).transpose(0, 1)
+    mask = padding(8, [8, 5]).t().contiguous().t()
+    assert not x.is_contiguous() and not mask.is_contiguous()
+    expected, _ = reference.mega_layer(tensors_of(module), config, x, mask)
+    keep = time_first(mask)
+    assert_close(module(x, mask)[0][keep], expected[keep])
+
+
+@both_directions
+@pytest.mark.parametrize("chunk_size", [-1, 64])
+def test_equals_reference_on_long_sequences(chunk_size, bidirectional):
+    check_against_reference(
+        331,
+        padding(331, [331, 150]),
+        chunk_size=chunk_size,
+        bidirectional=bidirectional,
+        max_positions=331,
+        truncation=100,
+        rel_pos_bias="rotary" if bidirectional else "simple",
+    )
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(
+    st.integers(1, 23),
+    st.fixed_dictionaries(
+        {
+            "embed_dim": st.integers(1, 6),
+            "zdim": st.sampled_from([2, 4, 6]),
+            "hdim": st.integers(1, 9),
+            "ndim": st.integers(1, 16),
+            "chunk_size": st.one_of(st.just(-1), st.integers(1, 25)),
+            "truncation": st.one_of(st.none(), st.integers(1, 25)),
+            "norm_type": st.sampled_from(NORMS),
+            "prenorm": st.booleans(),
+            "rel_pos_bias": st.sampled_from(BIASES),
+            "activation": st.sampled_from(["silu", "relu", "tanh", "gelu"]),
+            "attention_activation": st.sampled_from(FUNCTIONS),
+            "bidirectional": st.booleans(),
+        }
+    ),
+    st.data(),
+)
+def test_equals_reference_in_any_setting(length, options, data):
+    lengths = data.draw(st.lists(st.integers(0, length), min_size=1, max_size=3))
+    left = data.draw(st.booleans())
+    check_against_reference(length, padding(length, lengths, left), **options)
+
+
+@functions
+@biases
+@both_directions
+@pytest.mark.parametrize("length", [1, 8, 9])
+def test_a_chunk_that_holds_all_is_full_attention(
+    attention_activation, rel_pos_bias, bidirectional, length
+):
+    options = {
+        "attention_activation": attention_activation,
+        "rel_pos_bias": rel_pos_bias,
+        "bidirectional": bidirectional,
+        "max_positions": 9,
+    }
+    full, chunked = make_gated(**options)[0], make_gated(chunk_size=9, **options)[0]
+    x, mask = randn(length, 2, 6), padding(length, [length, length // 2 + 1])
+    keep = time_first(mask)
+    assert_close(chunked(x, mask)[0][keep], full(x, mask)[0][keep])
+
+
+def test_weights_are_zero_outside_the_chunk_and_information_still_crosses_it():
+    module, _ = make_gated(chunk_size=4)
+    x = randn(8, 1, 6).requires_grad_()
+    y, weights = module(x, need_weights=True)
+    assert (weights[:, :4, 4:] == 0).all() and (weights[:, 4:, :4] == 0).all()
+    assert_close(weights.sum(dim=-1), torch.ones(1, 8, dtype=x.dtype))
+    (grad,) = torch.autograd.grad(y[7].sum(), x)
+    assert (grad[:4].abs().amax(dim=-1) > 1e-6).all()
+
+
+# --- Time and padding -----------------------------------------------------------------------------
+
+
+@functions
+@biases
+@pytest.mark.parametrize("chunk_size", [-1, 4])
+def test_future_never_changes_the_past(attention_activation, rel_pos_bias, chunk_size):
+    module, _ = make_gated(
+        attention_activation=attention_activation,
+        rel_pos_bias=rel_pos_bias,
+        chunk_size=chunk_size,
+    )
+    x = randn(10, 2, 6)
+    y, _ = module(x)
+    for t in range(1, 10):
+        changed = x.clone()
+        changed[t:] = randn(10 - t, 2, 6, seed=4)
+        moved, _ = module(changed)
+        assert_close(moved[:t], y[:t], 1e-12)
+        assert (moved[t] - y[t]).abs().max() > 1e-3
+    # The length of what follows is part of the future.
+    for t in range(1, 10):
+        assert_close(module(x[:t])[0], y[:t], 1e-12)
+
+
+def test_bidirectional_attention_sees_the_future():
+    module, _ = make_gated(bidirectional=True)
+    x = randn(10, 1, 6)
+    changed = x.clone()
+    changed[9] = randn(1, 6, seed=4)
+    assert (module(changed)[0][0] - module(x)[0][0]).abs().max() > 1e-6
+
+
+@functions
+@biases
+@both_directions
+@pytest.mark.parametrize("chunk_size", [-1, 4])
+@pytest.mark.parametrize("left", [False, True])
+def test_padding_and_batching_never_change_the_result(
+    attention_activation, rel_pos_bias, bidirectional, chunk_size, left
+):
+    module, _ = make_gated(
+        attention_activation=attention_activation,
+        rel_pos_bias=rel_pos_bias,
+        bidirectional=bidirectional,
+        chunk_size=chunk_size,
+    )
+    length, lengths = 11, [11, 1, 7]
+    mask = padding(length, lengths, left)
+    keep = time_first(mask)
+    x = randn(length, 3, 6)
+    y, _ = module(x, mask)
+    arbitrary = torch.where(keep.unsqueeze(-1), x, 50 * randn(length, 3, 6, seed=8))
+    assert_close(module(arbitrary, mask)[0][keep], y[keep])
+    for b, n in enumerate(lengths):
+        if left and chunk_size > 0:
+            continue  # Chunks are counted from the start of the batch, padding included.
+        part = slice(length - n, length) if left else slice(0, n)
+        assert_close(module(x[part, b : b + 1])[0], y[part, b : b + 1])
+
+
+@functions
+@biases
+@both_directions
+@pytest.mark.parametrize("chunk_size", [-1, 4])
+@pytest.mark.parametrize("left", [False, True])
+def test_rows_and_chunks_of_padding_are_finite(
+    attention_activation, rel_pos_bias, bidirectional, chunk_size, left
+):
+    module, _ = make_gated(
+        attention_activation=attention_activation,
+        rel_pos_bias=rel_pos_bias,
+        bidirectional=bidirectional,
+        chunk_size=chunk_size,
+    )
+    x = randn(12, 3, 6, requires_grad=True)
+    y, weights = module(x, padding(12, [12, 3, 0], left), need_weights=True)
+    y.sum().backward()
+    assert torch.isfinite(y).all() and torch.isfinite(weights).all()
+    for tensor in (x, *module.parameters()):
+        assert torch.isfinite(tensor.grad).all()
+
+
+# --- Incremental ----------------------------------------------------------------------------------
+
+
+@functions
+@biases
+@pytest.mark.parametrize("chunk_size", [-1, 1, 4])
+@pytest.mark.parametrize("sizes", [[1] * 13, [13], [7, 1, 1, 4], [4, 4, 5], [3, 9, 1]], ids=str)
+def test_segments_equal_one_pass(attention_activation, rel_pos_bias, chunk_size, sizes):
+    module, _ = make_gated(
+        attention_activation=attention_activation,
+        rel_pos_bias=rel_pos_bias,
+        chunk_size=chunk_size,
+    )
+    x = randn(13, 2, 6)
+    assert_close(run_segments(module, x, sizes), module(x)[0])
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(
+    st.lists(st.integers(1, 12), min_size=1, max_size=8),
+    st.fixed_dictionaries(
+        {
+            "chunk_size": st.one_of(st.just(-1), st.integers(1, 20)),
+            "norm_type": st.sampled_from(NORMS),
+            "prenorm": st.booleans(),
+            "rel_pos_bias": st.sampled_from(BIASES),
+            "attention_activation": st.sampled_from(FUNCTIONS),
+            "ndim": st.integers(1, 16),
+        }
+    ),
+    st.integers(1, 3),
+)
+def test_any_segments_equal_one_pass(sizes, options, batch):
+    module, _ = make_gated(max_positions=96, **options)
+    x = randn(sum(sizes), batch, 6)
+    assert_close(run_segments(module, x, sizes), module(x)[0])
+
+
+@biases
+def test_long_segments_equal_one_pass(rel_pos_bias):
+    """A stream far longer than the chunk, in segments that fall on its boundaries and off them."""
+    module, _ = make_gated(chunk_size=32, rel_pos_bias=rel_pos_bias)
+    x = randn(700, 1, 6)
+    expected = module(x)[0]
+    for sizes in ([320, 320, 60], [1, 400, 1, 298], [33, 31, 636]):
+        assert_close(run_segments(module, x, sizes), expected)
+
+
+@pytest.mark.parametrize("chunk_size", [-1, 4])
+def test_steps_within_the_truncation_equal_one_pass(chunk_size):
+    module, _ = make_gated(chunk_size=chunk_size, truncation=10)
+    x = randn(10, 2, 6)
+    assert_close(run_segments(module, x, [1] * 10), module(x)[0])
+
+
+@functions
+@pytest.mark.parametrize("chunk_size", [-1, 4])
+@pytest.mark.parametrize("sizes", [[3, 1, 1, 1, 6], [1] * 12, [12]], ids=str)
+def test_padded_segments_equal_one_padded_pass(attention_activation, chunk_size, sizes):
+    """The mask of a segment is about that segment; the padding before it stays unseen."""
+    module, _ = make_gated(attention_activation=attention_activation, chunk_size=chunk_size)
+    x, mask = randn(12, 3, 6), padding(12, [12, 9, 5], left=True)
+    state = {}
+    parts = [
+        module(part, part_mask, incremental_state=state)[0]
+        for part, part_mask in zip(x.split(sizes), mask.split(sizes, dim=1))
+    ]
+    keep = time_first(mask)
+    assert_close(torch.cat(parts)[keep], module(x, mask)[0][keep])
+
+
+@pytest.mark.parametrize("chunk_size", [-1, 4])
+@pytest.mark.parametrize("prefix", [1, 3, 4, 6])
+@pytest.mark.parametrize("order", [[2, 0, 1], [1, 1, 1], [2], [0, 2]], ids=str)
+def test_reordered_state_continues_the_reordered_input(chunk_size, prefix, order):
+    module, _ = make_gated(chunk_size=chunk_size)
+    order = torch.tensor(order)
+    start, end = randn(prefix, 3, 6), randn(5, len(order), 6, seed=2)
+    state = {}
+    run_segments(module, start, [1] * prefix, state)
+    for part in module.modules():
+        # As FairseqIncrementalDecoder does: every part that has the method, once.
+        if hasattr(part, "reorder_incremental_state"):
+            part.reorder_incremental_state(state, order)
+    expected = module(torch.cat([start[:, order], end]))[0][prefix:]
+    assert_close(run_segments(module, end, [1, 1, 3], state), expected)
+
+
+@pytest.mark.parametrize("chunk_size", [-1, 4])
+def test_states_and_layers_do_not_leak_into_each_other(chunk_size):
+    """Two sentences of two states, through two layers that share each state."""
+    layers = [make_gated(chunk_size=chunk_size, ndim=n)[0] for n in (2, 3)]
+    sentences = randn(9, 1, 6), randn(9, 2, 6, seed=2)
+    states = {}, {}
+    outputs = [], []
+    for t in range(9):
+        for x, state, output in zip(sentences, states, outputs):
+            y = x[t : t + 1]
+            for layer in layers:
+                y, _ = layer(y, incremental_state=state)
+            output.append(y)
+    for x, output in zip(sentences, outputs):
+        assert_close(torch.cat(output), layers[1](layers[0](x)[0])[0])
+
+
+# --- Dropout --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk_size", [-1, 4])
+def test_dropout_is_for_training_alone(chunk_size):
+    x = randn(10, 2, 6)
+    expected = make_gated(chunk_size=chunk_size)[0](x)[0]
+    for name in ("dropout", "attention_dropout", "hidden_dropout"):
+        for feature_dropout in (False, True):
+            module, _ = make_gated(
+                chunk_size=chunk_size, feature_dropout=feature_dropout, **{name: 0.5}
+            )
+            assert_close(module(x)[0], expected)
+            assert (module.train()(x)[0] - expected).abs().max() > 1e-3, name
+    assert_close(make_gated(chunk_size=chunk_size)[0].train()(x)[0], expected)
+
+
+def dropped_of_value(**options):
+    """What the dropouts leave of a value of 1 everywhere: the layer made to pass it through.
+
+    With no weights but those of h_proj, V = tanh(bias), u = 1, r = silu(bias), and softmax averages
+    V over all positions. Returns (L, B, D), zero where a channel was dropped.
+    """
+    module, _ = make_gated(
+        embed_dim=40, hdim=40, activation="tanh", bidirectional=True, max_positions=20, **options
+    )
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name.startswith(("v_proj", "mx_proj", "h_proj", "rel_pos_bias")):
+                parameter.fill_(30.0 if name == "mx_proj.bias" else 0.0)
+        module.mx_proj.bias[-40:] = 0.0
+        module.v_proj.bias.fill_(1.0)
+        module.h_proj.weight.copy_(torch.eye(40))
+    return module.train()(randn(20, 2, 40))[0]
+
+
+def dropped_of_average(**options):
+    """The same of the moving average: hx = X', nothing else, so y = tanh(X')."""
+    module, _ = make_gated(embed_dim=40, activation="tanh", **options)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name.startswith(("mx_proj", "h_proj")):
+                parameter.zero_()
+        module.mx_proj.bias[:40] = 60.0
+        module.mx_proj.weight[-40:] = torch.eye(40)
+    return module.train()(randn(20, 2, 40))[0]
+
+
+@pytest.mark.parametrize("run", [dropped_of_value, dropped_of_average])
+@pytest.mark.parametrize("feature_dropout", [False, True])
+def test_feature_dropout_drops_whole_channels(run, feature_dropout):
+    torch.manual_seed(0)
+    kind = "hidden_dropout" if run is dropped_of_value else "dropout"
+    dropped = run(feature_dropout=feature_dropout, **{kind: 0.3}).abs() < 1e-12  # (L, B, D)
+    always, ever = dropped.all(dim=0), dropped.any(dim=0)
+    if feature_dropout:
+        assert (always == ever).all()  # one mask for all positions
+        assert 0.15 < dropped.double().mean() < 0.65
+        assert not (always[0] == always[1]).all()  # and another for every sentence
+    else:
+        assert not always.any()
+
+
+def test_feature_dropout_leaves_attention_dropout_alone():
+    outputs = []
+    for feature_dropout in (False, True):
+        module, _ = make_gated(attention_dropout=0.5, feature_dropout=feature_dropout)
+        torch.manual_seed(3)
+        outputs.append(module.train()(randn(10, 2, 6))[0])
+    assert_close(outputs[0], outputs[1])
+
+
+@pytest.mark.parametrize("feature_dropout", [False, True])
+@pytest.mark.parametrize("kind", ["dropout", "attention_dropout", "hidden_dropout"])
+def test_dropout_can_be_retained_in_generation(kind, feature_dropout):
+    x = randn(10, 2, 6)
+    module, _ = make_gated(feature_dropout=feature_dropout, **{kind: 0.5})
+    retain_dropout(module, names=["NoModuleOfThisName"])
+    assert_close(module(x)[0], module(x)[0])
+    retain_dropout(module)
+    assert (module(x)[0] - module(x)[0]).abs().max() > 1e-3
+
+
+def test_dropout_can_be_retained_by_class_name():
+    x = randn(10, 2, 6)
+    module, _ = make_gated(dropout=0.5)
+    retain_dropout(module, names=["MovingAverageGatedAttention"])
+    assert (module(x)[0] - module(x)[0]).abs().max() > 1e-3
+
+
+# --- Precision ------------------------------------------------------------------------------------
+
+
+@functions
+@biases
+@pytest.mark.parametrize("chunk_size, length", [(-1, 33), (64, 600)])
+def test_bfloat16_is_close_to_float32(attention_activation, rel_pos_bias, chunk_size, length):
+    """bfloat16 keeps 8 bits: 5% of the largest output, over about ten roundings in a row."""
+    exact, _ = make_gated(
+        torch.float32,
+        chunk_size=chunk_size,
+        rel_pos_bias=rel_pos_bias,
+        attention_activation=attention_activation,
+    )
+    x = randn(length, 2, 6, dtype=torch.float32)
+    mask = padding(length, [length, length - 9])
+    keep = time_first(mask)
+    expected = exact(x, mask)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = exact(x, mask)[0]
+    assert torch.isfinite(mixed).all()
+    assert_close(mixed.float()[keep], expected[keep], 0.05)
+    rough = exact.to(torch.bfloat16)
+    y = first(rough(x.bfloat16(), mask))
+    assert y.dtype == torch.bfloat16 and torch.isfinite(y).all()
+    assert_close(y.float()[keep], expected[keep], 0.05)
+    steps = run_segments(rough, x[:30].bfloat16(), [20] + [1] * 10)
+    assert_close(steps[:, 0].float(), expected[:30, 0], 0.05)
+
+
+def test_bfloat16_gradients_are_finite():
+    module, _ = make_gated(torch.float32)
+    x = randn(20, 3, 6, dtype=torch.float32, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, _ = module(x, padding(20, [20, 7, 0]))
+    y.float().sum().backward()
+    for tensor in (x, *module.parameters()):
+        assert torch.isfinite(tensor.grad).all()
+
+
+# --- Construction ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "argument, value",
+    [
+        ("embed_dim", 0),
+        ("zdim", 0),
+        ("zdim", -2),
+        ("hdim", 0),
+        ("ndim", -1),
+        ("chunk_size", 0),
+        ("chunk_size", -2),
+        ("activation", "swoosh"),
+        ("norm_type", "evennorm"),
+        ("rel_pos_bias", "alibi"),
+        ("attention_activation", "hardmax"),
+    ],
+)
+def test_bad_arguments_are_named(argument, value):
+    with pytest.raises(ValueError, match=rf"{argument}.*{value}"):
+        MovingAverageGatedAttention(**{**GATED, argument: value})
+
+
+def test_rotary_needs_an_even_zdim():
+    with pytest.raises(ValueError, match="zdim.*5"):
+        MovingAverageGatedAttention(**{**GATED, "zdim": 5, "rel_pos_bias": "rotary"})
+    MovingAverageGatedAttention(**{**GATED, "zdim": 5})
+
+
+def test_a_length_beyond_the_simple_bias_is_an_error_that_says_what_to_raise():
+    module, _ = make_gated(max_positions=8)
+    module(randn(8, 1, 6))
+    with pytest.raises(ValueError, match="max_positions"):
+        module(randn(9, 1, 6))
+    state = {}
+    module(randn(8, 1, 6), incremental_state=state)
+    with pytest.raises(ValueError, match="max_positions"):
+        module(randn(1, 1, 6), incremental_state=state)
+
+
+def test_what_looks_ahead_cannot_run_incrementally():
+    module, _ = make_gated(bidirectional=True)
+    with pytest.raises(ValueError, match="bidirectional"):
+        module(randn(3, 1, 6), incremental_state={})
+
+
+def test_chunks_and_rotary_take_any_length():
+    x = randn(30, 1, 6)
+    assert make_gated(max_positions=8, chunk_size=4)[0](x)[0].shape == x.shape
+    assert make_gated(max_positions=8, rel_pos_bias="rotary")[0](x)[0].shape == x.shape
+
+
+def test_simple_bias_of_a_chunk_has_the_size_of_the_chunk():
+    state = MovingAverageGatedAttention(**{**GATED, "chunk_size": 10}).state_dict()
+    assert state["rel_pos_bias.rel_pos_bias"].shape == (19,)
+    state = MovingAverageGatedAttention(**GATED).state_dict()
+    assert state["rel_pos_bias.rel_pos_bias"].shape == (2 * 64 - 1,)
+
+
+def test_initialisation():
+    """All weights ~ N(0, 0.02^2), all biases 0."""
+    torch.manual_seed(0)
+    module = MovingAverageGatedAttention(**{**GATED, "embed_dim": 64, "zdim": 512, "hdim": 64})
+    values = module.state_dict()
+    for name in ("v_proj.weight", "mx_proj.weight", "h_proj.weight", "gamma"):
+        assert values[name].std().item() == pytest.approx(0.02, rel=0.15), name
+    assert values["rel_pos_bias.rel_pos_bias"].std().item() == pytest.approx(0.02, rel=0.3)
+    for name in ("v_proj.bias", "mx_proj.bias", "h_proj.bias", "beta"):
+        assert (values[name] == 0).all(), name

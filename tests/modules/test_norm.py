@@ -1,0 +1,89 @@
+"""The norms, seen through a post-norm feed-forward network whose update is zero: y = norm(x)."""
+
+import pytest
+import reference
+import torch
+from helpers import NORMS, assert_close, assert_same_function, make_feed_forward, randn, tensors_of
+
+PARAMETERS = {
+    "layernorm": {"weight", "bias"},
+    "scalenorm": {"scalar"},
+    "rmsnorm": {"weight"},
+    "batchnorm": {"weight", "bias"},
+    "syncbatchnorm": {"weight", "bias"},
+}
+
+
+def make_norm(norm_type, dtype=torch.float64, **options):
+    module, _ = make_feed_forward(dtype, norm_type=norm_type, prenorm=False, **options)
+    with torch.no_grad():
+        module.fc2.weight.zero_()
+        module.fc2.bias.zero_()
+    return module
+
+
+def norm_parameters(module):
+    prefix = "norm.norm."
+    return {
+        name[len(prefix) :]: value
+        for name, value in module.named_parameters()
+        if name.startswith(prefix)
+    }
+
+
+@pytest.mark.parametrize("norm_type", NORMS)
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_equals_reference(norm_type, scale):
+    """At a scale of 1e-3, eps = 1e-5 is ten times the variance."""
+    module = make_norm(norm_type)
+    x = (scale * randn(5, 3, 6)).requires_grad_()
+    params = reference.under(tensors_of(module), "norm.norm")
+    slow = reference.norm(params, norm_type, x)
+    assert_same_function(module(x), slow, {"x": x, **norm_parameters(module)})
+
+
+@pytest.mark.parametrize("norm_type", NORMS)
+def test_parameters_start_as_the_identity_and_have_the_published_names(norm_type):
+    module, _ = make_feed_forward(norm_type=norm_type)
+    assert set(norm_parameters(module)) == PARAMETERS[norm_type]
+    fresh = type(module)(6, 10, norm_type=norm_type)
+    for name, value in norm_parameters(fresh).items():
+        assert (value == (0 if name == "bias" else 1)).all()
+    if norm_type == "scalenorm":
+        assert norm_parameters(fresh)["scalar"].numel() == 1
+
+
+@pytest.mark.parametrize("norm_type", ["layernorm", "rmsnorm", "batchnorm", "syncbatchnorm"])
+def test_without_affine_there_are_no_parameters(norm_type):
+    module = make_norm(norm_type, norm_affine=False)
+    assert norm_parameters(module) == {}
+    x = randn(5, 3, 6)
+    params = reference.under(tensors_of(module), "norm.norm")
+    assert_close(module(x), reference.norm(params, norm_type, x))
+
+
+def test_batchnorm_trains_on_the_statistics_of_the_batch():
+    module = make_norm("batchnorm", norm_affine=False)
+    x = randn(50, 3, 6)
+    y = module.train()(x)
+    flat = x.reshape(-1, 6)
+    expected = (x - flat.mean(0)) / torch.sqrt(flat.var(0, unbiased=False) + 1e-5)
+    assert_close(y, expected)
+    for _ in range(300):
+        module(x)
+    assert_close(module.eval()(x), expected, 0.02)
+
+
+@pytest.mark.parametrize("norm_type", ["layernorm", "scalenorm", "rmsnorm"])
+def test_large_values_stay_finite_in_bfloat16(norm_type):
+    module = make_norm(norm_type, torch.bfloat16)
+    y = module((1e3 * randn(5, 3, 6)).bfloat16())
+    assert y.dtype == torch.bfloat16 and torch.isfinite(y).all()
+
+
+@pytest.mark.parametrize("norm_type", ["layernorm", "scalenorm", "rmsnorm"])
+def test_zero_stays_finite(norm_type):
+    module = make_norm(norm_type)
+    x = torch.zeros(2, 1, 6, dtype=torch.float64, requires_grad=True)
+    module(x).sum().backward()
+    assert torch.isfinite(x.grad).all()

@@ -1,0 +1,79 @@
+"""The modules reproduce the published implementation: outputs, weights and every gradient.
+
+The numbers are float32; the gradients include what positions at padding contribute, so only the
+positions that are not padding are compared, at the outputs and at the inputs.
+"""
+
+import pytest
+import torch
+from helpers import assert_close
+
+from fairseq_mega.modules import GatedCrossAttention, MovingAverageGatedAttention, MultiHeadEMA
+
+TOLERANCE = 1e-5
+FLOOR = 1e-2  # below this, a gradient is compared to TOLERANCE * FLOOR
+
+
+def load_case(parity, name, index, count):
+    cases = torch.load(parity / name)
+    assert len(cases) == count, f"{name} has {len(cases)} cases: test them all"
+    return cases[index]
+
+
+def positions(mask, x):
+    if mask is None:
+        return torch.ones(x.shape[:2], dtype=torch.bool)
+    return ~mask.transpose(0, 1)
+
+
+def check_gradients(module, case):
+    expected = case["grad_params"]
+    assert {name for name, _ in module.named_parameters()} == set(expected)
+    for name, parameter in module.named_parameters():
+        assert_close(parameter.grad, expected[name], TOLERANCE, f"gradient of {name}", FLOOR)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_ema(parity, index):
+    case = load_case(parity, "ema.pt", index, 4)
+    options = ("embed_dim", "ndim", "bidirectional", "truncation")
+    module = MultiHeadEMA(**{option: case[option] for option in options})
+    module.load_state_dict(case["state_dict"], strict=True)
+    x = case["x"].requires_grad_()
+    keep = positions(case["padding_mask"], x)
+    y = module(x, case["padding_mask"])
+    y.backward(case["grad_y"])
+    assert_close(y[keep], case["y"][keep], TOLERANCE, floor=FLOOR)
+    assert_close(x.grad[keep], case["grad_x"][keep], TOLERANCE, "gradient of x", FLOOR)
+    check_gradients(module, case)
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_gated_attention(parity, index):
+    case = load_case(parity, "gated_attention.pt", index, 5)
+    module = MovingAverageGatedAttention(**case["config"])
+    module.load_state_dict(case["state_dict"], strict=True)
+    x = case["x"].requires_grad_()
+    keep = positions(case["padding_mask"], x)
+    y, weights = module(x, case["padding_mask"])
+    y.backward(case["grad_y"])
+    assert weights is None
+    assert_close(y[keep], case["y"][keep], TOLERANCE, floor=FLOOR)
+    assert_close(x.grad[keep], case["grad_x"][keep], TOLERANCE, "gradient of x", FLOOR)
+    check_gradients(module, case)
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_cross_attention(parity, index):
+    case = load_case(parity, "cross_attention.pt", index, 3)
+    module = GatedCrossAttention(**case["config"])
+    module.load_state_dict(case["state_dict"], strict=True)
+    query, key = case["query"].requires_grad_(), case["key"].requires_grad_()
+    keep = positions(case["key_padding_mask"], key)
+    y, weights = module(query, key, case["key_padding_mask"], need_weights=True)
+    y.backward(case["grad_y"])
+    assert_close(y, case["y"], TOLERANCE, floor=FLOOR)
+    assert_close(weights, case["attention_weights"], TOLERANCE, "weights", FLOOR)
+    assert_close(query.grad, case["grad_query"], TOLERANCE, "gradient of query", FLOOR)
+    assert_close(key.grad[keep], case["grad_key"][keep], TOLERANCE, "gradient of key", FLOOR)
+    check_gradients(module, case)
