@@ -1,0 +1,70 @@
+"""What both models share: how checkpoints are read, and how presets are registered."""
+
+from typing import Dict
+
+from fairseq import hub_utils
+from fairseq.models import register_model_architecture
+from torch import Tensor
+
+
+class MegaCheckpointMixin:
+    """Reads checkpoints of this package and of the published code; refuses others."""
+
+    def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
+        if not any(".mega_layer." in key for key in state_dict):
+            raise ValueError(
+                f"not a checkpoint of a Mega model: it holds no Mega layers, but "
+                f"{', '.join(sorted(state_dict)[:3])}, ..."
+            )
+        super().upgrade_state_dict_named(state_dict, name)
+
+    def prepare_for_inference_(self, cfg) -> None:
+        """Attention is only returned where the options of ``fairseq-generate`` need it."""
+        wanted = getattr(cfg.generation, "print_alignment", None)
+        replace = getattr(cfg.generation, "replace_unk", None)
+        self.decoder.need_attn = self.decoder.need_attn and bool(wanted or replace is not None)
+        super().prepare_for_inference_(cfg)
+
+    @classmethod
+    def from_pretrained(
+        cls, model_name_or_path, checkpoint_file="model.pt", data_name_or_path=".", **kwargs
+    ) -> hub_utils.GeneratorHubInterface:
+        """fairseq's hub interface to checkpoints of this model.
+
+        Args:
+            model_name_or_path: the folder of the checkpoints.
+            checkpoint_file: a checkpoint, or several with colons between them for an ensemble.
+            data_name_or_path: the folder of the dictionaries; ``.`` for that of the checkpoints.
+            **kwargs: options that replace those in the checkpoint, ``bpe``, ``tokenizer``, ...
+
+        Raises:
+            ValueError: where a checkpoint is of another model.
+        """
+        hub = super().from_pretrained(
+            model_name_or_path, checkpoint_file, data_name_or_path, **kwargs
+        )
+        for model in hub.models:
+            if not isinstance(model, cls):
+                raise ValueError(
+                    f"{checkpoint_file} in {model_name_or_path} holds a {type(model).__name__}, "
+                    f"not a {cls.__name__}"
+                )
+        return hub
+
+
+def register_presets(model: str, presets: Dict[str, Dict]) -> None:
+    """Registers architectures: a name and the options in which it differs from the model's own."""
+    for name, options in presets.items():
+        register_model_architecture(model, name)(_Preset(options))
+
+
+class _Preset:
+    """Sets the options of an architecture that were not given."""
+
+    def __init__(self, options: Dict):
+        self.options = options
+
+    def __call__(self, args) -> None:
+        for option, value in self.options.items():
+            if not hasattr(args, option):
+                setattr(args, option, value)

@@ -1,0 +1,290 @@
+"""Every option of the models: its name, type, default, help and check, in one place."""
+
+from dataclasses import dataclass, field
+from typing import List, Optional
+
+from fairseq import utils
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from omegaconf import II
+
+from ..modules.activations import ACTIVATIONS
+from ..modules.checks import check_chunk_size, check_positive, check_rotary
+from ..modules.norm import NORMS
+from ..modules.relative_bias import BIASES
+from ..ops.attention import ATTENTION_FUNCTIONS
+
+
+def _option(default, help):
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class MegaLayersConfig(FairseqDataclass):
+    """Options of both models: of the layers, the decoder and its embeddings."""
+
+    activation_fn: ChoiceEnum(list(ACTIVATIONS)) = _option("silu", "activation function")
+    attention_activation_fn: ChoiceEnum(list(ATTENTION_FUNCTIONS)) = _option(
+        "softmax", "attention function"
+    )
+    normalization_type: ChoiceEnum(list(NORMS)) = _option("layernorm", "kind of norm")
+    rel_pos_bias: ChoiceEnum(list(BIASES)) = _option(
+        "simple",
+        "relative positional bias: simple (learned, up to the maximal positions or the chunk size) "
+        "or rotary (any length)",
+    )
+    weight_init: ChoiceEnum(["normal", "xavier"]) = _option(
+        "normal",
+        "initial linear weights: normal is the published N(0, 0.02^2); xavier learns faster in "
+        "small models and short trainings",
+    )
+    normalize_before: bool = _option(False, "apply the norm before each sublayer")
+    dropout: float = _option(0.1, "dropout probability")
+    attention_dropout: float = _option(0.0, "dropout probability for attention weights")
+    hidden_dropout: float = _option(0.0, "dropout probability for values")
+    activation_dropout: float = _option(
+        0.0, "dropout probability after the activation of the feed-forward sublayer"
+    )
+    feature_dropout: bool = _option(False, "drop whole channels instead of single values")
+    truncation_length: Optional[int] = _option(
+        1024, "taps of the EMA kernel that are kept; 0 for all of them"
+    )
+
+    decoder_embed_path: Optional[str] = _option(None, "path to pre-trained decoder embeddings")
+    decoder_layers: Optional[int] = _option(None, "decoder layers")
+    decoder_embed_dim: Optional[int] = _option(None, "decoder model dimension")
+    decoder_input_dim: Optional[int] = _option(
+        None, "decoder embedding dimension (default: --decoder-embed-dim)"
+    )
+    decoder_hidden_dim: Optional[int] = _option(None, "decoder value dimension")
+    decoder_ffn_embed_dim: Optional[int] = _option(
+        None, "decoder feed-forward dimension; 0 for no feed-forward sublayer"
+    )
+    decoder_z_dim: Optional[int] = _option(None, "decoder query and key dimension")
+    decoder_n_dim: Optional[int] = _option(None, "decoder EMA dimensions per channel")
+    decoder_chunk_size: Optional[int] = _option(
+        None, "decoder chunk size; -1 for attention over the whole sequence"
+    )
+
+    share_decoder_input_output_embed: bool = _option(
+        False, "share decoder input and output embeddings"
+    )
+    no_scale_embedding: bool = _option(False, "do not scale embeddings by sqrt(dimension)")
+    normalize_embedding: bool = _option(
+        False, "apply a norm to the embeddings (only without --normalize-before)"
+    )
+    adaptive_softmax_cutoff: Optional[str] = _option(
+        None,
+        "comma separated list of adaptive softmax cutoff points; needs --criterion adaptive_loss",
+    )
+    adaptive_softmax_dropout: float = _option(
+        0.0, "dropout probability in the tails of the adaptive softmax"
+    )
+    adaptive_softmax_factor: float = _option(
+        4.0, "factor by which each tail of the adaptive softmax is narrower"
+    )
+    tie_adaptive_weights: bool = _option(
+        False, "tie the weights of adaptive softmax and adaptive input"
+    )
+    tie_adaptive_proj: bool = _option(
+        False, "tie the projections of adaptive softmax and adaptive input"
+    )
+
+    checkpoint_activations: bool = _option(
+        False, "recompute each layer's activations in the backward pass to save memory"
+    )
+    max_target_positions: Optional[int] = II("task.max_target_positions")
+    criterion: Optional[str] = II("criterion._name")
+
+
+@dataclass
+class MegaConfig(MegaLayersConfig):
+    """Options of the encoder-decoder. Decoder sizes default to the encoder's."""
+
+    encoder_embed_path: Optional[str] = _option(None, "path to pre-trained encoder embeddings")
+    encoder_layers: int = _option(6, "encoder layers")
+    encoder_embed_dim: int = _option(512, "encoder model dimension")
+    encoder_hidden_dim: int = _option(1024, "encoder value dimension")
+    encoder_ffn_embed_dim: int = _option(
+        1024, "encoder feed-forward dimension; 0 for no feed-forward sublayer"
+    )
+    encoder_z_dim: int = _option(128, "encoder query and key dimension")
+    encoder_n_dim: int = _option(16, "encoder EMA dimensions per channel")
+    encoder_chunk_size: int = _option(
+        -1, "encoder chunk size; -1 for attention over the whole sequence"
+    )
+    share_all_embeddings: bool = _option(
+        False, "share encoder, decoder and output embeddings (needs a joined dictionary)"
+    )
+    max_source_positions: Optional[int] = II("task.max_source_positions")
+
+
+@dataclass
+class MegaLanguageModelConfig(MegaLayersConfig):
+    """Options of the language model."""
+
+    decoder_layers: Optional[int] = _option(6, "layers")
+    decoder_embed_dim: Optional[int] = _option(512, "model dimension")
+    decoder_hidden_dim: Optional[int] = _option(1664, "value dimension")
+    decoder_ffn_embed_dim: Optional[int] = _option(
+        1664, "feed-forward dimension; 0 for no feed-forward sublayer"
+    )
+    decoder_z_dim: Optional[int] = _option(128, "query and key dimension")
+    decoder_n_dim: Optional[int] = _option(16, "EMA dimensions per channel")
+    decoder_chunk_size: Optional[int] = _option(
+        -1, "chunk size; -1 for attention over the whole sequence"
+    )
+    truncation_length: Optional[int] = _option(
+        2048, "taps of the EMA kernel that are kept; 0 for all of them"
+    )
+    no_affine_final_norm: bool = _option(False, "no learned weights in the final norm")
+    adaptive_input: bool = _option(False, "use adaptive input embeddings")
+    adaptive_input_factor: float = _option(
+        4.0, "factor by which each band of the adaptive input is narrower"
+    )
+    adaptive_input_cutoff: Optional[str] = _option(
+        None, "comma separated list of adaptive input cutoff points"
+    )
+    tokens_per_sample: int = II("task.tokens_per_sample")
+
+
+def cutoffs(option: Optional[str]) -> Optional[List[int]]:
+    """The numbers of ``--adaptive-softmax-cutoff`` or ``--adaptive-input-cutoff``."""
+    return None if option is None else utils.eval_str_list(option, type=int)
+
+
+def complete_decoder_sizes(cfg) -> None:
+    """Sets the decoder's sizes that were not given: to the encoder's, the input to the model's."""
+    for size in ("layers", "embed_dim", "hidden_dim", "ffn_embed_dim", "z_dim", "n_dim"):
+        _default(cfg, f"decoder_{size}", f"encoder_{size}")
+    _default(cfg, "decoder_chunk_size", "encoder_chunk_size")
+    _default(cfg, "decoder_input_dim", "decoder_embed_dim")
+
+
+def _default(cfg, option: str, other: str) -> None:
+    if cfg[option] is None:
+        cfg[option] = cfg[other]
+
+
+def check_layers(cfg, side: str) -> None:
+    """Checks the sizes of the ``encoder`` or ``decoder``.
+
+    Raises:
+        ValueError: names the option, its value and what to do.
+    """
+    for size in ("layers", "embed_dim", "hidden_dim", "z_dim", "n_dim"):
+        check_positive(**{_flag(f"{side}_{size}"): cfg[f"{side}_{size}"]})
+    check_chunk_size(_flag(f"{side}_chunk_size"), cfg[f"{side}_chunk_size"])
+    if cfg.rel_pos_bias == "rotary":
+        check_rotary(_flag(f"{side}_z_dim"), cfg[f"{side}_z_dim"])
+    if cfg.normalize_embedding and cfg.normalize_before:
+        raise ValueError(
+            "--normalize-embedding is for models that normalise after each sublayer, but "
+            "--normalize-before is set: leave one of the two out"
+        )
+    for name in ("dropout", "attention_dropout", "hidden_dropout", "activation_dropout"):
+        if not 0 <= cfg[name] < 1:
+            raise ValueError(f"{_flag(name)} is {cfg[name]}, but must be at least 0 and below 1")
+
+
+def check_decoder(cfg, adaptive_input: bool) -> None:
+    """Checks the options of the decoder's input and output.
+
+    Raises:
+        ValueError: names the option, its value and what to do.
+    """
+    check_layers(cfg, "decoder")
+    check_positive(**{"--decoder-input-dim": cfg.decoder_input_dim})
+    adaptive_softmax = cfg.adaptive_softmax_cutoff is not None
+    if cfg.share_decoder_input_output_embed and adaptive_softmax:
+        raise ValueError(
+            "--share-decoder-input-output-embed shares a full output projection, but "
+            f"--adaptive-softmax-cutoff is {cfg.adaptive_softmax_cutoff}: leave it out, and use "
+            "--adaptive-input --tie-adaptive-weights to tie the adaptive ones"
+        )
+    if cfg.share_decoder_input_output_embed and adaptive_input:
+        raise ValueError(
+            "--share-decoder-input-output-embed needs one embedding table, but --adaptive-input is "
+            "set: use --tie-adaptive-weights with an adaptive softmax instead"
+        )
+    if cfg.share_decoder_input_output_embed and cfg.decoder_input_dim != cfg.decoder_embed_dim:
+        raise ValueError(
+            "--share-decoder-input-output-embed needs --decoder-input-dim "
+            f"({cfg.decoder_input_dim}) equal to --decoder-embed-dim ({cfg.decoder_embed_dim})"
+        )
+    if adaptive_softmax and cfg.criterion not in (None, "adaptive_loss"):
+        raise ValueError(
+            f"--adaptive-softmax-cutoff is {cfg.adaptive_softmax_cutoff}, but --criterion "
+            f"{cfg.criterion} does not support an adaptive softmax: use --criterion adaptive_loss"
+        )
+    if cfg.criterion == "adaptive_loss" and not adaptive_softmax:
+        raise ValueError(
+            "--criterion adaptive_loss needs an adaptive softmax: give --adaptive-softmax-cutoff, "
+            "or use --criterion cross_entropy"
+        )
+    if cfg.tie_adaptive_weights:
+        _check_tied_adaptive(cfg, adaptive_input)
+
+
+def _check_tied_adaptive(cfg, adaptive_input: bool) -> None:
+    if not adaptive_input:
+        raise ValueError(
+            "--tie-adaptive-weights ties the adaptive softmax to the adaptive input of a language "
+            "model: give --adaptive-input, or leave it out"
+        )
+    for option in ("cutoff", "factor"):
+        softmax, input = (cfg[f"adaptive_{part}_{option}"] for part in ("softmax", "input"))
+        if softmax != input:
+            raise ValueError(
+                f"--tie-adaptive-weights needs --adaptive-softmax-{option} ({softmax}) equal to "
+                f"--adaptive-input-{option} ({input})"
+            )
+    if cfg.decoder_input_dim != cfg.decoder_embed_dim:
+        raise ValueError(
+            f"--tie-adaptive-weights needs --decoder-input-dim ({cfg.decoder_input_dim}) equal to "
+            f"--decoder-embed-dim ({cfg.decoder_embed_dim})"
+        )
+
+
+def check_cutoffs(name: str, cutoff: Optional[str], vocabulary: int) -> None:
+    """Checks that cutoff points rise and lie inside the vocabulary.
+
+    Raises:
+        ValueError: names the option, its value and what to do.
+    """
+    points = cutoffs(cutoff)
+    if points is None:
+        return
+    if sorted(set(points)) != points or points[0] <= 0 or points[-1] > vocabulary:
+        raise ValueError(
+            f"{name} is {cutoff}, but must be rising numbers of at most the vocabulary's "
+            f"{vocabulary} words"
+        )
+
+
+def check_shared_embeddings(cfg, source_dictionary, target_dictionary) -> None:
+    """Checks that ``--share-all-embeddings`` can be done.
+
+    Raises:
+        ValueError: names the option, its value and what to do.
+    """
+    if source_dictionary != target_dictionary:
+        raise ValueError(
+            f"--share-all-embeddings needs one dictionary, but source ({len(source_dictionary)} "
+            f"words) and target ({len(target_dictionary)} words) differ: run fairseq-preprocess "
+            "with --joined-dictionary, or use --share-decoder-input-output-embed"
+        )
+    for option in ("decoder_embed_dim", "decoder_input_dim"):
+        if cfg.encoder_embed_dim != cfg[option]:
+            raise ValueError(
+                f"--share-all-embeddings needs --encoder-embed-dim ({cfg.encoder_embed_dim}) equal "
+                f"to {_flag(option)} ({cfg[option]})"
+            )
+    if cfg.decoder_embed_path not in (None, cfg.encoder_embed_path):
+        raise ValueError(
+            f"--share-all-embeddings has one embedding, but --decoder-embed-path is "
+            f"{cfg.decoder_embed_path}: give --encoder-embed-path alone"
+        )
+
+
+def _flag(option: str) -> str:
+    return "--" + option.replace("_", "-")

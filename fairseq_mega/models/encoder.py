@@ -1,0 +1,112 @@
+"""The encoder of the translation model."""
+
+import math
+import sys
+from typing import Dict, List, Optional
+
+import torch
+from fairseq.models import FairseqEncoder
+from torch import Tensor, nn
+
+from ..modules import SequenceNorm
+from ..modules.dropout import make_dropout
+from .layers import EncoderLayer, make_layers, zero_padding
+
+
+class MegaEncoder(FairseqEncoder):
+    """Embeds source tokens and runs them through bidirectional Mega layers.
+
+    Positions count from the first token of a sentence, whichever side fairseq pads, so that a
+    sentence's output does not depend on its batch. The published code counts them from the edge
+    of the batch, padding included, and its models have learnt so: their checkpoints hold a buffer
+    ``version``, by whose presence they are known, here and when they are saved again.
+    """
+
+    def __init__(self, cfg, dictionary, embed_tokens: nn.Embedding):
+        super().__init__(dictionary)
+        dim = cfg.encoder_embed_dim
+        norm = str(cfg.normalization_type)
+        self.padding_idx = embed_tokens.padding_idx
+        self.embed_tokens = embed_tokens
+        self.embed_scale = 1.0 if cfg.no_scale_embedding else math.sqrt(dim)
+        self.embed_norm = SequenceNorm(norm, dim) if cfg.normalize_embedding else None
+        self.dropout = make_dropout(cfg.dropout, self, cfg.feature_dropout)
+        self.layers = make_layers(EncoderLayer, cfg.encoder_layers, cfg)
+        self.final_norm = SequenceNorm(norm, dim) if cfg.normalize_before else None
+        self.register_buffer("version", None)
+        limited = cfg.rel_pos_bias == "simple"
+        self._max_positions = cfg.max_source_positions if limited else sys.maxsize
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Optional[Tensor] = None,
+        return_all_hiddens: bool = False,
+    ) -> Dict[str, List[Tensor]]:
+        """
+        Args:
+            src_tokens: ``(B, S)``, padded on either side.
+            src_lengths: not needed: padding is seen in the tokens.
+            return_all_hiddens: also return the layers' outputs.
+
+        Returns:
+            fairseq's encoder output: ``encoder_out`` ``[(S, B, D)]``, ``encoder_padding_mask``
+            ``[(B, S)]`` (empty without padding), ``encoder_states`` ``[(S, B, D), ...]``; and
+            ``left_padding`` ``[(B,)]``: by how much the tokens were moved to the left.
+        """
+        padding_mask = src_tokens.eq(self.padding_idx)
+        has_padding = bool(padding_mask.any())
+        left_padding = []
+        if has_padding and self.version is None:
+            left_padding = [padding_mask.long().cumprod(dim=1).sum(dim=1)]
+            src_tokens = roll_rows(src_tokens, left_padding[0])
+            padding_mask = src_tokens.eq(self.padding_idx)
+
+        x = self.embed_scale * self.embed_tokens(src_tokens)  # (B, S, D)
+        if self.embed_norm is not None:
+            x = self.embed_norm(x)
+        x = self.dropout(x)
+        if has_padding:
+            x = zero_padding(x, padding_mask)
+
+        x = x.transpose(0, 1)  # (S, B, D)
+        states = [x] if return_all_hiddens else []
+        for layer in self.layers:
+            x = layer(x, padding_mask if has_padding else None)
+            if return_all_hiddens:
+                states.append(x)
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        if has_padding:
+            x = zero_padding(x, padding_mask.t())
+        return {
+            "encoder_out": [x],
+            "encoder_padding_mask": [padding_mask] if has_padding else [],
+            "encoder_states": states,
+            "left_padding": left_padding,
+        }
+
+    def reorder_encoder_out(self, encoder_out: Dict[str, List[Tensor]], new_order: Tensor):
+        """The output for the sentences ``new_order``, as beam search asks for it."""
+        return {
+            "encoder_out": [x.index_select(1, new_order) for x in encoder_out["encoder_out"]],
+            "encoder_padding_mask": [
+                mask.index_select(0, new_order) for mask in encoder_out["encoder_padding_mask"]
+            ],
+            "encoder_states": [x.index_select(1, new_order) for x in encoder_out["encoder_states"]],
+            "left_padding": [n.index_select(0, new_order) for n in encoder_out["left_padding"]],
+        }
+
+    def max_positions(self) -> int:
+        """The longest source: of the ``simple`` bias's table; without limit otherwise."""
+        return self._max_positions
+
+    def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str):
+        self.version = state_dict.get(f"{name}.version")
+        return state_dict
+
+
+def roll_rows(x: Tensor, shifts: Tensor) -> Tensor:
+    """Each row of ``x (B, S)`` moved ``shifts (B,)`` columns to the left, around the edge."""
+    columns = torch.arange(x.size(1), device=x.device)
+    return x.gather(1, (columns + shifts.unsqueeze(1)) % x.size(1))

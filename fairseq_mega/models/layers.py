@@ -1,0 +1,141 @@
+"""The layers of encoder and decoder, built from the options."""
+
+from typing import Dict, Optional, Tuple
+
+from fairseq import utils
+from fairseq.distributed import fsdp_wrap
+from fairseq.modules.checkpoint_activations import checkpoint_wrapper
+from torch import Tensor, nn
+
+from ..modules import (
+    GatedCrossAttention,
+    MovingAverageGatedAttention,
+    NormalizedFeedForwardNetwork,
+)
+
+
+def make_embedding(dictionary, dim: int, path: Optional[str] = None) -> nn.Embedding:
+    """A table ``~ N(0, 1/dim)`` with a padding row of zeros; rows found at ``path`` are read."""
+    embedding = nn.Embedding(len(dictionary), dim, padding_idx=dictionary.pad())
+    nn.init.normal_(embedding.weight, std=dim**-0.5)
+    nn.init.zeros_(embedding.weight[dictionary.pad()])
+    if path:
+        utils.load_embedding(utils.parse_embedding(path), dictionary, embedding)
+    return embedding
+
+
+def make_layers(kind: type, count: int, cfg, **kwargs) -> nn.ModuleList:
+    """``count`` layers, with the initialisation and the checkpointing that the options ask for."""
+    layers = [kind(cfg, **kwargs) for _ in range(count)]
+    if cfg.weight_init == "xavier":
+        for module in nn.ModuleList(layers).modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+    if cfg.checkpoint_activations:
+        layers = [checkpoint_wrapper(layer) for layer in layers]
+    return nn.ModuleList(fsdp_wrap(layer) for layer in layers)
+
+
+def zero_padding(x: Tensor, padding_mask: Tensor) -> Tensor:
+    """``x (..., D)`` with zeros where ``padding_mask (...)`` is true."""
+    return x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+
+
+class EncoderLayer(nn.Module):
+    """Mega layer and feed-forward."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.mega_layer = _mega_layer(cfg, "encoder", cfg.max_source_positions, True)
+        self.nffn = _feed_forward(cfg, "encoder")
+
+    def forward(self, x: Tensor, padding_mask: Optional[Tensor]) -> Tensor:
+        """``x (L, B, D)``, ``padding_mask (B, L)`` to ``(L, B, D)``."""
+        x, _ = self.mega_layer(x, padding_mask)
+        return x if self.nffn is None else self.nffn(x)
+
+
+class DecoderLayer(nn.Module):
+    """Causal Mega layer, cross attention where there is an encoder, and feed-forward."""
+
+    def __init__(self, cfg, cross_attention: bool):
+        super().__init__()
+        self.mega_layer = _mega_layer(cfg, "decoder", cfg.max_target_positions, False)
+        self.cross_attn = _cross_attention(cfg) if cross_attention else None
+        self.nffn = _feed_forward(cfg, "decoder")
+
+    def forward(
+        self,
+        x: Tensor,
+        padding_mask: Optional[Tensor],
+        encoder_out: Optional[Tensor],
+        encoder_padding_mask: Optional[Tensor],
+        incremental_state: Optional[Dict],
+        need_weights: bool,
+    ) -> Tuple[Tensor, Optional[Tensor]]:
+        """``x (L, B, D)``, ``encoder_out (S, B, D)`` to ``(L, B, D)``, attention ``(B, L, S)``."""
+        x, _ = self.mega_layer(x, padding_mask, incremental_state)
+        weights = None
+        if self.cross_attn is not None:
+            x, weights = self.cross_attn(
+                x, encoder_out, encoder_padding_mask, incremental_state, need_weights
+            )
+        return x if self.nffn is None else self.nffn(x), weights
+
+
+def _shared(cfg) -> dict:
+    """Constructor arguments that all sublayers take."""
+    return dict(
+        dropout=cfg.dropout,
+        activation=str(cfg.activation_fn),
+        norm_type=str(cfg.normalization_type),
+        prenorm=cfg.normalize_before,
+        feature_dropout=cfg.feature_dropout,
+    )
+
+
+def _attention(cfg) -> dict:
+    """Constructor arguments that both kinds of attention take."""
+    return dict(
+        attention_dropout=cfg.attention_dropout,
+        hidden_dropout=cfg.hidden_dropout,
+        rel_pos_bias=str(cfg.rel_pos_bias),
+        attention_activation=str(cfg.attention_activation_fn),
+    )
+
+
+def _mega_layer(cfg, side: str, max_positions: int, bidirectional: bool):
+    return MovingAverageGatedAttention(
+        embed_dim=cfg[f"{side}_embed_dim"],
+        zdim=cfg[f"{side}_z_dim"],
+        hdim=cfg[f"{side}_hidden_dim"],
+        ndim=cfg[f"{side}_n_dim"],
+        chunk_size=cfg[f"{side}_chunk_size"],
+        truncation=cfg.truncation_length,
+        max_positions=max_positions,
+        bidirectional=bidirectional,
+        **_shared(cfg),
+        **_attention(cfg),
+    )
+
+
+def _cross_attention(cfg) -> GatedCrossAttention:
+    return GatedCrossAttention(
+        embed_dim=cfg.decoder_embed_dim,
+        zdim=cfg.decoder_z_dim,
+        max_positions=max(cfg.max_source_positions, cfg.max_target_positions),
+        **_shared(cfg),
+        **_attention(cfg),
+    )
+
+
+def _feed_forward(cfg, side: str) -> Optional[NormalizedFeedForwardNetwork]:
+    hidden = cfg[f"{side}_ffn_embed_dim"]
+    if hidden <= 0:
+        return None
+    return NormalizedFeedForwardNetwork(
+        embed_dim=cfg[f"{side}_embed_dim"],
+        ffn_hidden_dim=hidden,
+        hidden_dropout=cfg.activation_dropout,
+        **_shared(cfg),
+    )

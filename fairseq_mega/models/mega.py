@@ -1,0 +1,82 @@
+"""The translation model ``mega`` and its presets."""
+
+from fairseq.models import FairseqEncoderDecoderModel, register_model
+
+from .base import MegaCheckpointMixin, register_presets
+from .config import (
+    MegaConfig,
+    check_cutoffs,
+    check_decoder,
+    check_layers,
+    check_shared_embeddings,
+    complete_decoder_sizes,
+)
+from .decoder import MegaDecoder
+from .encoder import MegaEncoder
+from .layers import make_embedding
+
+
+@register_model("mega", dataclass=MegaConfig)
+class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
+    """Mega encoder and decoder, for fairseq's ``translation`` task."""
+
+    @classmethod
+    def build_model(cls, cfg: MegaConfig, task) -> "MegaModel":
+        """Builds the model for the dictionaries of ``task``.
+
+        Raises:
+            ValueError: at an option out of range; names the option, its value and what to do.
+        """
+        source, target = task.source_dictionary, task.target_dictionary
+        complete_decoder_sizes(cfg)
+        check_layers(cfg, "encoder")
+        check_decoder(cfg, adaptive_input=False)
+        check_cutoffs("--adaptive-softmax-cutoff", cfg.adaptive_softmax_cutoff, len(target))
+
+        if cfg.share_all_embeddings:
+            check_shared_embeddings(cfg, source, target)
+            cfg.share_decoder_input_output_embed = cfg.adaptive_softmax_cutoff is None
+        encoder_embedding = make_embedding(source, cfg.encoder_embed_dim, cfg.encoder_embed_path)
+        decoder_embedding = encoder_embedding
+        if not cfg.share_all_embeddings:
+            decoder_embedding = make_embedding(
+                target, cfg.decoder_input_dim, cfg.decoder_embed_path
+            )
+        return cls(
+            MegaEncoder(cfg, source, encoder_embedding),
+            MegaDecoder(cfg, target, decoder_embedding, cross_attention=True),
+        )
+
+    def forward(self, src_tokens, src_lengths, prev_output_tokens, **kwargs):
+        """``src_tokens (B, S)``, ``prev_output_tokens (B, T)`` to scores ``(B, T, V)``; more in
+        ``MegaDecoder.forward``, which takes ``kwargs``."""
+        encoder_out = self.encoder(src_tokens, src_lengths)
+        return self.decoder(prev_output_tokens, encoder_out=encoder_out, **kwargs)
+
+
+_WMT = dict(attention_dropout=0.1, hidden_dropout=0.1, activation_dropout=0.1)
+
+register_presets(
+    "mega",
+    {
+        "mega_wmt_en_de": _WMT,
+        "mega_wmt_en_de_big": dict(
+            _WMT,
+            encoder_embed_dim=1024,
+            encoder_hidden_dim=2048,
+            encoder_ffn_embed_dim=2048,
+            encoder_z_dim=256,
+            dropout=0.3,
+        ),
+        # For small data and short trainings: see the README's table.
+        "mega_iwslt_de_en": dict(
+            encoder_embed_dim=512,
+            encoder_hidden_dim=1024,
+            encoder_ffn_embed_dim=1024,
+            weight_init="xavier",
+            normalize_before=True,
+            rel_pos_bias="rotary",
+            truncation_length=0,
+        ),
+    },
+)

@@ -1,0 +1,5 @@
+"""The published learning-rate schedule."""
+
+from .linear_decay import LinearDecaySchedule
+
+__all__ = ["LinearDecaySchedule"]

@@ -1,0 +1,65 @@
+"""The learning-rate schedule ``linear_decay`` of the published recipes."""
+
+from dataclasses import dataclass, field
+from typing import List
+
+from fairseq.dataclass import FairseqDataclass
+from fairseq.optim.lr_scheduler import FairseqLRScheduler, register_lr_scheduler
+from omegaconf import II
+
+
+@dataclass
+class LinearDecayConfig(FairseqDataclass):
+    warmup_updates: int = field(default=0, metadata={"help": "updates of the warm-up"})
+    warmup_power: float = field(
+        default=1.0, metadata={"help": "the warm-up rises as this power of the updates"}
+    )
+    warmup_init_lr: float = field(
+        default=1e-7, metadata={"help": "learning rate at the start of the warm-up"}
+    )
+    end_learning_rate: float = field(
+        default=0.0, metadata={"help": "learning rate from --total-num-update on"}
+    )
+    total_num_update: float = field(
+        default=II("optimization.max_update"),
+        metadata={"help": "updates until --end-learning-rate is reached"},
+    )
+    lr: List[float] = II("optimization.lr")
+
+
+@register_lr_scheduler("linear_decay", dataclass=LinearDecayConfig)
+class LinearDecaySchedule(FairseqLRScheduler):
+    """Warm-up from ``--warmup-init-lr`` to ``--lr``, then a straight line to
+    ``--end-learning-rate`` at ``--total-num-update``.
+
+    Raises:
+        ValueError: at options out of range, or more than one learning rate.
+    """
+
+    def __init__(self, cfg: LinearDecayConfig, optimizer):
+        super().__init__(cfg, optimizer)
+        if len(cfg.lr) > 1:
+            raise ValueError(
+                f"--lr is {list(cfg.lr)}, but --lr-scheduler linear_decay takes one learning rate"
+            )
+        if cfg.warmup_updates < 0 or cfg.total_num_update <= cfg.warmup_updates:
+            raise ValueError(
+                f"--total-num-update is {cfg.total_num_update:g}, but must be above "
+                f"--warmup-updates ({cfg.warmup_updates}), which must not be negative"
+            )
+        self.step_update(0)
+
+    def learning_rate(self, num_updates: int) -> float:
+        """The learning rate after ``num_updates`` updates."""
+        cfg, peak = self.cfg, self.cfg.lr[0]
+        if num_updates < cfg.warmup_updates:
+            risen = (num_updates / cfg.warmup_updates) ** cfg.warmup_power
+            return cfg.warmup_init_lr + (peak - cfg.warmup_init_lr) * risen
+        decay_updates = cfg.total_num_update - cfg.warmup_updates
+        left = max(0.0, 1 - (num_updates - cfg.warmup_updates) / decay_updates)
+        return cfg.end_learning_rate + (peak - cfg.end_learning_rate) * left
+
+    def step_update(self, num_updates: int) -> float:
+        """Sets and returns the learning rate of the next update."""
+        self.optimizer.set_lr(self.learning_rate(num_updates))
+        return self.optimizer.get_lr()
