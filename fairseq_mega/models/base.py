@@ -1,10 +1,18 @@
-"""What both models share: how checkpoints are read, and how presets are registered."""
+"""What both models share: how options and checkpoints are read, and presets registered."""
 
 from typing import Dict
 
 from fairseq import hub_utils
+from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass.utils import merge_with_parent
 from fairseq.models import register_model_architecture
+from omegaconf import DictConfig
 from torch import Tensor
+
+
+def complete_options(cfg: DictConfig, defaults: FairseqDataclass) -> DictConfig:
+    """``cfg`` with the defaults that it lacks, as a YAML that names a preset does."""
+    return merge_with_parent(defaults, cfg)
 
 
 class MegaCheckpointMixin:

@@ -2,7 +2,7 @@
 
 from fairseq.models import FairseqEncoderDecoderModel, register_model
 
-from .base import MegaCheckpointMixin, register_presets
+from .base import MegaCheckpointMixin, complete_options, register_presets
 from .config import (
     MegaConfig,
     check_cutoffs,
@@ -28,6 +28,7 @@ class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
             ValueError: at an option out of range; names the option, its value and what to do.
         """
         source, target = task.source_dictionary, task.target_dictionary
+        cfg = complete_options(cfg, MegaConfig())
         complete_decoder_sizes(cfg)
         check_layers(cfg, "encoder")
         check_decoder(cfg, adaptive_input=False)

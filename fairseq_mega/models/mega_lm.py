@@ -3,7 +3,7 @@
 from fairseq.models import FairseqLanguageModel, register_model
 from fairseq.modules import AdaptiveInput
 
-from .base import MegaCheckpointMixin, register_presets
+from .base import MegaCheckpointMixin, complete_options, register_presets
 from .config import (
     MegaLanguageModelConfig,
     check_cutoffs,
@@ -27,6 +27,7 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
             ValueError: at an option out of range; names the option, its value and what to do.
         """
         dictionary = task.source_dictionary
+        cfg = complete_options(cfg, MegaLanguageModelConfig())
         if cfg.max_target_positions is None:
             cfg.max_target_positions = cfg.tokens_per_sample
         complete_decoder_sizes(cfg)

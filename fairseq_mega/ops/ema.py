@@ -24,6 +24,8 @@ from .toeplitz import toeplitz
 # Block length of the recurrent form. Measured on two CPU cores, D 512, N 16: longer blocks lose
 # more to the quadratic product inside a block than they save between blocks.
 BLOCK = 64
+# Up to this length a convolution is fastest as a matrix product, if the batch shares the matrix.
+LONGEST_DIRECT = 64
 
 
 class EMACoefficients(NamedTuple):
@@ -81,6 +83,23 @@ def ema_convolution(x: Tensor, kernel: Tensor, backward_kernel: Optional[Tensor]
     Returns:
         ``(D, B, L)``.
     """
+    batch, length = x.shape[1:]
+    if length <= LONGEST_DIRECT and batch >= length // 4:
+        return _direct_convolution(x, kernel, backward_kernel)
+    return _fft_convolution(x, kernel, backward_kernel)
+
+
+def _direct_convolution(x: Tensor, kernel: Tensor, backward_kernel: Optional[Tensor]) -> Tensor:
+    """The convolution as a product with the ``(D, L, L)`` Toeplitz matrix of the taps."""
+    length, taps = x.size(-1), kernel.size(-1)
+    diagonals = F.pad(kernel.flip(-1), (length - taps, length - 1))  # taps L-1..0, then the future
+    if backward_kernel is not None:
+        diagonals = diagonals + F.pad(backward_kernel, (length - 1, length - taps))
+    return torch.bmm(x, toeplitz(diagonals, length, length).transpose(1, 2))
+
+
+def _fft_convolution(x: Tensor, kernel: Tensor, backward_kernel: Optional[Tensor]) -> Tensor:
+    """The convolution as a product of spectra; both kernels make one circular kernel."""
     # The smallest circular length in which the wrapped tail of the convolution misses 0..L-1.
     length, taps = x.size(-1), kernel.size(-1)
     n = fast_length(length + taps - 1)
