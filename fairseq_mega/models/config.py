@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import List, Optional
 
-from fairseq import utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
@@ -93,7 +92,7 @@ class MegaLayersConfig(FairseqDataclass):
         False, "recompute each layer's activations in the backward pass to save memory"
     )
     max_target_positions: Optional[int] = II("task.max_target_positions")
-    criterion: Optional[str] = II("criterion._name")
+    criterion_name: Optional[str] = II("criterion._name")
 
 
 @dataclass
@@ -149,7 +148,7 @@ class MegaLanguageModelConfig(MegaLayersConfig):
 
 def cutoffs(option: Optional[str]) -> Optional[List[int]]:
     """The numbers of ``--adaptive-softmax-cutoff`` or ``--adaptive-input-cutoff``."""
-    return None if option is None else utils.eval_str_list(option, type=int)
+    return None if option is None else [int(point) for point in option.split(",")]
 
 
 def complete_decoder_sizes(cfg) -> None:
@@ -193,6 +192,8 @@ def check_decoder(cfg, adaptive_input: bool) -> None:
         ValueError: names the option, its value and what to do.
     """
     check_layers(cfg, "decoder")
+    if adaptive_input and cfg.adaptive_input_cutoff is None:
+        raise ValueError("--adaptive-input needs cutoff points: give --adaptive-input-cutoff")
     check_positive(**{"--decoder-input-dim": cfg.decoder_input_dim})
     adaptive_softmax = cfg.adaptive_softmax_cutoff is not None
     if cfg.share_decoder_input_output_embed and adaptive_softmax:
@@ -211,12 +212,12 @@ def check_decoder(cfg, adaptive_input: bool) -> None:
             "--share-decoder-input-output-embed needs --decoder-input-dim "
             f"({cfg.decoder_input_dim}) equal to --decoder-embed-dim ({cfg.decoder_embed_dim})"
         )
-    if adaptive_softmax and cfg.criterion not in (None, "adaptive_loss"):
+    if adaptive_softmax and cfg.criterion_name not in (None, "adaptive_loss"):
         raise ValueError(
             f"--adaptive-softmax-cutoff is {cfg.adaptive_softmax_cutoff}, but --criterion "
-            f"{cfg.criterion} does not support an adaptive softmax: use --criterion adaptive_loss"
+            f"{cfg.criterion_name} does not support it: use --criterion adaptive_loss"
         )
-    if cfg.criterion == "adaptive_loss" and not adaptive_softmax:
+    if cfg.criterion_name == "adaptive_loss" and not adaptive_softmax:
         raise ValueError(
             "--criterion adaptive_loss needs an adaptive softmax: give --adaptive-softmax-cutoff, "
             "or use --criterion cross_entropy"
@@ -251,13 +252,29 @@ def check_cutoffs(name: str, cutoff: Optional[str], vocabulary: int) -> None:
     Raises:
         ValueError: names the option, its value and what to do.
     """
-    points = cutoffs(cutoff)
+    try:
+        points = cutoffs(cutoff)
+    except ValueError:
+        points = []
     if points is None:
         return
-    if sorted(set(points)) != points or points[0] <= 0 or points[-1] > vocabulary:
+    if not points or sorted(set(points)) != points or not 0 < points[0] <= points[-1] <= vocabulary:
         raise ValueError(
             f"{name} is {cutoff}, but must be rising numbers of at most the vocabulary's "
             f"{vocabulary} words"
+        )
+
+
+def check_cross_attention(cfg) -> None:
+    """Checks that the decoder can attend to the encoder.
+
+    Raises:
+        ValueError: names the option, its value and what to do.
+    """
+    if cfg.decoder_embed_dim != cfg.encoder_embed_dim:
+        raise ValueError(
+            f"--decoder-embed-dim ({cfg.decoder_embed_dim}) must be equal to --encoder-embed-dim "
+            f"({cfg.encoder_embed_dim}), as the decoder attends to the encoder: leave it out"
         )
 
 
@@ -273,12 +290,11 @@ def check_shared_embeddings(cfg, source_dictionary, target_dictionary) -> None:
             f"words) and target ({len(target_dictionary)} words) differ: run fairseq-preprocess "
             "with --joined-dictionary, or use --share-decoder-input-output-embed"
         )
-    for option in ("decoder_embed_dim", "decoder_input_dim"):
-        if cfg.encoder_embed_dim != cfg[option]:
-            raise ValueError(
-                f"--share-all-embeddings needs --encoder-embed-dim ({cfg.encoder_embed_dim}) equal "
-                f"to {_flag(option)} ({cfg[option]})"
-            )
+    if cfg.encoder_embed_dim != cfg.decoder_input_dim:
+        raise ValueError(
+            f"--share-all-embeddings needs --encoder-embed-dim ({cfg.encoder_embed_dim}) equal to "
+            f"--decoder-input-dim ({cfg.decoder_input_dim})"
+        )
     if cfg.decoder_embed_path not in (None, cfg.encoder_embed_path):
         raise ValueError(
             f"--share-all-embeddings has one embedding, but --decoder-embed-path is "

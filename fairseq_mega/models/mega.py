@@ -5,6 +5,7 @@ from fairseq.models import FairseqEncoderDecoderModel, register_model
 from .base import MegaCheckpointMixin, complete_options, register_presets
 from .config import (
     MegaConfig,
+    check_cross_attention,
     check_cutoffs,
     check_decoder,
     check_layers,
@@ -31,6 +32,7 @@ class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
         cfg = complete_options(cfg, MegaConfig())
         complete_decoder_sizes(cfg)
         check_layers(cfg, "encoder")
+        check_cross_attention(cfg)
         check_decoder(cfg, adaptive_input=False)
         check_cutoffs("--adaptive-softmax-cutoff", cfg.adaptive_softmax_cutoff, len(target))
 

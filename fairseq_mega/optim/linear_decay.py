@@ -1,7 +1,7 @@
 """The learning-rate schedule ``linear_decay`` of the published recipes."""
 
 from dataclasses import dataclass, field
-from typing import List
+from typing import List, Optional
 
 from fairseq.dataclass import FairseqDataclass
 from fairseq.optim.lr_scheduler import FairseqLRScheduler, register_lr_scheduler
@@ -20,10 +20,11 @@ class LinearDecayConfig(FairseqDataclass):
     end_learning_rate: float = field(
         default=0.0, metadata={"help": "learning rate from --total-num-update on"}
     )
-    total_num_update: float = field(
-        default=II("optimization.max_update"),
-        metadata={"help": "updates until --end-learning-rate is reached"},
+    total_num_update: Optional[float] = field(
+        default=None,
+        metadata={"help": "updates until --end-learning-rate is reached (default: --max-update)"},
     )
+    max_update: int = II("optimization.max_update")
     lr: List[float] = II("optimization.lr")
 
 
@@ -42,6 +43,8 @@ class LinearDecaySchedule(FairseqLRScheduler):
             raise ValueError(
                 f"--lr is {list(cfg.lr)}, but --lr-scheduler linear_decay takes one learning rate"
             )
+        if cfg.total_num_update is None:
+            cfg.total_num_update = cfg.max_update
         if cfg.warmup_updates < 0 or cfg.total_num_update <= cfg.warmup_updates:
             raise ValueError(
                 f"--total-num-update is {cfg.total_num_update:g}, but must be above "
