@@ -1,7 +1,7 @@
 """The Mega layer (Mega, section "Moving Average Equipped Gated Attention", and "Mega-chunk")."""
 
 import sys
-from typing import Dict, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -116,10 +116,8 @@ class MovingAverageGatedAttention(nn.Module):
         v = self.activation(self.v_proj(x))  # (B, L, H)
         averaged = self.move(x.transpose(0, 1), padding_mask, incremental_state)
         averaged = self.dropout(averaged.transpose(0, 1))
-        u, zr, hx = self.mx_proj(averaged).split(
-            [self.embed_dim, self.zdim + self.hdim, self.embed_dim], dim=-1
-        )
-        z, r = F.silu(zr).split([self.zdim, self.hdim], dim=-1)
+        u, z, r, hx = self._project(averaged)
+        z = F.silu(z)
         q, k = (torch.addcmul(b, z, g) for g, b in zip(self.gamma, self.beta))
 
         v = self.hidden_dropout(v)
@@ -129,11 +127,21 @@ class MovingAverageGatedAttention(nn.Module):
             cache = self._cache(incremental_state)
             o, weights = self._continue_chunks(cache, q, k, v, padding_mask, need_weights)
 
-        h = self.dropout(self.activation(hx + self.h_proj(o * r)))
+        h = self.dropout(self.activation(hx + self.h_proj(o * F.silu(r))))
         y = gated_residual(residual, h, u)
         if not self.prenorm:
             y = self.norm(y)
         return y.transpose(0, 1), weights
+
+    def _project(self, x: Tensor) -> List[Tensor]:
+        """The parts ``u, z, r, hx`` of ``mx_proj(x)``, ``(B, L, D | Z | H | D)``.
+
+        A product for each part costs the same as one for all, and leaves none to be cut out of a
+        wide result, or put together again in the backward pass.
+        """
+        sizes = [self.embed_dim, self.zdim, self.hdim, self.embed_dim]
+        weights, biases = self.mx_proj.weight.split(sizes), self.mx_proj.bias.split(sizes)
+        return [F.linear(x, weight, bias) for weight, bias in zip(weights, biases)]
 
     def _attend(self, q, k, v, padding_mask) -> Tuple[Tensor, Tensor]:
         """Attention of the last ``L`` positions ``q`` to all ``S``: ``(B, L, H), (B, L, S)``."""
