@@ -10,9 +10,10 @@ setup(
     packages=find_packages(include=["fairseq_mega", "fairseq_mega.*"]),
     python_requires=">=3.9",
     install_requires=[
-        # The original release does not build on Python 3.11; this one has the same modules.
+        # The release does not import on Python 3.11; this build of the main branch does.
         'fairseq==0.12.2; python_version < "3.11"',
         've-fairseq==0.12.3; python_version >= "3.11"',
+        "numpy<2",  # fairseq uses names that numpy 2 has dropped
         "sacrebleu",
         "sentencepiece",
         "torch>=2.6",

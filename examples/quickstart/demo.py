@@ -1,0 +1,383 @@
+"""Trains, tests and tries out two small Mega models on two CPU cores, in a few minutes.
+
+    python examples/quickstart/demo.py               Mega: a translation and a language model
+    python examples/quickstart/demo.py --baselines   and fairseq's Transformers of equal size
+
+Each step prints the commands it runs. A step that an earlier run of this script finished with the
+same commands is skipped.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Union
+
+from sacrebleu.metrics import BLEU
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent.relative_to(ROOT)
+PYTHON = Path(sys.executable)
+ENVIRONMENT = {"OMP_NUM_THREADS": "2", "PYTHONWARNINGS": "ignore"}
+WIDTH = 100
+
+# --- settings -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is done with which options. `{}` stands for a split: train, valid or test."""
+
+    name: str
+    texts: tuple[str, ...]  # the corpus's files
+    prefix: str  # how fairseq-preprocess is told of them
+    subword: str
+    preprocess: str
+    train: str
+    models: dict[str, str]  # model: its options
+    test: str  # the program and its options
+
+
+CORPUS = "--pairs 20000 --seed 1"
+FAIRSEQ = "--user-dir fairseq_mega --cpu"
+
+TRANSLATION = Task(
+    name="translation",
+    texts=("{}.en", "{}.de"),
+    prefix="{}",
+    subword="--vocab-size 2000",
+    preprocess="--source-lang en --target-lang de --joined-dictionary",
+    train="""
+        --task translation --source-lang en --target-lang de --max-tokens 1024
+        --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --dropout 0
+        --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0
+        --lr 3e-3 --lr-scheduler polynomial_decay --warmup-updates 100
+        --total-num-update 800 --max-update 800
+        --no-epoch-checkpoints --seed 1 --log-format simple --log-interval 20
+    """,
+    models={
+        "mega": """
+            --arch mega_iwslt_de_en --share-all-embeddings
+            --encoder-layers 2 --decoder-layers 2 --encoder-embed-dim 128 --encoder-hidden-dim 256
+            --encoder-ffn-embed-dim 256 --encoder-z-dim 32 --encoder-n-dim 8
+        """,
+        "transformer": """
+            --arch transformer --share-all-embeddings
+            --encoder-layers 2 --decoder-layers 2 --encoder-embed-dim 128 --decoder-embed-dim 128
+            --encoder-attention-heads 4 --decoder-attention-heads 4
+            --encoder-ffn-embed-dim 576 --decoder-ffn-embed-dim 576
+        """,
+    },
+    test="fairseq-generate --beam 4 --batch-size 128 --post-process sentencepiece",
+)
+
+LANGUAGE_MODEL = Task(
+    name="lm",
+    texts=("{}.txt",),
+    prefix="{}.txt",
+    subword="--vocab-size 4000",
+    preprocess="--only-source",
+    train="""
+        --task language_modeling --sample-break-mode none --tokens-per-sample 512 --max-tokens 1024
+        --criterion cross_entropy --dropout 0
+        --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0
+        --lr 6e-3 --lr-scheduler polynomial_decay --warmup-updates 60
+        --total-num-update 400 --max-update 400
+        --no-epoch-checkpoints --seed 1 --log-format simple --log-interval 20
+    """,
+    models={
+        "mega": """
+            --arch mega_lm --share-decoder-input-output-embed
+            --decoder-layers 2 --decoder-embed-dim 128 --decoder-hidden-dim 256
+            --decoder-ffn-embed-dim 256 --decoder-z-dim 32 --decoder-n-dim 8
+            --decoder-chunk-size 128 --rel-pos-bias rotary --normalize-before
+            --weight-init xavier --truncation-length 0
+        """,
+        "transformer": """
+            --arch transformer_lm --share-decoder-input-output-embed
+            --decoder-layers 2 --decoder-embed-dim 128 --decoder-input-dim 128
+            --decoder-output-dim 128 --decoder-attention-heads 4 --decoder-ffn-embed-dim 544
+            --decoder-normalize-before
+        """,
+    },
+    test="fairseq-eval-lm --sample-break-mode none --tokens-per-sample 512 --max-tokens 2048",
+)
+
+TASKS = TRANSLATION, LANGUAGE_MODEL
+TRY = {
+    "translation": "--beam 4",
+    "lm": "--task language_modeling --beam 1 --sampling --sampling-topk 20 --max-len-b 40",
+}
+
+# --- steps --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """Commands that fill a folder of their own, and the steps whose folders they read."""
+
+    title: str
+    folder: Path
+    commands: list[list[str]]
+    after: tuple["Step", ...] = ()
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    def fingerprint(self) -> str:
+        """Changes with the commands, the scripts they run, and the steps before."""
+        digest = hashlib.sha256(repr(self.commands).encode())
+        for script in (word for word in chain(*self.commands) if word.endswith(".py")):
+            digest.update(Path(script).read_bytes())
+        for step in self.after:
+            digest.update(step.fingerprint().encode())
+        return digest.hexdigest()
+
+    def run(self) -> None:
+        """Do the step, unless it is done. A stamp, written last, tells a finished folder."""
+        print(f"\n=== {self.title}", flush=True)
+        stamp, fingerprint, start = self.folder / "done", self.fingerprint(), time.time()
+        if stamp.exists() and stamp.read_text() == fingerprint:
+            print(f"    done before, in {self.folder}", flush=True)
+            return
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        for words in self.commands:
+            run(words, self.log)
+        stamp.write_text(fingerprint)
+        print(f"\n    {time.time() - start:.0f} seconds", flush=True)
+
+
+def command(*parts: Union[str, Path]) -> list[str]:
+    """A command's words: texts are split as a shell splits them, paths are one word each."""
+    split = (shlex.split(part) if isinstance(part, str) else [str(part)] for part in parts)
+    return list(chain(*split))
+
+
+def located(words: list[str]) -> list[str]:
+    """The command with the path of its program: the one installed beside this Python."""
+    program = PYTHON if words[0] == "python" else PYTHON.parent / words[0]
+    return [os.path.relpath(program) if ROOT in program.parents else str(program), *words[1:]]
+
+
+def printable(words: list[str]) -> str:
+    """The command as one types it, on several lines if it is long."""
+    units = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
+    for word in map(shlex.quote, located(words)):
+        value = not word.startswith("--") and re.fullmatch(r"--\S+", units[-1])
+        units[-1:] = [f"{units[-1]} {word}"] if value else [units[-1], word]
+    rows = [units[0]]
+    for unit in units[1:]:
+        if len(rows[-1]) + len(unit) < WIDTH - 2:
+            rows[-1] += f" {unit}"
+        else:
+            rows.append(f"    {unit}")
+    return " \\\n".join(rows)
+
+
+def run(words: list[str], log: Path) -> None:
+    """Run a command. What it says goes to its log and, except for translations, to the screen."""
+    print(f"\n{printable(words)}\n", flush=True)
+    process = subprocess.Popen(
+        located(words),
+        env={**os.environ, **ENVIRONMENT, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with process, log.open("a", encoding="utf-8") as file:
+        for line in process.stdout:
+            file.write(line)
+            if not re.match(r"[STHDP]-\d+\t", line):
+                print(line.rstrip()[: 2 * WIDTH], flush=True)
+    if process.returncode:
+        sys.exit(f"\nThe last command failed with status {process.returncode}. Its log: {log}")
+
+
+def corpus_step(work: Path) -> Step:
+    folder = work / "corpus"
+    return Step("Corpus", folder, [command("python", HERE / "corpus.py", folder, CORPUS)])
+
+
+def data_step(task: Task, work: Path, corpus: Step) -> Step:
+    """Split the text into the pieces of a SentencePiece model, and number them for fairseq."""
+    folder, script = work / task.name / "data", HERE / "subword.py"
+    pieces, model = folder / "pieces", folder / "subword"
+    splits = "train", "valid", "test"
+    texts = [
+        corpus.folder / task.name / text.format(split) for split in splits for text in task.texts
+    ]
+    prefixes = [(f"--{split}pref", pieces / task.prefix.format(split)) for split in splits]
+    learnt = texts[: len(task.texts)]
+    commands = [
+        command("python", script, "learn", model, *learnt, task.subword),
+        command("python", script, "encode", model.with_suffix(".model"), pieces, *texts),
+        command("fairseq-preprocess", task.preprocess, *chain(*prefixes), "--destdir", folder),
+    ]
+    return Step(f"Data for {task.name}", folder, commands, (corpus,))
+
+
+def training_step(task: Task, model: str, work: Path, data: Step) -> Step:
+    folder = work / task.name / model
+    options = f"{FAIRSEQ} {task.train} {task.models[model]} --save-dir"
+    words = command("fairseq-train", data.folder, options, folder)
+    return Step(f"Training: {task.name}, {model}", folder, [words], (data,))
+
+
+def test_step(task: Task, model: str, work: Path, data: Step, training: Step) -> Step:
+    folder = work / task.name / f"{model}-test"
+    program, options = task.test.split(maxsplit=1)
+    words = command(program, data.folder, FAIRSEQ, options, "--path", checkpoint(training))
+    return Step(f"Test: {task.name}, {model}", folder, [words], (training,))
+
+
+def checkpoint(training: Step) -> Path:
+    return training.folder / "checkpoint_best.pt"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One model for one task, from the data to the test."""
+
+    task: Task
+    model: str
+    data: Step
+    training: Step
+    test: Step
+
+
+def plan(work: Path, models: list[str]) -> tuple[list[Step], list[Trial]]:
+    """All steps in order, and the trials that they make up."""
+    corpus = corpus_step(work)
+    trials = []
+    for task in TASKS:
+        data = data_step(task, work, corpus)
+        for model in models:
+            training = training_step(task, model, work, data)
+            trials.append(
+                Trial(task, model, data, training, test_step(task, model, work, data, training))
+            )
+    phases = zip(*((trial.data, trial.training, trial.test) for trial in trials))
+    return list(dict.fromkeys([corpus, *chain(*phases)])), trials
+
+
+# --- results ------------------------------------------------------------------------------------
+
+
+def found(pattern: str, log: Path) -> str:
+    """What the pattern's group matches in a log, the last time it does."""
+    return re.findall(pattern, log.read_text(encoding="utf-8"), re.MULTILINE)[-1]
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def translations(log: Path) -> list[str]:
+    """The translations in fairseq-generate's log, in the order of the test set."""
+    pattern = r"^H-(\d+)\t\S+\t(.*)$"
+    numbered = re.findall(pattern, log.read_text(encoding="utf-8"), re.MULTILINE)
+    return [text for _, text in sorted(numbered, key=lambda found: int(found[0]))]
+
+
+def score(trial: Trial, references: list[str], bleu: BLEU) -> str:
+    return f"{bleu.corpus_score(translations(trial.test.log), [references]).score:.1f}"
+
+
+def perplexities(trial: Trial, text: list[str]) -> tuple[str, ...]:
+    """Per token as fairseq counts it, and per word, a line's end counted as a word."""
+    bits = float(found(r"Loss \(base 2\): ([\d.]+)", trial.test.log))
+    tokens = int(found(r"Evaluated ([\d,]+) tokens", trial.test.log).replace(",", ""))
+    words = sum(len(line.split()) + 1 for line in text)
+    return f"{2**bits:.1f}", f"{2 ** (bits * tokens / words):.1f}"
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Markdown; the first row is the head."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    rows = [rows[0], tuple("-" * width for width in widths), *rows[1:]]
+    cells = ([cell.ljust(width) for cell, width in zip(row, widths)] for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def cost(trial: Trial) -> tuple[str, ...]:
+    """What a training's log tells: parameters, updates, seconds."""
+    log = trial.training.log
+    return (
+        found(r"num\. shared model params: ([\d,]+)", log),
+        found(r"num_updates[ =](\d+)", log),
+        found(r"done training in (\d+)", log),
+    )
+
+
+def report(work: Path, trials: list[Trial]) -> None:
+    """Tables of results, five translations, and what to type next."""
+    corpus = work / "corpus"
+    translation = [trial for trial in trials if trial.task is TRANSLATION]
+    language = [trial for trial in trials if trial.task is LANGUAGE_MODEL]
+    sources, references = (lines(corpus / f"translation/test.{side}") for side in ("en", "de"))
+    text = lines(corpus / "lm/test.txt")
+    costs = "parameters", "updates", "training seconds"
+
+    print(f"\n=== Translation, English to German: {len(sources):,} test phrases\n")
+    bleu = BLEU()
+    rows = [("model", *costs, "SacreBLEU")]
+    rows += [(t.model, *cost(t), score(t, references, bleu)) for t in translation]
+    print(f"{table(rows)}\n\nSacreBLEU {bleu.get_signature()}")
+    mega = translations(translation[0].test.log)
+    for i in range(0, len(sources), len(sources) // 5):
+        print(f"\nsource     {sources[i]}\nreference  {references[i]}\nmega       {mega[i]}")
+
+    print(f"\n=== Language model: {len(text):,} test sentences\n")
+    rows = [("model", *costs, "perplexity per token", "perplexity per word")]
+    rows += [(t.model, *cost(t), *perplexities(t, text)) for t in language]
+    print(table(rows))
+
+    print("\n=== Checkpoints\n")
+    for trial in trials:
+        print(f"{trial.task.name}, {trial.model}: {checkpoint(trial.training)}")
+
+    print(f"\n=== What to type next, in {ROOT}\n")
+    print("Translate, one line at a time:\n")
+    print(f"echo 'in 12 days' | \\\n{printable(interactive(translation[0]))}\n")
+    print("Let the language model go on from a beginning:\n")
+    print(f"echo 'Return the' | \\\n{printable(interactive(language[0]))}\n")
+    print("README.md tells how to train on your own text.")
+
+
+def interactive(trial: Trial) -> list[str]:
+    subword = "--bpe sentencepiece --sentencepiece-model", trial.data.folder / "subword.model"
+    options = FAIRSEQ, TRY[trial.task.name], "--path", checkpoint(trial.training)
+    return command("fairseq-interactive", trial.data.folder, *options, *subword)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", default=ROOT / "demo", help="where all files go: demo/")
+    parser.add_argument("--baselines", action="store_true", help="train fairseq's Transformers too")
+    args = parser.parse_args()
+    work = Path(os.path.relpath(args.workdir, ROOT))
+    os.chdir(ROOT)
+
+    start = time.time()
+    steps, trials = plan(work, ["mega", "transformer"] if args.baselines else ["mega"])
+    try:
+        for step in steps:
+            step.run()
+    except KeyboardInterrupt:
+        sys.exit("\nInterrupted. Another run goes on with this step.")
+    report(work, trials)
+    print(f"\nAll of it took {time.time() - start:.0f} seconds.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The quickstart's data, and its driver: what is done is skipped, what changed is redone."""
+
+import random
+import subprocess
+
+import pytest
+
+from examples.quickstart import corpus, demo
+
+SPLITS = ("train", "valid", "test")
+
+
+@pytest.fixture(scope="module")
+def phrases():
+    return corpus.parallel_text(pairs=2000, seed=1)
+
+
+@pytest.fixture(scope="module")
+def prose():
+    return corpus.running_text(seed=1)
+
+
+# --- corpus -------------------------------------------------------------------------------------
+
+
+def test_the_corpus_depends_on_the_seed_alone(phrases):
+    assert corpus.parallel_text(pairs=2000, seed=1) == phrases
+    assert corpus.parallel_text(pairs=2000, seed=2) != phrases
+
+
+def test_sizes(phrases):
+    assert {split: len(phrases[split]) for split in SPLITS} == {
+        "train": 2000,
+        "valid": 50,
+        "test": 100,
+    }
+
+
+@pytest.mark.parametrize("side", ["en", "de"])
+def test_no_sentence_comes_twice_in_either_language(phrases, side):
+    sentences = [getattr(phrase, side) for split in SPLITS for phrase in phrases[split]]
+    assert len(set(sentences)) == len(sentences)
+
+
+def test_every_kind_of_phrase_is_in_every_split(phrases):
+    kinds = {kind.__name__ for kind in corpus.KINDS}
+    assert len(kinds) >= 7
+    assert {phrase.kind for phrase in phrases["valid"]} == kinds
+    assert {phrase.kind for phrase in phrases["test"]} == kinds
+    assert {phrase.kind for phrase in phrases["train"]} == kinds | {"name"}
+
+
+@pytest.mark.parametrize("kind", corpus.KINDS, ids=lambda kind: kind.__name__)
+def test_phrases_are_clean_lines(phrases, kind):
+    for phrase in (p for split in SPLITS for p in phrases[split] if p.kind == kind.__name__):
+        for text in (phrase.en, phrase.de):
+            assert text == " ".join(text.split()) != ""
+            assert "{" not in text
+
+
+def test_it_says_so_when_a_kind_of_phrase_runs_dry():
+    def always(rng):
+        return "one", "eins"
+
+    with pytest.raises(SystemExit, match="always"):
+        corpus.draw(always, 2, corpus.Distinct(), random.Random(1))
+
+
+def test_prose_is_split_by_document_and_repeats_no_paragraph(prose):
+    total = sum(corpus.count_words(lines) for lines in prose.values())
+    assert 100_000 < total < 500_000
+    for split in ("valid", "test"):
+        assert 0.04 < corpus.count_words(prose[split]) / total < 0.12
+    long = {split: {line for line in prose[split] if len(line) > 120} for split in SPLITS}
+    assert len(long["train"] & long["test"]) < 0.01 * len(long["test"])
+    assert corpus.running_text(seed=1) == prose
+
+
+# --- driver -------------------------------------------------------------------------------------
+
+APPEND = "import sys; open(sys.argv[1], 'a').write(sys.argv[2])"
+
+
+def step(folder, text, runs, after=()):
+    """A step that leaves `text` in its folder and a mark in the file `runs`."""
+    commands = [["python", "-c", APPEND, str(folder / "out"), text]]
+    commands += [["python", "-c", APPEND, str(runs), "x"]]
+    return demo.Step(f"write {text}", folder, commands, after)
+
+
+def test_a_step_is_done_once(tmp_path):
+    runs = tmp_path / "runs"
+    for _ in range(2):
+        step(tmp_path / "a", "one", runs).run()
+    assert runs.read_text() == "x"
+    assert (tmp_path / "a/out").read_text() == "one"
+
+
+def test_a_change_redoes_the_step_and_those_after_it(tmp_path):
+    runs = tmp_path / "runs"
+    for text in ("one", "two"):
+        first = step(tmp_path / "a", text, runs)
+        for each in (first, step(tmp_path / "b", "same", runs, after=(first,))):
+            each.run()
+    assert runs.read_text() == "xxxx"
+    assert (tmp_path / "a/out").read_text() == "two"
+    assert (tmp_path / "b/out").read_text() == "same"
+
+
+def test_a_changed_script_redoes_the_step(tmp_path):
+    script = tmp_path / "script.py"
+    for text in ("one", "two"):
+        script.write_text(f"print('{text}')")
+        demo.Step("run", tmp_path / "a", [["python", str(script)]]).run()
+    assert (tmp_path / "a/log.txt").read_text() == "two\n"
+
+
+def test_a_failed_step_says_where_its_log_is_and_is_redone(tmp_path):
+    runs, broken = tmp_path / "runs", tmp_path / "broken"
+    broken.touch()
+    fail = [
+        "python",
+        "-c",
+        f"import os; print('so far'); assert not os.path.exists({str(broken)!r})",
+    ]
+    commands = [*step(tmp_path / "a", "one", runs).commands, fail]
+    with pytest.raises(SystemExit, match=str(tmp_path / "a/log.txt")):
+        demo.Step("fail", tmp_path / "a", commands).run()
+    assert "so far" in (tmp_path / "a/log.txt").read_text()
+    broken.unlink()
+    demo.Step("fail", tmp_path / "a", commands).run()
+    assert runs.read_text() == "xx"
+    assert (tmp_path / "a/out").read_text() == "one"
+
+
+def test_a_printed_command_can_be_typed(tmp_path):
+    words = demo.command("python -c", tmp_path / "a file", "--betas '(0.9, 0.98)'")
+    assert words == ["python", "-c", str(tmp_path / "a file"), "--betas", "(0.9, 0.98)"]
+    text = demo.printable([*words[:2], APPEND, words[2], "x" * 99, *words[3:]])
+    assert "\\\n" in text and "--betas '(0.9, 0.98)'" in text
+    subprocess.run(text, shell=True, check=True)
+    assert (tmp_path / "a file").read_text() == "x" * 99
+
+
+def test_the_plan_orders_steps_after_those_they_need(tmp_path):
+    steps, trials = demo.plan(tmp_path, ["mega", "transformer"])
+    for i, each in enumerate(steps):
+        assert set(each.after) <= set(steps[:i])
+    assert len({each.folder for each in steps}) == len(steps) == 11
+    assert len(trials) == 4
+
+
+def test_translations_are_read_in_the_order_of_the_test_set(tmp_path):
+    log = tmp_path / "log.txt"
+    log.write_text("H-10\t-0.1\tzehn\nS-2\tx\nH-2\t-0.3\tzwei und\nD-2\t-0.3\tzwei\n")
+    assert demo.translations(log) == ["zwei und", "zehn"]
