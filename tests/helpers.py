@@ -1,6 +1,17 @@
 """What several tests do: build modules with telling weights, compare results, run in segments."""
 
+import copy
+import shlex
+import warnings
+from functools import cache
+
+import fairseq.options
 import torch
+from fairseq.data import Dictionary
+from fairseq.data.data_utils import collate_tokens
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.tasks.language_modeling import LanguageModelingTask
+from fairseq.tasks.translation import TranslationTask
 
 from fairseq_mega.modules import (
     GatedCrossAttention,
@@ -159,8 +170,80 @@ def run_segments(module, x, sizes, state=None):
     return torch.cat([first(module(part, incremental_state=state)) for part in x.split(sizes)])
 
 
+def reorder(module, state, new_order):
+    """What fairseq's decoders do in beam search: every part that has a state reorders it, once."""
+    for part in module.modules():
+        if hasattr(part, "reorder_incremental_state"):
+            part.reorder_incremental_state(state, new_order)
+
+
 def retain_dropout(module, names=None):
     """What fairseq's --retain-dropout does to a model."""
     for name, part in module.named_modules():
         if part is not module and hasattr(part, "make_generation_fast_"):
             part.make_generation_fast_(name, retain_dropout=True, retain_dropout_modules=names)
+
+
+# --- models, built as fairseq builds them -------------------------------------------------------
+
+TASKS = {"translation": TranslationTask, "language_modeling": LanguageModelingTask}
+SIZES = {"embed-dim": 12, "hidden-dim": 16, "ffn-embed-dim": 20, "z-dim": 4, "n-dim": 3}
+TINY = {
+    "mega": "--arch mega --encoder-layers 2 --max-source-positions 32 --max-target-positions 32 "
+    + " ".join(f"--encoder-{name} {size}" for name, size in SIZES.items()),
+    "mega_lm": "--arch mega_lm --task language_modeling --decoder-layers 2 --tokens-per-sample 32 "
+    + " ".join(f"--decoder-{name} {size}" for name, size in SIZES.items()),
+}
+
+
+@cache
+def parse(options):
+    """fairseq's configuration for these options of fairseq-train; not to be changed."""
+    parser = fairseq.options.get_training_parser()
+    args = fairseq.options.parse_args_and_arch(parser, ["data", *shlex.split(options)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # hydra's, about how fairseq uses it
+        return convert_namespace_to_omegaconf(args)
+
+
+def make_dictionary(words):
+    """A dictionary of so many entries, the four special ones among them."""
+    dictionary = Dictionary()
+    for i in range(words - len(dictionary)):
+        dictionary.add_symbol(f"w{i}")
+    return dictionary
+
+
+def build(options, words=20, target_words=None, **model_options):
+    """The model that fairseq-train would build for these options.
+
+    `model_options` are further ones by their names in the config: parsing costs more than building.
+    """
+    cfg = copy.deepcopy(parse(options))
+    for name, value in model_options.items():
+        setattr(cfg.model, name, value)
+    source = make_dictionary(words)
+    target = source if target_words is None else make_dictionary(target_words)
+    return TASKS[cfg.task._name](cfg.task, source, target).build_model(cfg.model)
+
+
+def make_model(options, **kwargs):
+    """The model of `build` in float64 and evaluation, with telling weights."""
+    return scatter(build(options, **kwargs)).double().eval()
+
+
+def sentences(*lengths, words=20, seed=3):
+    """Token ids (L,) of random sentences that end as fairseq's do."""
+    generator = torch.Generator().manual_seed(seed)
+    eos = make_dictionary(words).eos()
+    return [
+        torch.cat(
+            [torch.randint(4, words, (length - 1,), generator=generator), torch.tensor([eos])]
+        )
+        for length in lengths
+    ]
+
+
+def batch_of(rows, left_pad=False):
+    """The rows as fairseq pads them: (B, L)."""
+    return collate_tokens(rows, pad_idx=make_dictionary(4).pad(), left_pad=left_pad)

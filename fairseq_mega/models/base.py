@@ -1,5 +1,6 @@
 """What both models share: how options and checkpoints are read, and presets registered."""
 
+import os
 from typing import Dict
 
 from fairseq import hub_utils
@@ -47,7 +48,10 @@ class MegaCheckpointMixin:
 
         Raises:
             ValueError: where a checkpoint is of another model.
+            FileNotFoundError: where there is none.
         """
+        if "://" not in model_name_or_path and not os.path.exists(model_name_or_path):
+            raise FileNotFoundError(f"no folder of checkpoints at {model_name_or_path}")
         hub = super().from_pretrained(
             model_name_or_path, checkpoint_file, data_name_or_path, **kwargs
         )

@@ -13,6 +13,7 @@ from helpers import (
     make_cross,
     padding,
     randn,
+    reorder,
     retain_dropout,
     tensors_of,
     time_first,
@@ -167,7 +168,7 @@ def test_reordered_state_continues_the_reordered_input(order, rel_pos_bias):
     state = {}
     for q in start.split(1):
         module(q, key, mask, incremental_state=state)
-    module.reorder_incremental_state(state, order)
+    reorder(module, state, order)
     key, mask = key[:, order], mask[order]
     steps = [module(q, key, mask, incremental_state=state)[0] for q in end.split([1, 3])]
     expected = module(torch.cat([start[:, order], end]), key, mask)[0][3:]

@@ -9,6 +9,7 @@ from helpers import (
     make_ema,
     padding,
     randn,
+    reorder,
     run_segments,
     tensors_of,
     time_first,
@@ -168,7 +169,7 @@ def test_reordered_state_continues_the_reordered_input(order):
     start, end = randn(5, 3, 4), randn(4, len(order), 4, seed=2)
     state = {}
     module(start, incremental_state=state)
-    module.reorder_incremental_state(state, order)
+    reorder(module, state, order)
     whole = module(torch.cat([start[:, order], end]))
     assert_close(module(end, incremental_state=state), whole[5:])
 

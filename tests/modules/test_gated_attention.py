@@ -14,6 +14,7 @@ from helpers import (
     make_gated,
     padding,
     randn,
+    reorder,
     retain_dropout,
     run_segments,
     tensors_of,
@@ -283,6 +284,23 @@ def test_any_segments_equal_one_pass(sizes, options, batch):
     assert_close(run_segments(module, x, sizes), module(x)[0])
 
 
+@functions
+@pytest.mark.parametrize("chunk_size", [-1, 4])
+@pytest.mark.parametrize("sizes", [[1] * 13, [13], [7, 1, 1, 4], [4, 4, 5], [3, 9, 1]], ids=str)
+def test_weights_of_segments_are_those_of_one_pass(attention_activation, chunk_size, sizes):
+    """Their columns start where the chunk does that the segment continues."""
+    module, _ = make_gated(attention_activation=attention_activation, chunk_size=chunk_size)
+    x = randn(13, 2, 6)
+    _, whole = module(x, need_weights=True)
+    state, start = {}, 0
+    for part in x.split(sizes):
+        _, weights = module(part, incremental_state=state, need_weights=True)
+        stop = start + part.size(0)
+        first_key = start - start % chunk_size if chunk_size > 0 else 0
+        assert_close(weights, whole[:, start:stop, first_key:stop], what="weights")
+        start = stop
+
+
 @biases
 def test_long_segments_equal_one_pass(rel_pos_bias):
     """A stream far longer than the chunk, in segments that fall on its boundaries and off them."""
@@ -325,12 +343,21 @@ def test_reordered_state_continues_the_reordered_input(chunk_size, prefix, order
     start, end = randn(prefix, 3, 6), randn(5, len(order), 6, seed=2)
     state = {}
     run_segments(module, start, [1] * prefix, state)
-    for part in module.modules():
-        # As FairseqIncrementalDecoder does: every part that has the method, once.
-        if hasattr(part, "reorder_incremental_state"):
-            part.reorder_incremental_state(state, order)
+    reorder(module, state, order)
     expected = module(torch.cat([start[:, order], end]))[0][prefix:]
     assert_close(run_segments(module, end, [1, 1, 3], state), expected)
+
+
+@pytest.mark.parametrize("chunk_size", [-1, 8])
+def test_reordered_state_keeps_the_padding_of_each_sentence(chunk_size):
+    module, _ = make_gated(chunk_size=chunk_size)
+    order = torch.tensor([2, 0, 1])
+    x, mask = randn(12, 3, 6), padding(12, [12, 9, 7], left=True)
+    state = {}
+    module(x[:6], mask[:, :6], incremental_state=state)
+    reorder(module, state, order)
+    ends = run_segments(module, x[6:, order], [1] * 6, state)
+    assert_close(ends, module(x[:, order], mask[order])[0][6:])
 
 
 @pytest.mark.parametrize("chunk_size", [-1, 4])
@@ -411,6 +438,12 @@ def test_feature_dropout_drops_whole_channels(run, feature_dropout):
         assert not (always[0] == always[1]).all()  # and another for every sentence
     else:
         assert not always.any()
+
+
+def test_dropout_falls_on_the_average_and_on_the_update():
+    torch.manual_seed(0)
+    dropped = dropped_of_average(dropout=0.3).abs() < 1e-12
+    assert dropped.double().mean().item() == pytest.approx(1 - 0.7**2, abs=0.05)
 
 
 def test_feature_dropout_leaves_attention_dropout_alone():

@@ -1,0 +1,136 @@
+"""A sentence's result depends on nothing but the sentence: not on its batch, nor on padding."""
+
+import pytest
+import torch
+from helpers import (
+    BIASES,
+    FUNCTIONS,
+    NORMS,
+    TINY,
+    assert_close,
+    batch_of,
+    make_model,
+    relative_error,
+    sentences,
+)
+
+LENGTHS = (3, 12, 7, 1)
+CHUNKS = (-1, 5)
+
+functions = pytest.mark.parametrize("function", FUNCTIONS)
+biases = pytest.mark.parametrize("bias", BIASES)
+chunks = pytest.mark.parametrize("chunk", CHUNKS)
+left_pads = pytest.mark.parametrize("left_pad", [False, True], ids=["right", "left"])
+
+
+@chunks
+@biases
+@functions
+@left_pads
+def test_batching_a_translation(chunk, bias, function, left_pad):
+    """Scores and attention of each pair alone and in a batch, whichever side fairseq pads."""
+    model = make_model(
+        TINY["mega"],
+        encoder_chunk_size=chunk,
+        rel_pos_bias=bias,
+        attention_activation_fn=function,
+    )
+    check_batching(model, left_pad)
+
+
+@left_pads
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"normalize_before": True},
+        {"normalize_embedding": True},
+        {"truncation_length": 2},
+        {"no_scale_embedding": True, "decoder_ffn_embed_dim": 0, "decoder_input_dim": 6},
+        *({"normalization_type": norm} for norm in NORMS[1:]),
+    ],
+    ids=str,
+)
+def test_batching_with_other_options(options, left_pad):
+    check_batching(make_model(TINY["mega"], encoder_chunk_size=5, **options), left_pad)
+
+
+def check_batching(model, left_pad):
+    source, target = sentences(*LENGTHS), sentences(*LENGTHS[::-1], seed=4)
+    src_tokens = batch_of(source, left_pad)
+    with torch.no_grad():
+        scores, extra = model(src_tokens, None, batch_of(target))
+        features, _ = model(src_tokens, None, batch_of(target), features_only=True)
+        encoded = model.encoder(src_tokens)
+        for i, (s, t) in enumerate(zip(source, target)):
+            alone, alone_extra = model(s.unsqueeze(0), None, t.unsqueeze(0))
+            assert_close(scores[i, : len(t)], alone[0])
+            assert (features[i, len(t) :] == 0).all()
+            attention = extra["attn"][0][i, : len(t)]
+            is_word = src_tokens[i].ne(1)
+            assert_close(attention[:, is_word], alone_extra["attn"][0][0], what="attention")
+            assert (attention[:, ~is_word] == 0).all()
+
+            alone = model.encoder(s.unsqueeze(0))["encoder_out"][0][:, 0]
+            padding = encoded["encoder_padding_mask"][0][i]
+            assert (~padding).sum() == len(s)
+            assert_close(encoded["encoder_out"][0][~padding, i], alone, what="encoder output")
+            assert (encoded["encoder_out"][0][padding, i] == 0).all()
+
+
+@chunks
+@biases
+@functions
+def test_batching_a_language_model(chunk, bias, function):
+    model = make_model(
+        TINY["mega_lm"],
+        decoder_chunk_size=chunk,
+        rel_pos_bias=bias,
+        attention_activation_fn=function,
+    )
+    rows = sentences(*LENGTHS)
+    with torch.no_grad():
+        scores, _ = model(batch_of(rows))
+        features, _ = model(batch_of(rows), features_only=True)
+        for i, row in enumerate(rows):
+            assert_close(scores[i, : len(row)], model(row.unsqueeze(0))[0][0])
+            assert (features[i, len(row) :] == 0).all()
+
+
+@pytest.mark.parametrize("arch", TINY)
+@chunks
+@pytest.mark.parametrize("prenorm", [False, True])
+def test_future_tokens_never_change_earlier_outputs(arch, chunk, prenorm):
+    model = make_model(TINY[arch], decoder_chunk_size=chunk, normalize_before=prenorm)
+    source, (target,) = batch_of(sentences(7)), sentences(13, seed=5)
+
+    def scores(tokens):
+        with torch.no_grad():
+            inputs = (source, None) if arch == "mega" else ()
+            return model(*inputs, tokens.unsqueeze(0))[0][0]
+
+    before = scores(target)
+    for position in range(len(target)):
+        changed = target.clone()
+        changed[position] = 4 if target[position] != 4 else 5
+        after = scores(changed)
+        assert_close(after[:position], before[:position])
+        assert relative_error(after[position:], before[position:]) > 1e-3
+
+
+@pytest.mark.parametrize("arch", TINY)
+@pytest.mark.parametrize("options", [{}, {"normalize_before": True, "feature_dropout": True}])
+def test_checkpoint_activations_change_nothing(arch, options):
+    """Losses and gradients, dropout included."""
+    options = {**options, "dropout": 0.2, "attention_dropout": 0.1, "hidden_dropout": 0.1}
+    source, target = batch_of(sentences(9, 4), left_pad=True), batch_of(sentences(5, 11))
+    results = []
+    for flag in (False, True):
+        model = make_model(TINY[arch], checkpoint_activations=flag, **options).train()
+        torch.manual_seed(7)
+        inputs = (source, None) if arch == "mega" else ()
+        loss = model(*inputs, target)[0].logsumexp(-1).square().sum()
+        loss.backward()
+        results.append({"loss": loss} | {name: p.grad for name, p in model.named_parameters()})
+    assert results[0].keys() == results[1].keys()
+    for name, expected in results[0].items():
+        assert_close(results[1][name], expected, 1e-12, name)

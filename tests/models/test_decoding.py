@@ -1,0 +1,148 @@
+"""Reading a target at once, token by token or in segments gives the same scores and attention."""
+
+import pytest
+import torch
+from helpers import BIASES, FUNCTIONS, TINY, assert_close, batch_of, make_model, sentences
+
+LENGTH = 13
+SOURCE = (5, 9, 2)
+
+archs = pytest.mark.parametrize("arch", TINY)
+chunks = pytest.mark.parametrize("chunk", (-1, 1, 4))
+CUTS = ([1] * LENGTH, [LENGTH], [6, 1, 1, 5], [4, 4, 5], [3, 9, 1])
+
+
+def encode(model, arch):
+    """What the decoder attends to: the encoder's output, or nothing."""
+    return model.encoder(batch_of(sentences(*SOURCE), left_pad=True)) if arch == "mega" else None
+
+
+def targets(rows, length=LENGTH, seed=4):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(4, 20, (rows, length), generator=generator)
+
+
+def decode(model, tokens, cuts, encoder_out, state=None, start=0):
+    """Scores and attention of the tokens after `start`, read in segments as fairseq reads them."""
+    state = {} if state is None else state
+    parts, attention = [], []
+    for size in cuts:
+        start += size
+        scores, extra = model.decoder(
+            tokens[:, :start], encoder_out=encoder_out, incremental_state=state
+        )
+        assert scores.size(1) == size
+        parts.append(scores)
+        attention.append(extra["attn"][0])
+    assert start == tokens.size(1)
+    attention = None if attention[0] is None else torch.cat(attention, dim=1)
+    return torch.cat(parts, dim=1), attention
+
+
+@torch.no_grad()
+def check_decoding(arch, all_cuts=CUTS, **options):
+    # The EMA's truncation is of the parallel form alone: there is none here.
+    model = make_model(TINY[arch], truncation_length=0, **options)
+    encoder_out, tokens = encode(model, arch), targets(len(SOURCE))
+    expected, extra = model.decoder(tokens, encoder_out=encoder_out)
+    for cuts in all_cuts:
+        scores, attention = decode(model, tokens, cuts, encoder_out)
+        assert_close(scores, expected, what=f"scores in segments {cuts}")
+        if arch == "mega":
+            assert_close(attention, extra["attn"][0], what=f"attention in segments {cuts}")
+
+
+@archs
+@chunks
+@pytest.mark.parametrize("bias", BIASES)
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_incremental_equals_parallel(arch, chunk, bias, function):
+    check_decoding(
+        arch, decoder_chunk_size=chunk, rel_pos_bias=bias, attention_activation_fn=function
+    )
+
+
+@archs
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"normalize_before": True},
+        {"normalize_embedding": True},
+        {"normalization_type": "batchnorm"},
+        {"decoder_input_dim": 6, "decoder_ffn_embed_dim": 0},
+        {"share_decoder_input_output_embed": True, "no_scale_embedding": True},
+    ],
+    ids=str,
+)
+def test_incremental_equals_parallel_with_other_options(arch, options):
+    check_decoding(arch, CUTS[::2], decoder_chunk_size=4, **options)
+
+
+@archs
+@chunks
+@torch.no_grad()
+def test_reordering_the_state_equals_rereading_the_reordered_tokens(arch, chunk):
+    """Beam search drops, swaps and repeats hypotheses between steps."""
+    model = make_model(TINY[arch], truncation_length=0, decoder_chunk_size=chunk)
+    encoder_out, tokens, state = encode(model, arch), targets(len(SOURCE)), {}
+    read = 0
+    for turn, (order, cuts) in enumerate(
+        [([0, 1, 2], [5]), ([2, 0, 0, 1], [1]), ([3, 1, 1, 0, 2], [1, 1]), ([4, 0], [3])]
+    ):
+        order = torch.tensor(order)
+        if turn:
+            model.decoder.reorder_incremental_state_scripting(state, order)
+            tokens = tokens.index_select(0, order)
+            if encoder_out is not None:
+                encoder_out = model.encoder.reorder_encoder_out(encoder_out, order)
+        tokens[:, read:] = targets(len(order), LENGTH - read, seed=10 + turn)
+        size = read + sum(cuts)
+        scores, attention = decode(model, tokens[:, :size], cuts, encoder_out, state, read)
+        expected, extra = model.decoder(tokens[:, :size], encoder_out=encoder_out)
+        assert_close(scores, expected[:, read:])
+        if arch == "mega":
+            assert_close(attention, extra["attn"][0][:, read:])
+        read = size
+
+
+@archs
+@torch.no_grad()
+def test_each_sentence_has_a_state_of_its_own(arch):
+    """Two sentences that are read in turns, as the models of an ensemble are."""
+    model = make_model(TINY[arch], truncation_length=0, decoder_chunk_size=4)
+    encoder_out, states = encode(model, arch), [{}, {}]
+    both = [targets(len(SOURCE), seed=seed) for seed in (1, 2)]
+    results = [[], []]
+    for i in range(LENGTH):
+        for tokens, state, result in zip(both, states, results):
+            result.append(decode(model, tokens[:, : i + 1], [1], encoder_out, state, i)[0])
+    for tokens, result in zip(both, results):
+        expected, _ = model.decoder(tokens, encoder_out=encoder_out)
+        assert_close(torch.cat(result, dim=1), expected)
+
+
+@torch.no_grad()
+def test_the_layer_of_the_attention_can_be_chosen():
+    model = make_model(TINY["mega"])
+    encoder_out, tokens = encode(model, "mega"), targets(len(SOURCE))
+    by_layer = [
+        model.decoder(tokens, encoder_out=encoder_out, alignment_layer=i)[1]["attn"][0]
+        for i in range(2)
+    ]
+    last = model.decoder(tokens, encoder_out=encoder_out)[1]["attn"][0]
+    assert torch.equal(by_layer[1], last) and not torch.allclose(by_layer[0], last)
+
+
+@archs
+@torch.no_grad()
+def test_hidden_states_are_those_of_the_layers(arch):
+    model = make_model(TINY[arch])
+    encoder_out, tokens = encode(model, arch), targets(len(SOURCE))
+    kwargs = {"encoder_out": encoder_out, "features_only": True, "return_all_hiddens": True}
+    features, extra = model.decoder(tokens, **kwargs)
+    assert len(extra["inner_states"]) == 3
+    assert torch.equal(extra["inner_states"][-1].transpose(0, 1), features)
+    if arch == "mega":
+        src_tokens = batch_of(sentences(*SOURCE), left_pad=True)
+        encoded = model.encoder(src_tokens, return_all_hiddens=True)
+        assert len(encoded["encoder_states"]) == 3

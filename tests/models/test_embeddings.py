@@ -1,0 +1,169 @@
+"""Embeddings and output layers: shared where the options say so, adaptive, or read from a file."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fairseq.criterions.adaptive_loss import AdaptiveLoss
+from helpers import TINY, assert_close, batch_of, build, make_dictionary, make_model, sentences
+
+ADAPTIVE = " --criterion adaptive_loss --adaptive-softmax-cutoff 8,14 --adaptive-softmax-factor 2"
+ADAPTIVE_INPUT = ADAPTIVE
+ADAPTIVE_INPUT += " --adaptive-input --adaptive-input-cutoff 8,14 --adaptive-input-factor 2"
+TIED = " --tie-adaptive-weights --tie-adaptive-proj"
+
+
+def embeddings(model):
+    return model.encoder.embed_tokens.weight, model.decoder.embed_tokens.weight
+
+
+def output(model):
+    return model.decoder.output_projection.weight
+
+
+def shares(a, b):
+    return a.data_ptr() == b.data_ptr()
+
+
+def check_loads_back(options, inputs, shared):
+    """A model's weights in another one of the same options: the same scores, and still shared."""
+    model, other = make_model(options), build(options).double().eval()
+    other.load_state_dict(model.state_dict())
+    for each in (model, other):
+        assert all(shares(a, b) for a, b in shared(each))
+    assert torch.equal(other(*inputs)[0], model(*inputs)[0])
+
+
+def pair():
+    return batch_of(sentences(5, 3)), None, batch_of(sentences(4, 6))
+
+
+def test_nothing_is_shared_by_default():
+    model = build(TINY["mega"])
+    tables = [*embeddings(model), output(model)]
+    assert len({table.data_ptr() for table in tables}) == 3
+
+
+def test_separate_dictionaries():
+    model = build(TINY["mega"], words=20, target_words=30)
+    assert [len(table) for table in (*embeddings(model), output(model))] == [20, 30, 30]
+    assert model(torch.full((1, 3), 19), None, torch.full((1, 2), 29))[0].shape == (1, 2, 30)
+
+
+@pytest.mark.parametrize("arch", TINY)
+def test_share_decoder_input_output_embed(arch):
+    options = f"{TINY[arch]} --share-decoder-input-output-embed"
+    inputs = pair() if arch == "mega" else pair()[:1]
+    check_loads_back(options, inputs, lambda m: [(m.decoder.embed_tokens.weight, output(m))])
+    if arch == "mega":
+        assert not shares(*embeddings(build(options)))
+
+
+def test_share_all_embeddings():
+    def shared(model):
+        return [embeddings(model), (output(model), embeddings(model)[0])]
+
+    check_loads_back(f"{TINY['mega']} --share-all-embeddings", pair(), shared)
+
+
+def test_share_all_embeddings_with_an_adaptive_softmax():
+    options = f"{TINY['mega']} --share-all-embeddings {ADAPTIVE}"
+    check_loads_back(options, pair(), lambda model: [embeddings(model)])
+
+
+def adaptive_weights(model):
+    """Weights of the bands' words: of the input, and of the softmax's head and tails."""
+    bands, softmax = model.decoder.embed_tokens.embeddings, model.decoder.adaptive_softmax
+    head = getattr(softmax.head, "word_proj", softmax.head)
+    return list(zip([band[0].weight for band in bands], [head.weight, *tail_weights(softmax, 2)]))
+
+
+def adaptive_projections(model):
+    bands, softmax = model.decoder.embed_tokens.embeddings, model.decoder.adaptive_softmax
+    return list(zip([band[1].weight for band in bands[1:]], tail_weights(softmax, 0)))
+
+
+def tail_weights(softmax, part):
+    return [tail[part].weight for tail in softmax.tail]
+
+
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize("projections", [False, True])
+def test_tied_adaptive_embeddings(weights, projections):
+    options = TINY["mega_lm"] + ADAPTIVE_INPUT
+    options += " --tie-adaptive-weights" * weights + " --tie-adaptive-proj" * projections
+    model = build(options)
+    # fairseq ties projections only of tied weights.
+    for tied, pairs in (
+        (weights, adaptive_weights(model)),
+        (weights and projections, adaptive_projections(model)),
+    ):
+        assert all(shares(a, b) == tied for a, b in pairs)
+    check_loads_back(options, pair()[:1], adaptive_weights if weights else lambda model: [])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "arch, adaptive_input", [("mega", False), ("mega_lm", False), ("mega_lm", True)]
+)
+def test_an_adaptive_softmax_gives_probabilities(arch, adaptive_input):
+    """They sum to one over the vocabulary, and their logarithms are what the criterion sums up."""
+    options = TINY[arch] + (ADAPTIVE_INPUT + TIED if adaptive_input else ADAPTIVE)
+    model = make_model(options)
+    names = ("src_tokens", "src_lengths", "prev_output_tokens")
+    inputs = dict(zip(names, pair())) if arch == "mega" else {"src_tokens": pair()[0]}
+    target = list(inputs.values())[-1].clone()
+    # fairseq's criterion leaves out the second word of each tail, whose index there is padding's.
+    target[(target == 9) | (target == 15)] = 10
+    sample = {"net_input": inputs, "target": target, "ntokens": 1}
+
+    task = SimpleNamespace(target_dictionary=make_dictionary(20))
+    criterion = AdaptiveLoss(task, sentence_avg=False)
+    result = model(**inputs)
+    log_probs = model.get_normalized_probs(result, log_probs=True)
+    assert_close(log_probs.exp().sum(-1), torch.ones(target.shape, dtype=torch.float64))
+    loss, _, _ = criterion(model, sample)
+    words = target.ne(1)
+    expected = -log_probs.gather(2, target.unsqueeze(2)).squeeze(2)[words].sum()
+    assert_close(loss.squeeze(), expected)
+
+
+def write_vectors(path, vectors):
+    """A file of word vectors in fairseq's text format."""
+    lines = [f"{len(vectors)} {len(next(iter(vectors.values())))}"]
+    lines += [" ".join([word, *map(str, row)]) for word, row in vectors.items()]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def check_rows(embedding, vectors):
+    dictionary = make_dictionary(20)
+    for word, row in vectors.items():
+        assert_close(embedding.weight[dictionary.index(word)], torch.tensor(row), 1e-6)
+    others = [i for i in range(4, 20) if dictionary[i] not in vectors]
+    assert (embedding.weight[others].std() > 0.1).item()
+    assert (embedding.weight[dictionary.pad()] == 0).all()
+
+
+def test_pretrained_embeddings(tmp_path):
+    source = {"w3": [0.5 + i for i in range(12)], "w9": [-1.0] * 12}
+    target = {"w0": [2.0] * 6}
+    paths = [write_vectors(tmp_path / name, v) for name, v in (("s", source), ("t", target))]
+    options = f"--encoder-embed-path {paths[0]} --decoder-embed-path {paths[1]}"
+    model = build(f"{TINY['mega']} --decoder-input-dim 6 {options}")
+    check_rows(model.encoder.embed_tokens, source)
+    check_rows(model.decoder.embed_tokens, target)
+
+    model = build(f"{TINY['mega']} --share-all-embeddings --encoder-embed-path {paths[0]}")
+    check_rows(model.decoder.embed_tokens, source)
+    model = build(f"{TINY['mega_lm']} --decoder-input-dim 6 --decoder-embed-path {paths[1]}")
+    check_rows(model.decoder.embed_tokens, target)
+
+
+@pytest.mark.parametrize("arch", TINY)
+def test_an_input_of_another_dimension_is_projected(arch):
+    model = build(f"{TINY[arch]} --decoder-input-dim 6")
+    decoder = model.decoder
+    assert decoder.embed_tokens.weight.shape == (20, 6)
+    assert decoder.project_in_dim.weight.shape == (12, 6)
+    assert output(model).shape == (20, 12)

@@ -1,0 +1,647 @@
+"""fairseq's commands with ``--user-dir``, on toy data: to reverse sentences, to go on with a text.
+
+Each process takes seconds to start, so trained models are shared, by all processes of a test run.
+"""
+
+import fcntl
+import json
+import math
+import os
+import random
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import fairseq.options
+import pytest
+import torch
+from fairseq.checkpoint_utils import load_model_ensemble_and_task
+from helpers import TINY, assert_close, build
+
+import fairseq_mega
+from fairseq_mega import MegaLanguageModel, MegaModel
+
+ROOT = Path(fairseq_mega.__file__).parents[1]
+PLUGIN = ROOT / "fairseq_mega"
+BIN = Path(sys.executable).parent
+WORDS = [f"w{i}" for i in range(12)]
+
+MEGA = (
+    "--arch mega --encoder-layers 2 --decoder-layers 1 --encoder-embed-dim 32 "
+    "--encoder-hidden-dim 48 --encoder-ffn-embed-dim 48 --encoder-z-dim 16 --encoder-n-dim 4 "
+    "--encoder-chunk-size 4 --normalize-before --weight-init xavier "
+    "--max-source-positions 20 --max-target-positions 20 --batch-size 16"
+)
+MEGA_LM = (
+    "--task language_modeling --arch mega_lm --decoder-layers 2 --decoder-embed-dim 24 "
+    "--decoder-hidden-dim 32 --decoder-ffn-embed-dim 32 --decoder-z-dim 8 --decoder-n-dim 4 "
+    "--decoder-chunk-size 8 --rel-pos-bias rotary --tokens-per-sample 32 --batch-size 8"
+)
+TRAIN = (
+    "--optimizer adam --lr 5e-3 --lr-scheduler linear_decay --warmup-updates 10 "
+    "--total-num-update 400 --log-interval 1 --log-format json --no-epoch-checkpoints "
+    "--disable-validation --num-workers 0"
+)
+# fairseq draws the batches of all epochs in the first one after it starts, unless told to draw
+# those of each epoch anew; only then does a resumed training see the same ones.
+RESUMABLE = "--update-epoch-batch-itr True"
+
+
+# --- running commands ---------------------------------------------------------------------------
+
+
+def start(command, *options, cwd=ROOT, user_dir="fairseq_mega", **kwargs):
+    """A process of fairseq-`command`; options are strings of options, or paths.
+
+    By default, fairseq leaves out the last sentences of a set if they are not a multiple of 8.
+    """
+    words = [str(BIN / f"fairseq-{command}")]
+    for option in options:
+        words += option.split() if isinstance(option, str) else [str(option)]
+    if command not in ("preprocess", "hydra-train"):
+        words += ["--user-dir", str(user_dir), "--cpu", "--required-batch-size-multiple", "1"]
+    return subprocess.Popen(
+        words,
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **kwargs,
+    )
+
+
+def finish(process, stdin=None, fails=False):
+    """What the process prints, once it has ended as expected."""
+    output = "".join(process.communicate(stdin, timeout=300))
+    assert (process.returncode != 0) == fails, output[-1500:]
+    return output
+
+
+def run(*args, stdin=None, fails=False, **kwargs):
+    return finish(start(*args, **kwargs), stdin, fails)
+
+
+def losses(output):
+    """The loss of each update, from a log with `--log-interval 1`."""
+    lines = re.findall(r"train_inner \| (\{.*\})", output)
+    return {int(line["num_updates"]): float(line["loss"]) for line in map(json.loads, lines)}
+
+
+def valid_loss(output):
+    """The last loss on the validation set, in base 2."""
+    return float(re.findall(r'"valid_loss": "([\d.]+)"', output)[-1])
+
+
+def made_once(tmp_path_factory, name, make):
+    """The folder `name` after `make(folder)`, which the first test process to need it runs."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / name
+    with open(root / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            (folder / "made").touch()
+    return folder
+
+
+# --- data and models ----------------------------------------------------------------------------
+
+
+def write(path, rows):
+    path.write_text("".join(" ".join(row) + "\n" for row in rows))
+
+
+def random_rows(count, longest, seed):
+    generator = random.Random(seed)
+    return [generator.choices(WORDS, k=generator.randint(2, longest)) for _ in range(count)]
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory):
+    """Binarised pairs; `train` and `test1` end with one that is longer than the models allow."""
+
+    def make(folder):
+        too_long = [["w1"] * 40]
+        for i, (split, count) in enumerate(dict(train=200, valid=20, test=20, test1=3).items()):
+            rows = random_rows(count, 8, seed=i) + too_long * (split in ("train", "test1"))
+            write(folder / f"{split}.src", rows)
+            write(folder / f"{split}.tgt", [row[::-1] for row in rows])
+        prefixes = f"--trainpref {folder}/train --validpref {folder}/valid"
+        prefixes += f" --testpref {folder}/test,{folder}/test1 --destdir {folder}/bin"
+        run("preprocess", "-s src -t tgt --joined-dictionary", prefixes)
+
+    return made_once(tmp_path_factory, "pairs", make) / "bin"
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory):
+    """A binarised text whose lines count upwards."""
+
+    def make(folder):
+        for i, split in enumerate(("train", "valid", "test")):
+            generator, count = random.Random(i), 150 if split == "train" else 20
+            runs = [(generator.randrange(12), generator.randint(2, 9)) for _ in range(count)]
+            rows = [[WORDS[j % 12] for j in range(first, first + n)] for first, n in runs]
+            write(folder / split, rows)
+        prefixes = f"--trainpref {folder}/train --validpref {folder}/valid"
+        run(
+            "preprocess",
+            "--only-source",
+            prefixes,
+            f"--testpref {folder}/test --destdir {folder}/bin",
+        )
+
+    return made_once(tmp_path_factory, "text", make) / "bin"
+
+
+@pytest.fixture(scope="session")
+def translation(tmp_path_factory, pairs):
+    """A training of 160 updates, with a checkpoint in the middle of an epoch, at update 100."""
+
+    def make(folder):
+        output = run(
+            "train",
+            pairs,
+            MEGA,
+            TRAIN.replace("--no-epoch-checkpoints --disable-validation", RESUMABLE),
+            f"--save-dir {folder} --max-update 160 --save-interval-updates 100",
+            "--validate-interval 1000 --save-interval 1000",
+            "--criterion label_smoothed_cross_entropy --label-smoothing 0.1",
+        )
+        (folder / "log").write_text(output)
+
+    folder = made_once(tmp_path_factory, "translation", make)
+    (middle,) = folder.glob("checkpoint_*_100.pt")
+    return SimpleNamespace(
+        data=pairs,
+        folder=folder,
+        last=folder / "checkpoint_last.pt",
+        middle=middle,
+        log=(folder / "log").read_text(),
+    )
+
+
+@pytest.fixture(scope="session")
+def language_model(tmp_path_factory, text):
+    def make(folder):
+        output = run(
+            "train",
+            text,
+            MEGA_LM,
+            TRAIN.replace("--disable-validation", ""),
+            f"--save-dir {folder} --max-update 60 --validate-interval 1000",
+        )
+        (folder / "log").write_text(output)
+
+    folder = made_once(tmp_path_factory, "language_model", make)
+    return SimpleNamespace(
+        data=text,
+        folder=folder,
+        last=folder / "checkpoint_last.pt",
+        log=(folder / "log").read_text(),
+    )
+
+
+@pytest.fixture(scope="session")
+def load():
+    """Models and dictionary of checkpoints, as the commands load them."""
+
+    def load(*paths):
+        models, _, task = load_model_ensemble_and_task([str(path) for path in paths])
+        return [model.eval() for model in models], task.target_dictionary
+
+    return load
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+def test_training_learns_and_skips_what_is_too_long(translation, language_model):
+    for each in (translation, language_model):
+        curve = losses(each.log)
+        assert len(curve) == max(curve)
+        assert curve[max(curve)] < 0.8 * curve[1]
+    assert re.search(r"1 samples have invalid sizes and will be skipped", translation.log)
+    assert "max_positions=(20, 20), first few sample ids=[200]" in translation.log
+
+
+def test_a_resumed_training_continues_exactly(translation, tmp_path):
+    """From a checkpoint in the middle of an epoch, with dropout."""
+    output = run(
+        "train",
+        translation.data,
+        MEGA,
+        f"{TRAIN} {RESUMABLE}",
+        f"--save-dir {tmp_path} --restore-file {translation.middle} --max-update 160",
+        "--criterion label_smoothed_cross_entropy --label-smoothing 0.1",
+    )
+    resumed, uninterrupted = losses(output), losses(translation.log)
+    assert sorted(resumed) == list(range(101, 161))
+    assert resumed == {update: uninterrupted[update] for update in resumed}
+
+    ours, theirs = (
+        torch.load(path) for path in (tmp_path / "checkpoint_last.pt", translation.last)
+    )
+    for part in ("model", "last_optimizer_state"):
+        assert_equal(ours[part], theirs[part])
+    # Sums of the losses since the epoch began, with every digit.
+    sums = [
+        {name: meter for _, name, _, meter in each["extra_state"]["metrics"]["train"]}
+        for each in (ours, theirs)
+    ]
+    assert_equal(*({name: each[name] for name in ("loss", "nll_loss", "gnorm")} for each in sums))
+
+
+def assert_equal(ours, theirs):
+    """Equality of containers of tensors and numbers, to the last digit."""
+    assert type(ours) is type(theirs)
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            assert_equal(ours[key], theirs[key])
+    elif isinstance(ours, (list, tuple)):
+        assert len(ours) == len(theirs)
+        for a, b in zip(ours, theirs):
+            assert_equal(a, b)
+    elif isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs)
+    else:
+        assert ours == theirs
+
+
+def test_two_processes_train_as_one_that_accumulates_gradients(pairs, tmp_path):
+    options = [pairs, MEGA, TRAIN, "--dropout 0 --max-update 12"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    parallel = "--ddp-backend legacy_ddp --distributed-backend gloo --distributed-no-spawn "
+    parallel += f"--distributed-world-size 2 --distributed-init-method {address}"
+    two, one = tmp_path / "two", tmp_path / "one"
+    processes = [
+        start("train", *options, f"--save-dir {two} {parallel} --distributed-rank {rank}")
+        for rank in (0, 1)
+    ]
+    output = [finish(process) for process in processes][0]
+    alone = losses(run("train", *options, f"--save-dir {one} --update-freq 2"))
+    together = losses(output)
+    assert list(together) == list(alone) == list(range(1, 13))
+    assert together == pytest.approx(alone, abs=2e-3)
+    models = [torch.load(folder / "checkpoint_last.pt")["model"] for folder in (two, one)]
+    assert models[0].keys() == models[1].keys()
+    for name, value in models[1].items():
+        assert_close(models[0][name], value, 1e-3, name)
+
+
+def test_validate(translation):
+    output = run(
+        "validate",
+        translation.data,
+        f"--task translation --path {translation.last} --valid-subset valid",
+        "--batch-size 5 --log-format simple",
+    )
+    (loss,) = re.findall(r"valid \| .*\| loss ([\d.]+)", output)
+    assert float(loss) == pytest.approx(valid_loss(translation.log), abs=2e-3)
+
+
+HYDRA = """
+common: {user_dir: PLUGIN, cpu: true}
+checkpoint: {save_dir: FOLDER}
+dataset: {batch_size: 16, required_batch_size_multiple: 1, num_workers: 0, disable_validation: true}
+optimization: {lr: [0.005], max_update: 5}
+optimizer: {_name: adam}
+lr_scheduler: {_name: linear_decay, warmup_updates: 2}
+criterion: {_name: cross_entropy}
+task: {_name: TASK, data: DATA}
+model:
+  _name: ARCH
+  SIDE_layers: 1
+  SIDE_embed_dim: 16
+  SIDE_hidden_dim: 24
+  SIDE_ffn_embed_dim: 24
+  SIDE_z_dim: 8
+  SIDE_chunk_size: 4
+  rel_pos_bias: rotary
+hydra: {run: {dir: FOLDER/hydra}}
+"""
+
+
+@pytest.mark.parametrize(
+    "arch, side, task, data",
+    [
+        ("mega", "encoder", "translation", "pairs"),
+        ("mega_lm", "decoder", "language_modeling", "text"),
+    ],
+)
+def test_hydra_train(arch, side, task, data, request, tmp_path):
+    """From a YAML file of options; those that it lacks have their defaults."""
+    config = HYDRA
+    values = {"ARCH": arch, "SIDE": side, "TASK": task, "FOLDER": tmp_path, "PLUGIN": PLUGIN}
+    values["DATA"] = request.getfixturevalue(data)
+    for name, value in values.items():
+        config = config.replace(name, str(value))
+    (tmp_path / "toy.yaml").write_text(config)
+    output = run("hydra-train", f"--config-dir {tmp_path} --config-name toy")
+    checkpoint = torch.load(tmp_path / "checkpoint_last.pt")
+    weight = checkpoint["model"]["decoder.layers.0.mega_layer.move.delta"]
+    assert weight.shape == (16, 16, 1), output
+    assert checkpoint["optimizer_history"][-1]["num_updates"] == 5
+
+
+# --- generation ---------------------------------------------------------------------------------
+
+
+def generate(data, path, options, subset="test", **kwargs):
+    output = run("generate", data, f"--path {path} --gen-subset {subset}", options, **kwargs)
+    return Generated(output)
+
+
+class Generated:
+    """What fairseq-generate or fairseq-interactive prints, by sentence."""
+
+    def __init__(self, output):
+        self.output = output
+        self.sources = self._lines("S")
+        self.references = self._lines("T")
+        self.hypotheses = {i: line.split("\t")[1] for i, line in self._lines("H").items()}
+        self.scores = {i: float(line.split("\t")[0]) for i, line in self._lines("H").items()}
+        self.alignments = self._lines("A")
+
+    def _lines(self, kind):
+        lines = re.findall(rf"^{kind}-(\d+)\t(.*)$", self.output, re.MULTILINE)
+        return {int(i): line for i, line in lines}
+
+
+@pytest.fixture(scope="session")
+def beam(translation):
+    options = "--beam 4 --batch-size 8 --print-alignment --max-len-b 20"
+    return generate(translation.data, translation.last, options)
+
+
+def read(dictionary, sentence):
+    return dictionary.encode_line(sentence, add_if_not_exist=False).long()
+
+
+@torch.no_grad()
+def log_probs(models, dictionary, source, target):
+    """Of the target's tokens and all others (T, V): the mean of the models' probabilities."""
+    source, target = read(dictionary, source).unsqueeze(0), read(dictionary, target)
+    previous = torch.cat([target[-1:], target[:-1]]).unsqueeze(0)
+    probs = [torch.softmax(model(source, None, previous)[0][0].double(), -1) for model in models]
+    return torch.stack(probs).mean(0).log(), target
+
+
+def check_scores(models, dictionary, generated, count=20):
+    """fairseq's score is the mean log-probability of a hypothesis, in base 2."""
+    assert len(generated.hypotheses) == count
+    for i, hypothesis in generated.hypotheses.items():
+        scores, target = log_probs(models, dictionary, generated.sources[i], hypothesis)
+        expected = scores.gather(1, target.unsqueeze(1)).mean().item() / math.log(2)
+        assert generated.scores[i] == pytest.approx(expected, abs=2e-4)
+
+
+def test_beam_search_scores_are_those_of_the_model(translation, beam, load):
+    check_scores(*load(translation.last), beam)
+    assert len(set(beam.hypotheses.values())) > 10
+    assert "BLEU4" in beam.output
+
+
+def test_batches_do_not_change_hypotheses(translation, beam):
+    options = "--beam 4 --batch-size 1 --print-alignment --max-len-b 20"
+    alone = generate(translation.data, translation.last, options)
+    assert alone.hypotheses == beam.hypotheses
+    assert alone.scores == pytest.approx(beam.scores, abs=2e-4)
+    assert alone.alignments == beam.alignments
+
+
+def test_alignments_point_into_the_source(beam):
+    points = set()
+    for i, hypothesis in beam.hypotheses.items():
+        source, target = len(beam.sources[i].split()), len(hypothesis.split())
+        pairs = [tuple(map(int, pair.split("-"))) for pair in beam.alignments[i].split()]
+        assert [t for _, t in pairs] == list(range(target))
+        assert all(0 <= s < source for s, _ in pairs)
+        points |= {s for s, _ in pairs}
+    assert len(points) > 2
+
+
+def test_sampling_and_prefixes(translation, load):
+    options = "--beam 1 --sampling --sampling-topk 3 --prefix-size 2 --batch-size 8 --max-len-b 20"
+    sampled = generate(translation.data, translation.last, options)
+    models, dictionary = load(translation.last)
+    ranks = []
+    for i, hypothesis in sampled.hypotheses.items():
+        assert hypothesis.split()[:2] == sampled.references[i].split()[:2]
+        scores, target = log_probs(models, dictionary, sampled.sources[i], hypothesis)
+        better = scores > scores.gather(1, target.unsqueeze(1))
+        ranks += better.sum(1)[2:-1].tolist()  # the end may be forced by the length
+    assert max(ranks) == 2 and min(ranks) == 0
+
+
+def test_an_ensemble_averages_probabilities(translation, beam, load):
+    path = f"{translation.middle}:{translation.last}"
+    options = "--beam 4 --batch-size 8 --max-len-b 20"
+    ensemble = generate(translation.data, path, options)
+    check_scores(*load(translation.middle, translation.last), ensemble)
+    assert ensemble.scores != beam.scores
+
+
+def test_retain_dropout(translation, beam):
+    options = "--beam 4 --batch-size 8 --max-len-b 20 --retain-dropout"
+    dropped = generate(translation.data, translation.last, options)
+    assert dropped.hypotheses.keys() == beam.hypotheses.keys()
+    changed = [i for i in beam.scores if abs(dropped.scores[i] - beam.scores[i]) > 1e-3]
+    assert len(changed) > 15
+
+
+def test_interactive_from_elsewhere_with_the_printed_user_dir(translation, beam, tmp_path):
+    """``python -m fairseq_mega`` prints what ``--user-dir`` wants."""
+    printed = subprocess.run(
+        [sys.executable, "-m", "fairseq_mega"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    assert Path(printed) == PLUGIN
+    output = run(
+        "interactive",
+        translation.data,
+        f"--path {translation.last} --beam 4 --max-len-b 20 --buffer-size 8 --batch-size 8",
+        stdin="".join(f"{beam.sources[i]}\n" for i in range(6)),
+        user_dir=printed,
+        cwd=tmp_path,
+    )
+    typed = Generated(output)
+    assert typed.hypotheses == {i: beam.hypotheses[i] for i in range(6)}
+    assert typed.scores == pytest.approx({i: beam.scores[i] for i in range(6)}, abs=2e-4)
+
+
+def test_a_sentence_that_is_too_long_is_reported(translation):
+    output = generate(translation.data, translation.last, "", subset="test1", fails=True).output
+    assert "Size of sample #3 is invalid" in output and "max_positions=(20, 20)" in output
+    assert "skip this example with --skip-invalid-size-inputs-valid-test" in output
+
+
+# --- language models ----------------------------------------------------------------------------
+
+
+def test_eval_lm(language_model):
+    """The same loss as training reports."""
+    output = run(
+        "eval-lm",
+        language_model.data,
+        f"--path {language_model.last} --gen-subset valid --tokens-per-sample 32",
+        "--sample-break-mode none --batch-size 3",
+    )
+    (loss,) = re.findall(r"Loss \(base 2\): ([\d.]+)", output)
+    assert float(loss) == pytest.approx(valid_loss(language_model.log), abs=2e-3)
+
+
+# --- from Python --------------------------------------------------------------------------------
+
+
+def hub(kind, trained, checkpoint="checkpoint_last.pt", **options):
+    return kind.from_pretrained(
+        str(trained.folder), checkpoint, data_name_or_path=str(trained.data), **options
+    )
+
+
+def test_translate_from_python(translation, beam):
+    model = hub(MegaModel, translation)
+    sources = [beam.sources[i] for i in range(5)]
+    translations = model.translate(sources, beam=4, max_len_b=20)
+    assert translations == [beam.hypotheses[i] for i in range(5)]
+    ensemble = hub(MegaModel, translation, f"{translation.middle.name}:checkpoint_last.pt")
+    assert len(ensemble.models) == 2
+    assert isinstance(ensemble.translate(sources[0]), str)
+
+
+def test_language_models_from_python(language_model):
+    model = hub(MegaLanguageModel, language_model)
+    tokens = read(model.task.source_dictionary, "w3 w4 w5 w6")
+    with torch.no_grad():
+        scores = model.models[0](torch.cat([tokens[-1:], tokens[:-1]]).unsqueeze(0))[0][0]
+    expected = scores.log_softmax(-1).gather(1, tokens.unsqueeze(1)).squeeze(1)
+    result = model.score("w3 w4 w5 w6")  # fairseq leaves out the end of the sentence
+    assert result["tokens"].equal(tokens[:-1])
+    assert_close(result["positional_scores"], expected[:-1], 1e-5)
+
+    continued = model.sample("w3 w4 w5", beam=2, max_len_b=20)
+    assert continued.startswith("w3 w4 w5 w6")
+
+
+def save_transformer(folder, data):
+    """A checkpoint of another of fairseq's models."""
+    sizes = {"layers": 1, "embed-dim": 8, "ffn-embed-dim": 8, "attention-heads": 2}
+    options = "--arch transformer --source-lang src --target-lang tgt"
+    for side in ("encoder", "decoder"):
+        options += "".join(f" --{side}-{name} {size}" for name, size in sizes.items())
+    args = fairseq.options.parse_args_and_arch(
+        fairseq.options.get_training_parser(), [str(data), *options.split()]
+    )
+    state = {
+        "args": args,
+        "model": build(options, words=len(WORDS) + 4).state_dict(),
+        "optimizer_history": [
+            {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
+        ],
+        "extra_state": {"train_iterator": {"epoch": 1}},
+    }
+    torch.save(state, folder / "transformer.pt")
+    return folder / "transformer.pt"
+
+
+def test_checkpoints_of_another_model_are_refused(translation, language_model, tmp_path):
+    with pytest.raises(ValueError, match="holds a MegaLanguageModel, not a MegaModel"):
+        hub(MegaModel, language_model)
+    with pytest.raises(ValueError, match="holds a MegaModel, not a MegaLanguageModel"):
+        hub(MegaLanguageModel, translation)
+    save_transformer(tmp_path, translation.data)
+    with pytest.raises(ValueError, match="holds a TransformerModel, not a MegaModel"):
+        hub(MegaModel, SimpleNamespace(folder=tmp_path, data=translation.data), "transformer.pt")
+
+
+def test_missing_checkpoints_are_named(translation, tmp_path):
+    with pytest.raises(OSError, match="nothing.pt"):
+        hub(MegaModel, translation, "nothing.pt")
+    with pytest.raises(OSError, match="nowhere"):
+        hub(MegaModel, SimpleNamespace(folder=tmp_path / "nowhere", data=translation.data))
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arch, options, says",
+    [
+        ("mega", "--encoder-chunk-size 0", ["--encoder-chunk-size is 0", "or -1"]),
+        (
+            "mega_lm",
+            "--adaptive-softmax-cutoff 4,8",
+            ["--adaptive-softmax-cutoff is 4,8", "use --criterion adaptive_loss"],
+        ),
+        ("mega", "--rel-pos-bias alibi", ["argument --rel-pos-bias", "alibi", "rotary"]),
+    ],
+)
+def test_bad_options_end_before_training(arch, options, says, request, tmp_path):
+    data = request.getfixturevalue("pairs" if arch == "mega" else "text")
+    options += f" --batch-size 8 --save-dir {tmp_path}"
+    output = run("train", data, TINY[arch], TRAIN, options, fails=True)
+    error = [line for line in output.splitlines() if "rror" in line][-1]
+    assert all(words in error for words in says)
+    assert "begin training epoch" not in output and not losses(output)
+
+
+def test_training_does_not_start_from_another_models_checkpoint(pairs, tmp_path):
+    transformer = save_transformer(tmp_path, pairs)
+    options = f"--save-dir {tmp_path} --restore-file {transformer} --batch-size 8"
+    output = run("train", pairs, TINY["mega"], TRAIN, options, fails=True)
+    assert "ValueError: not a checkpoint of a Mega model" in output
+    assert "begin training epoch" not in output
+
+
+# --- published models ---------------------------------------------------------------------------
+
+
+def test_published_translation(parity):
+    """The published code's hypotheses, and its scores within 1e-3."""
+    published = Generated((parity / "translation" / "generate.txt").read_text())
+    path = parity / "translation" / "checkpoint.pt"
+    data = [parity / "translation" / "data-bin", "-s src -t tgt"]
+    ours = Generated(run("generate", *data, f"--path {path} --beam 4 --batch-size 16"))
+    assert len(published.hypotheses) == 40
+    assert ours.hypotheses == published.hypotheses
+    assert ours.scores == pytest.approx(published.scores, abs=1e-3)
+
+
+def word_scores(output):
+    """Words and their log-probabilities, as --output-word-probs prints them."""
+    return re.findall(r"(\S+) \[(-[\d.]+)\]", output)
+
+
+def test_published_language_model(parity):
+    """The published evaluation of the test set as one stream: every word, and the perplexity."""
+    folder = parity / "language_model"
+    output = run(
+        "eval-lm",
+        folder / "data-bin",
+        f"--path {folder / 'checkpoint.pt'} --output-word-probs --sample-break-mode none",
+        "--tokens-per-sample 100000 --max-tokens 100000 --max-target-positions 100000",
+    )
+    assert "Loss (base 2): 4.2914, Perplexity: 19.58" in output
+    published, ours = word_scores((folder / "eval.txt").read_text()), word_scores(output)
+    assert len(published) > 900
+    assert [word for word, _ in ours] == [word for word, _ in published]
+    scores = [[float(score) for _, score in each] for each in (ours, published)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
