@@ -2,12 +2,11 @@
 
 from typing import Dict, Optional, Tuple
 
-import torch
 import torch.nn.functional as F
 from fairseq.incremental_decoding_utils import with_incremental_state
 from torch import Tensor, nn
 
-from ..ops.attention import ATTENTION_FUNCTIONS, attention_weights
+from ..ops.attention import ATTENTION_FUNCTIONS, attend
 from ..ops.gating import gated_residual
 from .activations import ACTIVATIONS
 from .checks import check_choice, check_positive
@@ -96,17 +95,22 @@ class GatedCrossAttention(nn.Module):
         u, r, q = self.q_proj(x).split([self.embed_dim, self.embed_dim, self.zdim], dim=-1)
 
         k, v, start = self._keys_and_values(key, q.size(1), incremental_state)
-        bias = self.rel_pos_bias(q.size(1), k.size(1), start)
-        weights = attention_weights(
-            q, k, bias, self.attention_activation, key_padding_mask=key_padding_mask
+        o, weights = attend(
+            q,
+            k,
+            v,
+            self.rel_pos_bias(q.size(1), k.size(1), start),
+            self.attention_activation,
+            padding=key_padding_mask,
+            dropout=self.attention_dropout,
+            need_weights=need_weights,
         )
-        o = torch.bmm(self.attention_dropout(weights), v)  # (B, L, D)
 
         h = self.dropout(self.activation(self.h_proj(o * F.silu(r))))
         y = gated_residual(residual, h, u)
         if not self.prenorm:
             y = self.norm(y)
-        return y.transpose(0, 1), weights if need_weights else None
+        return y.transpose(0, 1), weights
 
     def _keys_and_values(self, key, length: int, incremental_state):
         """Keys ``(B, S, Z)``, values ``(B, S, D)``, and the position of the first query."""

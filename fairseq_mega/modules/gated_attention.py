@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from fairseq.incremental_decoding_utils import with_incremental_state
 from torch import Tensor, nn
 
-from ..ops.attention import ATTENTION_FUNCTIONS, attention_weights
+from ..ops.attention import ATTENTION_FUNCTIONS, attend
 from ..ops.gating import gated_residual
 from .activations import ACTIVATIONS
 from .cache import KeyValueCache
@@ -143,28 +143,33 @@ class MovingAverageGatedAttention(nn.Module):
         weights, biases = self.mx_proj.weight.split(sizes), self.mx_proj.bias.split(sizes)
         return [F.linear(x, weight, bias) for weight, bias in zip(weights, biases)]
 
-    def _attend(self, q, k, v, padding_mask) -> Tuple[Tensor, Tensor]:
+    def _attend(self, q, k, v, padding_mask, need_weights):
         """Attention of the last ``L`` positions ``q`` to all ``S``: ``(B, L, H), (B, L, S)``."""
-        length, keys = q.size(1), k.size(1)
-        bias = self.rel_pos_bias(length, keys, start=keys - length)
-        weights = attention_weights(
-            q, k, bias, self.attention_activation, not self.bidirectional, padding_mask
+        causal, queries, keys = not self.bidirectional, q.size(1), k.size(1)
+        return attend(
+            q,
+            k,
+            v,
+            self.rel_pos_bias(queries, keys, start=keys - queries, causal=causal),
+            self.attention_activation,
+            causal,
+            padding_mask,
+            self.attention_dropout,
+            need_weights,
         )
-        return torch.bmm(self.attention_dropout(weights), v), weights
 
     def _attend_in_chunks(self, q, k, v, padding_mask, need_weights):
         """Attention inside each chunk, or over the whole if that is one chunk."""
         batch, length, size = q.size(0), q.size(1), self.chunk_size
         if size < 0 or length <= size:
-            o, weights = self._attend(q, k, v, padding_mask)
-            return o, weights if need_weights else None
+            return self._attend(q, k, v, padding_mask, need_weights)
         excess = -length % size
         if padding_mask is None and excess and self.bidirectional:
             padding_mask = torch.zeros(batch, length, dtype=torch.bool, device=q.device)
         if padding_mask is not None:
             padding_mask = F.pad(padding_mask, (0, excess), value=True).reshape(-1, size)
         q, k, v = (_to_chunks(t, size, excess) for t in (q, k, v))
-        o, weights = self._attend(q, k, v, padding_mask)
+        o, weights = self._attend(q, k, v, padding_mask, need_weights)
         o = o.view(batch, length + excess, -1)[:, :length]
         return o, _block_diagonal(weights, batch, length) if need_weights else None
 
@@ -179,10 +184,10 @@ class MovingAverageGatedAttention(nn.Module):
             return o, weights
         if cached + length <= size:
             cache.append(k, v, padding_mask)
-            o, weights = self._attend(q, cache.keys, cache.values, cache.padding_mask)
+            attended = self._attend(q, cache.keys, cache.values, cache.padding_mask, need_weights)
             if cache.length == size:
                 cache.clear()
-            return o, weights if need_weights else None
+            return attended
 
         split, outputs = size - cached, []
         weights = q.new_zeros(q.size(0), length, cached + length) if need_weights else None

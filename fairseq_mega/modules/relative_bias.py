@@ -1,6 +1,9 @@
 """Relative positional biases: modules that give the bias for a range of offsets ``j - i``."""
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.positions import rotary_bias
@@ -17,9 +20,15 @@ class RelativePositionalBias(nn.Module):
         """The bias of the offsets ``first .. last``: ``(last - first + 1,)``."""
         raise NotImplementedError
 
-    def forward(self, queries: int, keys: int, start: int = 0) -> Tensor:
-        """The bias ``(L, S)`` of ``queries`` positions from ``start`` on and ``keys`` from 0 on."""
-        diagonals = self.offsets(1 - start - queries, keys - 1 - start)
+    def forward(self, queries: int, keys: int, start: int = 0, causal: bool = False) -> Tensor:
+        """The bias ``(L, S)`` of ``queries`` positions from ``start`` on and ``keys`` from 0 on.
+
+        If ``causal``, it is minus infinity where the key comes after the query.
+        """
+        last = keys - 1 - start
+        diagonals = self.offsets(1 - start - queries, 0 if causal else last)
+        if causal:
+            diagonals = F.pad(diagonals, (0, last), value=-math.inf)
         return toeplitz(diagonals, queries, keys)
 
 
