@@ -93,12 +93,14 @@ def test_equals_reference_whatever_the_memory_layout(chunk_size, bidirectional):
     assert_close(module(x, mask)[0][keep], expected[keep])
 
 
+@functions
 @both_directions
 @pytest.mark.parametrize("chunk_size", [-1, 64])
-def test_equals_reference_on_long_sequences(chunk_size, bidirectional):
+def test_equals_reference_on_long_sequences(attention_activation, chunk_size, bidirectional):
     check_against_reference(
         331,
         padding(331, [331, 150]),
+        attention_activation=attention_activation,
         chunk_size=chunk_size,
         bidirectional=bidirectional,
         max_positions=331,
