@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: venv lint test demo demo-baselines clean
+.PHONY: venv lint test demo demo-baselines bench bench-full clean
 
 venv: $(INSTALLED)
 
@@ -10,7 +10,7 @@ venv: $(INSTALLED)
 $(INSTALLED): setup.py constraints.txt
 	$(PYTHON) -m venv .venv
 	@echo "Installing the plugin, fairseq and PyTorch in .venv: a few minutes the first time."
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[bench,demo,test]'
 	touch $@
 
 lint: $(INSTALLED)
@@ -25,6 +25,12 @@ demo: $(INSTALLED)
 
 demo-baselines: $(INSTALLED)
 	$(BIN)/python examples/quickstart/demo.py --baselines
+
+bench: $(INSTALLED)
+	$(BIN)/python examples/benchmark/benchmark.py
+
+bench-full: $(INSTALLED)
+	$(BIN)/python examples/benchmark/benchmark.py --full
 
 clean:
 	rm -rf .venv demo build *.egg-info .pytest_cache .ruff_cache .hypothesis

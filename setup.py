@@ -19,6 +19,7 @@ setup(
         "torch>=2.6",
     ],
     extras_require={
+        "bench": ["matplotlib"],
         "demo": ["babel"],
         "test": ["babel", "hypothesis", "pytest", "pytest-xdist", "ruff"],
     },

@@ -10,6 +10,7 @@ from fairseq.modules import AdaptiveSoftmax
 from torch import Tensor, nn
 
 from ..modules import SequenceNorm
+from ..modules.cross_attention import SharedSource
 from ..modules.dropout import make_dropout
 from .config import cutoffs
 from .layers import DecoderLayer, make_layers, zero_padding
@@ -120,7 +121,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
         has_padding = bool(padding_mask.any())
         # Causal layers never see padding that follows the tokens.
         seen = has_padding and bool((padding_mask[:, :-1] & ~padding_mask[:, 1:]).any())
-        source, source_padding = _source(encoder_out)
+        source, source_padding, shared = _source(encoder_out, incremental_state is not None)
         need_attn = alignment_layer is not None or (self.need_attn and not self.training)
         if alignment_layer is None:
             alignment_layer = len(self.layers) - 1
@@ -143,6 +144,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
                 padding_mask if seen else None,
                 source,
                 source_padding,
+                shared,
                 incremental_state,
                 need_attn and i == alignment_layer,
             )
@@ -155,7 +157,10 @@ class MegaDecoder(FairseqIncrementalDecoder):
         if has_padding:
             x = zero_padding(x, padding_mask)
         if attn is not None and encoder_out["left_padding"]:
-            attn = _as_padded(attn, encoder_out["left_padding"][0])
+            shifts = encoder_out["left_padding"][0]
+            for rows in encoder_out["rows"]:
+                shifts = shifts.index_select(0, rows)
+            attn = _as_padded(attn, shifts)
         return x, {"attn": [attn], "inner_states": states}
 
     def output_layer(self, features: Tensor, **unused) -> Tensor:
@@ -189,9 +194,18 @@ def _as_padded(attn: Tensor, left_padding: Tensor) -> Tensor:
     return attn.gather(2, (columns % attn.size(2)).unsqueeze(1).expand_as(attn))
 
 
-def _source(encoder_out: Optional[Dict[str, List[Tensor]]]):
-    """Encoder output ``(S, B, D)`` and padding mask ``(B, S)``, or None where there is none."""
+def _source(encoder_out: Optional[Dict[str, List[Tensor]]], incremental: bool):
+    """Encoder output ``(S, B, D)``, its padding mask ``(B, S)``, and which rows share a sentence,
+    each None where there is none."""
     if encoder_out is None:
-        return None, None
-    padding = encoder_out["encoder_padding_mask"]
-    return encoder_out["encoder_out"][0], padding[0] if padding else None
+        return None, None, None
+    source = encoder_out["encoder_out"][0]
+    padding = (
+        encoder_out["encoder_padding_mask"][0] if encoder_out["encoder_padding_mask"] else None
+    )
+    if encoder_out["rows"]:
+        return source, padding, SharedSource.of(encoder_out["rows"][0])
+    if incremental:  # the next step may come with rows
+        rows = torch.arange(source.size(1), device=source.device)
+        return source, padding, SharedSource(rows, 1)
+    return source, padding, None

@@ -51,8 +51,9 @@ class MegaEncoder(FairseqEncoder):
 
         Returns:
             fairseq's encoder output: ``encoder_out`` ``[(S, B, D)]``, ``encoder_padding_mask``
-            ``[(B, S)]`` (empty without padding), ``encoder_states`` ``[(S, B, D), ...]``; and
-            ``left_padding`` ``[(B,)]``: by how much the tokens were moved to the left.
+            ``[(B, S)]`` (empty without padding), ``encoder_states`` ``[(S, B, D), ...]``;
+            ``left_padding`` ``[(B,)]``: by how much the tokens were moved to the left; and
+            ``rows``, see ``reorder_encoder_out``.
         """
         padding_mask = src_tokens.eq(self.padding_idx)
         has_padding = bool(padding_mask.any())
@@ -84,18 +85,17 @@ class MegaEncoder(FairseqEncoder):
             "encoder_padding_mask": [padding_mask] if has_padding else [],
             "encoder_states": states,
             "left_padding": left_padding,
+            "rows": [],
         }
 
     def reorder_encoder_out(self, encoder_out: Dict[str, List[Tensor]], new_order: Tensor):
-        """The output for the sentences ``new_order``, as beam search asks for it."""
-        return {
-            "encoder_out": [x.index_select(1, new_order) for x in encoder_out["encoder_out"]],
-            "encoder_padding_mask": [
-                mask.index_select(0, new_order) for mask in encoder_out["encoder_padding_mask"]
-            ],
-            "encoder_states": [x.index_select(1, new_order) for x in encoder_out["encoder_states"]],
-            "left_padding": [n.index_select(0, new_order) for n in encoder_out["left_padding"]],
-        }
+        """The output for the sentences ``new_order``, as beam search asks for it.
+
+        Nothing is moved: ``rows`` ``[(B,)]`` tells the decoder which sentence of the output each
+        of its rows translates, so that hypotheses of one sentence share what it computes of it.
+        """
+        rows = [rows.index_select(0, new_order) for rows in encoder_out["rows"]] or [new_order]
+        return {**encoder_out, "rows": rows}
 
     def max_positions(self) -> int:
         """The longest source: of the ``simple`` bias's table; without limit otherwise."""

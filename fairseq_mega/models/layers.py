@@ -12,6 +12,7 @@ from ..modules import (
     MovingAverageGatedAttention,
     NormalizedFeedForwardNetwork,
 )
+from ..modules.cross_attention import SharedSource
 
 
 def make_embedding(dictionary, dim: int, path: Optional[str] = None) -> nn.Embedding:
@@ -70,6 +71,7 @@ class DecoderLayer(nn.Module):
         padding_mask: Optional[Tensor],
         encoder_out: Optional[Tensor],
         encoder_padding_mask: Optional[Tensor],
+        shared: Optional[SharedSource],
         incremental_state: Optional[Dict],
         need_weights: bool,
     ) -> Tuple[Tensor, Optional[Tensor]]:
@@ -78,7 +80,7 @@ class DecoderLayer(nn.Module):
         weights = None
         if self.cross_attn is not None:
             x, weights = self.cross_attn(
-                x, encoder_out, encoder_padding_mask, incremental_state, need_weights
+                x, encoder_out, encoder_padding_mask, incremental_state, need_weights, shared
             )
         return x if self.nffn is None else self.nffn(x), weights
 

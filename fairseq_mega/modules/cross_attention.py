@@ -1,7 +1,8 @@
 """Gated cross attention: the decoder's view of the encoder (Mega, section "Mega Blocks")."""
 
-from typing import Dict, Optional, Tuple
+from typing import Dict, NamedTuple, Optional, Tuple
 
+import torch
 import torch.nn.functional as F
 from fairseq.incremental_decoding_utils import with_incremental_state
 from torch import Tensor, nn
@@ -14,6 +15,26 @@ from .dropout import make_dropout
 from .linear import make_linear
 from .norm import SequenceNorm
 from .relative_bias import make_relative_bias
+
+
+class SharedSource(NamedTuple):
+    """Which sequence each query attends to: in beam search, many of them to one.
+
+    ``index (B / width,)``: queries ``b width .. (b + 1) width - 1`` attend to sequence
+    ``index[b]``.
+    """
+
+    index: Tensor
+    width: int
+
+    @classmethod
+    def of(cls, rows: Tensor) -> "SharedSource":
+        """From the sequence that each query attends to, ``(B,)``."""
+        index, counts = torch.unique_consecutive(rows, return_counts=True)
+        width = int(counts[0])
+        if bool((counts == width).all()):
+            return cls(index, width)
+        return cls(rows, 1)
 
 
 @with_incremental_state
@@ -75,6 +96,7 @@ class GatedCrossAttention(nn.Module):
         key_padding_mask: Optional[Tensor] = None,
         incremental_state: Optional[Dict] = None,
         need_weights: bool = False,
+        shared: Optional[SharedSource] = None,
     ) -> Tuple[Tensor, Optional[Tensor]]:
         """
         Args:
@@ -84,6 +106,7 @@ class GatedCrossAttention(nn.Module):
             incremental_state: ``query`` continues (any number of positions) what was there before;
                 keys and values are made once.
             need_weights: also return the attention weights.
+            shared: which of the sequences in ``key`` each query attends to; None: to its own.
 
         Returns:
             y ``(L, B, D)`` and, if asked for, the weights ``(B, L, S)``.
@@ -94,17 +117,26 @@ class GatedCrossAttention(nn.Module):
             x = self.norm(x)
         u, r, q = self.q_proj(x).split([self.embed_dim, self.embed_dim, self.zdim], dim=-1)
 
-        k, v, start = self._keys_and_values(key, q.size(1), incremental_state)
+        k, v, start = self._keys_and_values(key, q.size(1), incremental_state, shared)
+        bias = self.rel_pos_bias(q.size(1), k.size(1), start)  # (L, S)
+        batch, length = q.shape[:2]
+        if shared is not None:  # the queries of a sequence follow each other
+            q, bias = q.reshape(-1, shared.width * length, self.zdim), bias.repeat(shared.width, 1)
+            if key_padding_mask is not None:
+                key_padding_mask = key_padding_mask.index_select(0, shared.index)
         o, weights = attend(
             q,
             k,
             v,
-            self.rel_pos_bias(q.size(1), k.size(1), start),
+            bias,
             self.attention_activation,
             padding=key_padding_mask,
             dropout=self.attention_dropout,
             need_weights=need_weights,
         )
+        o = o.view(batch, length, self.embed_dim)
+        if need_weights:
+            weights = weights.view(batch, length, -1)
 
         h = self.dropout(self.activation(self.h_proj(o * F.silu(r))))
         y = gated_residual(residual, h, u)
@@ -112,24 +144,29 @@ class GatedCrossAttention(nn.Module):
             y = self.norm(y)
         return y.transpose(0, 1), weights
 
-    def _keys_and_values(self, key, length: int, incremental_state):
-        """Keys ``(B, S, Z)``, values ``(B, S, D)``, and the position of the first query."""
+    def _keys_and_values(self, key, length: int, incremental_state, shared):
+        """Keys ``(B, S, Z)``, values ``(B, S, D)``, and the position of the first query.
+
+        The incremental state keeps them as they were made, and as the queries last shared them.
+        """
         saved = self.get_incremental_state(incremental_state, "source")
         if saved is None:
             source = key.transpose(0, 1)
-            saved = {
-                "keys": self.k_proj(source),
-                "values": self.hidden_dropout(self.activation(self.v_proj(source))),
-                "start": 0,
-            }
+            made = self.k_proj(source), self.activation(self.v_proj(source))
+            index = torch.arange(key.size(1), device=key.device)
+            saved = {"made": made, "used": made, "index": index, "start": 0}
+        if shared is not None and not torch.equal(shared.index, saved["index"]):
+            used = tuple(t.index_select(0, shared.index) for t in saved["made"])
+            saved = {**saved, "used": used, "index": shared.index}
         start = saved["start"]
-        self.set_incremental_state(incremental_state, "source", {**saved, "start": start + length})
-        return saved["keys"], saved["values"], start
+        saved = {**saved, "start": start + length, "shared": shared is not None}
+        self.set_incremental_state(incremental_state, "source", saved)
+        k, v = saved["used"]
+        return k, self.hidden_dropout(v), start
 
     def reorder_incremental_state(self, incremental_state: Dict, new_order: Tensor) -> None:
         saved = self.get_incremental_state(incremental_state, "source")
-        if saved is not None:
-            reordered = {
-                name: saved[name].index_select(0, new_order) for name in ("keys", "values")
-            }
-            self.set_incremental_state(incremental_state, "source", {**saved, **reordered})
+        if saved is not None and not saved["shared"]:  # else `shared` tells what is attended to
+            made = tuple(t.index_select(0, new_order) for t in saved["made"])
+            saved = {**saved, "made": made, "used": made}
+            self.set_incremental_state(incremental_state, "source", saved)

@@ -13,8 +13,10 @@ from ..ops.ema import (
     ema_convolution,
     ema_kernel,
     ema_recurrence,
+    ema_step,
 )
 from .checks import check_positive
+from .memo import Memo
 
 
 @with_incremental_state
@@ -48,6 +50,7 @@ class MultiHeadEMA(nn.Module):
         self.beta = nn.Parameter(torch.empty(kernel_dim, ndim, 1))
         self.gamma = nn.Parameter(torch.empty(kernel_dim, ndim))
         self.omega = nn.Parameter(torch.empty(embed_dim))
+        self._memo = Memo()
         self.reset_parameters()
 
     @torch.no_grad()
@@ -82,37 +85,63 @@ class MultiHeadEMA(nn.Module):
             inputs = batch_first.to(dtype)
             if padding_mask is not None:
                 inputs = inputs.masked_fill(padding_mask.unsqueeze(-1), 0.0)
-            y = self._ema(_channels_first(inputs), incremental_state)
-            y = _channels_last(y) + batch_first * self.omega.to(dtype)
+            omega = self.omega.to(dtype)
+            if incremental_state is not None:
+                y = self._continue(inputs, incremental_state) + batch_first * omega
+            elif padding_mask is not None:
+                y = self._convolve(inputs) + batch_first * omega
+            else:
+                y = self._convolve(inputs, omega)
             return F.silu(y).to(x.dtype).transpose(0, 1)
 
     def coefficients(self) -> EMACoefficients:
         """``(K, N)`` each, with ``K = 2 D`` (forward rows, then backward) if bidirectional."""
         return ema_coefficients(self.delta, self.alpha, self.beta, self.gamma)
 
-    def _ema(self, x: Tensor, incremental_state: Optional[Dict]) -> Tensor:
-        """The EMA of ``x (D, B, L)``."""
-        if incremental_state is not None:
-            return self._incremental(x, incremental_state)
-        length = x.size(-1)
+    def _convolve(self, x: Tensor, omega: Optional[Tensor] = None) -> Tensor:
+        """The EMA of ``x (B, L, D)`` in parallel, plus ``omega x``: one more of tap 0."""
+        length = x.size(1)
         taps = min(length, self.truncation or length)
-        kernels = ema_kernel(self.coefficients(), taps).split(self.embed_dim)
-        return ema_convolution(x, *kernels)
+        kernels = self._memo(
+            lambda: ema_kernel(self.coefficients(), taps).split(self.embed_dim),
+            taps,
+            self.delta,
+            self.alpha,
+            self.beta,
+            self.gamma,
+        )
+        if omega is not None:
+            first = F.pad(omega.unsqueeze(1), (0, taps - 1))
+            kernels = (kernels[0] + first, *kernels[1:])
+        return _channels_last(ema_convolution(_channels_first(x), *kernels))
 
-    def _incremental(self, x: Tensor, incremental_state: Dict) -> Tensor:
+    def _continue(self, x: Tensor, incremental_state: Dict) -> Tensor:
+        """The EMA of ``x (B, L, D)`` after what the state has seen. States hold no gradients."""
         if self.bidirectional:
             raise ValueError("a bidirectional EMA cannot run incrementally: it needs the future")
         saved = self.get_incremental_state(incremental_state, "ema")
-        state = saved["h"].transpose(0, 1) if saved else None
-        y, state = ema_recurrence(x, self.coefficients(), state)
-        self.set_incremental_state(incremental_state, "ema", {"h": state.transpose(0, 1)})
+        if saved is None:
+            with torch.no_grad():
+                coefficients = self.coefficients()
+                decay = torch.exp(coefficients.log_decay)
+            h = x.new_zeros(x.size(0), self.embed_dim, self.ndim)
+        else:
+            coefficients, decay, h = saved["coefficients"], saved["decay"], saved["h"]
+        if x.size(1) == 1:
+            y, h = ema_step(x.squeeze(1), coefficients, decay, h)
+            y = y.unsqueeze(1)
+        else:
+            y, h = ema_recurrence(_channels_first(x), coefficients, h.transpose(0, 1))
+            y, h = _channels_last(y), h.transpose(0, 1).contiguous()
+        saved = {"coefficients": coefficients, "decay": decay, "h": h.detach()}
+        self.set_incremental_state(incremental_state, "ema", saved)
         return y
 
     def reorder_incremental_state(self, incremental_state: Dict, new_order: Tensor) -> None:
         saved = self.get_incremental_state(incremental_state, "ema")
         if saved:
             h = saved["h"].index_select(0, new_order)  # (B, D, N)
-            self.set_incremental_state(incremental_state, "ema", {"h": h})
+            self.set_incremental_state(incremental_state, "ema", {**saved, "h": h})
 
     def extra_repr(self) -> str:
         return (
@@ -130,4 +159,10 @@ def _channels_first(x: Tensor) -> Tensor:
 def _channels_last(x: Tensor) -> Tensor:
     """``(D, B, L)`` to ``(B, L, D)``."""
     channels, batch, length = x.shape
-    return x.reshape(channels, batch * length).t().contiguous().view(batch, length, channels)
+    return (
+        x.reshape(channels, batch * length)
+        .contiguous()
+        .t()
+        .contiguous()
+        .view(batch, length, channels)
+    )

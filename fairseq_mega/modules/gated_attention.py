@@ -180,7 +180,8 @@ class MovingAverageGatedAttention(nn.Module):
         if cached == 0:
             o, weights = self._attend_in_chunks(q, k, v, padding_mask, need_weights)
             unfinished = slice(length - length % size, length)
-            cache.append(k[:, unfinished], v[:, unfinished], _columns(padding_mask, unfinished))
+            if length % size:
+                cache.append(k[:, unfinished], v[:, unfinished], _columns(padding_mask, unfinished))
             return o, weights
         if cached + length <= size:
             cache.append(k, v, padding_mask)
@@ -207,8 +208,7 @@ class MovingAverageGatedAttention(nn.Module):
         return saved["cache"]
 
     def reorder_incremental_state(self, incremental_state: Dict, new_order: Tensor) -> None:
-        cache = self._cache(incremental_state).reordered(new_order)
-        self.set_incremental_state(incremental_state, "attention", {"cache": cache})
+        self._cache(incremental_state).reorder(new_order)
 
 
 def _columns(x: Optional[Tensor], columns: slice) -> Optional[Tensor]:

@@ -86,7 +86,7 @@ def ema_convolution(x: Tensor, kernel: Tensor, backward_kernel: Optional[Tensor]
     batch, length = x.shape[1:]
     if length <= LONGEST_DIRECT and batch >= length // 4:
         return _direct_convolution(x, kernel, backward_kernel)
-    return _fft_convolution(x, kernel, backward_kernel)
+    return _FFTConvolution.apply(x, kernel, backward_kernel)
 
 
 def _direct_convolution(x: Tensor, kernel: Tensor, backward_kernel: Optional[Tensor]) -> Tensor:
@@ -98,16 +98,39 @@ def _direct_convolution(x: Tensor, kernel: Tensor, backward_kernel: Optional[Ten
     return torch.bmm(x, toeplitz(diagonals, length, length).transpose(1, 2))
 
 
-def _fft_convolution(x: Tensor, kernel: Tensor, backward_kernel: Optional[Tensor]) -> Tensor:
-    """The convolution as a product of spectra; both kernels make one circular kernel."""
-    # The smallest circular length in which the wrapped tail of the convolution misses 0..L-1.
-    length, taps = x.size(-1), kernel.size(-1)
-    n = fast_length(length + taps - 1)
-    circular = F.pad(kernel, (0, n - taps))
-    if backward_kernel is not None:  # tap -s stands at n - s
-        circular = circular + F.pad(backward_kernel[:, 1:].flip(-1), (n - taps + 1, 0))
-        circular = circular + F.pad(backward_kernel[:, :1], (0, n - 1))
-    return _CircularConvolution.apply(x, circular)
+class _FFTConvolution(torch.autograd.Function):
+    """The convolution as a product of spectra, over a circle in which its tails miss ``0 .. L-1``.
+
+    Both kernels make one circular kernel, with the tap for ``x_{t+s}`` at ``n - s``. The backward
+    pass reuses the spectra, so that all of it takes three FFTs each way.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, kernel: Tensor, backward_kernel: Optional[Tensor]) -> Tensor:
+        length, taps = x.size(-1), kernel.size(-1)
+        n = fast_length(length + taps - 1)
+        if backward_kernel is not None:
+            between = kernel.new_zeros(kernel.size(0), n - 2 * taps + 1)
+            kernel = torch.cat([kernel, between, backward_kernel[:, 1:].flip(-1)], dim=-1)
+            kernel[:, 0] += backward_kernel[:, 0]
+        x_f = torch.fft.rfft(x, n=n)
+        kernel_f = torch.fft.rfft(kernel, n=n).unsqueeze(1)
+        y = torch.fft.irfft(x_f * kernel_f, n=n)[..., :length]
+        ctx.save_for_backward(x_f.conj_physical_(), kernel_f.conj_physical_())
+        ctx.n, ctx.length, ctx.taps, ctx.both = n, length, taps, backward_kernel is not None
+        return y
+
+    @staticmethod
+    def backward(ctx, grad_y: Tensor):
+        x_conj, kernel_conj = ctx.saved_tensors
+        grad_f = torch.fft.rfft(grad_y, n=ctx.n)
+        grad_x = torch.fft.irfft(grad_f * kernel_conj, n=ctx.n)[..., : ctx.length]
+        grad = torch.fft.irfft(grad_f.mul_(x_conj).sum(1), n=ctx.n)
+        grad_kernel, grad_backward = grad[:, : ctx.taps], None
+        if ctx.both:
+            later = grad[:, ctx.n - ctx.taps + 1 :].flip(-1)
+            grad_backward = torch.cat([grad[:, :1], later], dim=-1)
+        return grad_x, grad_kernel, grad_backward
 
 
 @cache
@@ -127,30 +150,6 @@ def fast_length(n: int) -> int:
     return best
 
 
-class _CircularConvolution(torch.autograd.Function):
-    """Circular convolution of ``x (D, B, L)`` with ``kernel (D, n)``, the first ``L`` outputs.
-
-    Its backward pass reuses both spectra: three FFTs each way for the whole of it.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, kernel: Tensor) -> Tensor:
-        n = kernel.size(-1)
-        x_f = torch.fft.rfft(x, n=n)
-        kernel_f = torch.fft.rfft(kernel).unsqueeze(1)
-        ctx.save_for_backward(x_f, kernel_f)
-        ctx.n, ctx.length = n, x.size(-1)
-        return torch.fft.irfft(x_f * kernel_f, n=n)[..., : x.size(-1)]
-
-    @staticmethod
-    def backward(ctx, grad_y: Tensor) -> Tuple[Tensor, Tensor]:
-        x_f, kernel_f = ctx.saved_tensors
-        grad_f = torch.fft.rfft(grad_y, n=ctx.n)
-        grad_x = torch.fft.irfft(grad_f * kernel_f.conj(), n=ctx.n)[..., : ctx.length]
-        grad_kernel = torch.fft.irfft((grad_f * x_f.conj()).sum(1), n=ctx.n)
-        return grad_x, grad_kernel
-
-
 def ema_recurrence(
     x: Tensor, coefficients: EMACoefficients, state: Optional[Tensor] = None
 ) -> Tuple[Tensor, Tensor]:
@@ -164,13 +163,8 @@ def ema_recurrence(
         y ``(D, B, L)`` and the state after the last step ``(D, B, N)``.
     """
     channels, batch, length = x.shape
-    log_decay, input_weight, output_weight = coefficients
     if state is None:
-        state = x.new_zeros(channels, batch, log_decay.size(-1))
-    if length == 1:
-        state = torch.exp(log_decay).unsqueeze(1) * state + input_weight.unsqueeze(1) * x
-        return torch.bmm(state, output_weight.unsqueeze(2)), state
-
+        state = x.new_zeros(channels, batch, coefficients.log_decay.size(-1))
     outputs = []
     rest = length % BLOCK
     for piece, block in ((x[..., : length - rest], BLOCK), (x[..., length - rest :], rest)):
@@ -178,6 +172,23 @@ def ema_recurrence(
             y, state = _block_recurrence(piece, coefficients, state, block)
             outputs.append(y)
     return torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0], state
+
+
+def ema_step(
+    x: Tensor, coefficients: EMACoefficients, decay: Tensor, state: Tensor
+) -> Tuple[Tensor, Tensor]:
+    """One step of the recurrence.
+
+    Args:
+        x: ``(B, D)``.
+        decay: ``q``, ``(D, N)``.
+        state: ``h`` before the step, ``(B, D, N)``.
+
+    Returns:
+        y ``(B, D)`` and the state after it ``(B, D, N)``.
+    """
+    state = torch.addcmul(coefficients.input_weight * x.unsqueeze(-1), decay, state)
+    return (state * coefficients.output_weight).sum(-1), state
 
 
 def _block_recurrence(

@@ -1,0 +1,219 @@
+"""Measures Mega against its published formulation, fairseq's Transformers, and the floor.
+
+    python examples/benchmark/benchmark.py           ten minutes on two CPU cores
+    python examples/benchmark/benchmark.py --full    with the lengths that take longer
+    python examples/benchmark/benchmark.py --only ema lm-1024
+
+Prints a table, and writes it to the output folder with results.json and chart.png.
+"""
+
+import argparse
+import ctypes
+import gc
+import logging
+import multiprocessing
+import platform
+import re
+import statistics
+import sys
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Callable, Dict, List, Optional
+
+import torch
+import torch._dynamo  # noqa: F401 - or the first step of each process imports it
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+logging.disable(logging.INFO)  # of fairseq and hydra
+warnings.simplefilter("ignore", UserWarning)  # of torch, about how fairseq uses it
+
+from examples.benchmark.cases import (  # noqa: E402
+    BeamSearchCase,
+    Case,
+    EMACase,
+    GenerationCase,
+    LanguageModelCase,
+    LayerCase,
+    TranslationCase,
+)
+from examples.benchmark.models import OPTIONS, parse  # noqa: E402
+from examples.benchmark.report import write_report  # noqa: E402
+
+FEWEST, MOST = 3, 25  # repetitions
+PATIENCE = 3.0  # seconds after which a case has repetitions enough
+
+EMA_GOALS = {
+    "ema-causal-1024": {"published": 4, "floor": 2.5},
+    "ema-causal-4096": {"published": 9, "floor": 2.5, "memory": 1 / 6},
+    "ema-bidirectional-1024": {"published": 8, "floor": 2.5},
+    "ema-bidirectional-4096": {"published": 18, "floor": 2.5, "memory": 1 / 6},
+}
+LM_GOALS = {
+    4096: {"published": 1.6, "transformer": 1.3, "floor": 1.45, "memory": 0.45},
+    16384: {"published": 1.8, "transformer": 3, "memory": 0.4},
+}
+
+
+def all_cases(full: bool) -> List[Case]:
+    cases: List[Case] = []
+    for kind in ("causal", "bidirectional"):
+        for length, batch in ((128, 8), (1024, 1), (4096, 1), (16384, 1)):
+            name = f"ema-{kind}-{length}"
+            title = f"EMA, {kind}, L {length}" + f", B {batch}" * (batch > 1)
+            goals = EMA_GOALS.get(name, {})
+            sizes = dict(length=length, batch=batch, bidirectional=kind == "bidirectional")
+            cases.append(EMACase(name, title, goals, **sizes))
+    for length, chunk in ((1024, -1), (4096, -1), (4096, 1024)):
+        kind = "full" if chunk < 0 else f"chunk {chunk}"
+        name = f"layer-{'full' if chunk < 0 else 'chunked'}-{length}"
+        title = f"Mega layer, {kind}, L {length}"
+        cases.append(LayerCase(name, title, length=length, chunk_size=chunk))
+    for length in (1024, 4096, 16384) if full else (1024, 4096):
+        title = f"LM training step, chunk 1024, L {length}"
+        goals = LM_GOALS.get(length, {})
+        cases.append(LanguageModelCase(f"lm-{length}", title, goals, length=length))
+    goals = {"published": 1.3, "transformer": 0.8, "floor": 1.7}
+    cases.append(TranslationCase("translation", "translation training step, 4096 tokens", goals))
+    for tokens, batch, parts, least in ((27, 40, 5, 1.3), (200, *((40, 5) if full else (5, 1)), 2)):
+        title = f"beam 5, {batch * parts} sentences, outputs of {tokens}"
+        goals = {"published": least, "transformer": 1.2}
+        sizes = dict(tokens=tokens, batch=batch, parts=parts)
+        cases.append(BeamSearchCase(f"beam-{tokens}", title, goals, **sizes))
+    for k in (1, 8, 32):
+        title = f"generation, chunk 1024, a token at context {k}k"
+        cases.append(GenerationCase(f"generation-{k}k", title, length=1024 * k))
+    return cases
+
+
+# --- one case -------------------------------------------------------------------------------------
+
+
+def isolated(function: Callable, *args):
+    """The function's result in a process of its own. This process never computes, so that each of
+    them starts with untouched memory and no threads."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def run():
+        gc.freeze()  # the libraries' objects: to look through them takes longer than a short step
+        sender.send(function(*args))
+
+    process = context.Process(target=run)
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        process.join()
+        raise SystemExit(f"{function.__name__}{args} ended with {process.exitcode}") from None
+    finally:
+        process.join()
+
+
+def measure(case: Case) -> Dict:
+    """Seconds of every side, in turns on the same inputs, after the formulations were compared."""
+    works = {side: case.build(side) for side in case.sides}
+    for work in works.values():
+        work.prepare()
+    case.check(works["ours"], works["published"])
+    counts = {side: work.parameters for side, work in works.items()}
+    if case.has_floor:
+        works["floor"] = case.floor(works["ours"])
+
+    seconds: Dict[str, List[float]] = {side: [] for side in works}
+    start = time.perf_counter()
+    for repetition in range(MOST):
+        for side, work in list(works.items())[:: 1 if repetition % 2 else -1]:
+            seconds[side].append(timed(work, repetition))
+        spent = time.perf_counter() - start
+        if repetition == 0 and spent < PATIENCE:  # a warm-up, where it makes a difference
+            seconds = {side: [] for side in works}
+        elif repetition + 1 >= max(FEWEST, case.parts) and spent > PATIENCE:
+            break
+    return {
+        "seconds": {s: case.parts * statistics.median(times) for s, times in seconds.items()},
+        "repetitions": seconds,
+        "parameters": counts,
+    }
+
+
+def timed(work: Callable, repetition: int) -> float:
+    gc.collect()
+    start = time.perf_counter()
+    work(repetition)
+    return time.perf_counter() - start
+
+
+def peak_memory(case: Case, side: str) -> Optional[float]:
+    """MiB that one repetition takes at its peak above what the process held with the model and
+    inputs alone; gradients and the optimizer's state are part of it."""
+    if not Path("/proc/self/clear_refs").exists():
+        return None  # not Linux
+    small = case.tiny().build(side)
+    small.prepare()
+    small(0)
+    del small
+    work = case.build(side)
+    _free_unused()
+    before = _status("VmRSS")
+    work.prepare()
+    _free_unused()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here on
+    work(0)
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(name: str) -> int:
+    """A number of KiB that Linux knows of this process."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"^{name}:\s+(\d+) kB", status, re.MULTILINE).group(1))
+
+
+def _free_unused() -> None:
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+# --- all of it ------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--full", action="store_true", help="add the lengths that take longer")
+    parser.add_argument("--only", nargs="+", default=[""], help="cases: how their names begin")
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "benchmark")
+    parser.add_argument("--tiny", action="store_true", help="small sizes, to test this program")
+    args = parser.parse_args()
+
+    cases = [c for c in all_cases(args.full) if c.name.startswith(tuple(args.only))]
+    if not cases:
+        names = ", ".join(case.name for case in all_cases(args.full))
+        sys.exit(f"no case begins with {' or '.join(args.only)}: there are {names}")
+    if args.tiny:
+        cases = [replace(case.tiny(), goals={}) for case in cases]
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "dtype": "float32",
+    }
+    for arch in OPTIONS:
+        parse(arch)  # once, for all processes to come
+    results, start = [], time.time()
+    for case in cases:
+        memory = {side: isolated(peak_memory, case, side) for side in case.sides}
+        result = {**isolated(measure, case), "peak_mib": memory}
+        results.append((case, result))
+        times = ", ".join(f"{side} {s:.3g} s" for side, s in result["seconds"].items())
+        print(f"[{time.time() - start:4.0f} s] {case.title}: {times}", flush=True)
+    print("\n" + write_report(args.out, machine, results))
+
+
+if __name__ == "__main__":
+    main()

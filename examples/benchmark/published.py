@@ -1,0 +1,280 @@
+"""Mega as its formulas are usually turned into code: what this package is measured against.
+
+Every EMA kernel is summed from a ``(K, N, T)`` tensor of powers; FFTs are twice as long as the
+padded sequence; positional biases are dense ``(L, L)`` matrices; scores, bias, masks and softmax
+are passes of their own. In generation, each step makes the whole bias matrix anew and concatenates
+the new key and value to all of the cached ones. The classes take over the parameters of this
+package's own layers: ``as_published`` turns a model of ours into one of these.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fairseq_mega.modules import GatedCrossAttention, MovingAverageGatedAttention, MultiHeadEMA
+
+
+def as_published(model: nn.Module) -> nn.Module:
+    """The same model with the same weights, its layers computing as in this file; in place."""
+    for module in model.modules():
+        module.__class__ = PUBLISHED.get(type(module), type(module))
+    return model
+
+
+# --- moving average -------------------------------------------------------------------------------
+
+
+class PublishedEMA(MultiHeadEMA):
+    kept_coefficients = None  # without gradients: nothing here changes the weights then
+
+    def forward(self, x, padding_mask=None, incremental_state=None):
+        """``x (L, B, D)`` to ``(L, B, D)``."""
+        residual = x * self.omega
+        x = x.permute(1, 2, 0)  # (B, D, L)
+        if padding_mask is not None:
+            x = x * (~padding_mask).unsqueeze(1).type_as(x)
+        if incremental_state is None:
+            y = self._parallel(x)
+        else:
+            saved = self.get_incremental_state(incremental_state, "ema") or {"h": None}
+            y, h = self._step(x, saved["h"])
+            self.set_incremental_state(incremental_state, "ema", {"h": h})
+        return F.silu(y.permute(2, 0, 1) + residual)
+
+    def _coefficients(self):
+        """``p beta (K, N, 1)``, ``q (K, N, 1)``, ``gamma / sqrt(N) (K, N)``."""
+        if self.kept_coefficients is not None:
+            return self.kept_coefficients
+        p = torch.sigmoid(self.delta)
+        q = 1.0 - p * torch.sigmoid(self.alpha)
+        coefficients = p * self.beta, q, self.gamma * math.sqrt(1.0 / self.ndim)
+        if not torch.is_grad_enabled():
+            self.kept_coefficients = coefficients
+        return coefficients
+
+    def _parallel(self, x):
+        length = x.size(-1)
+        taps = min(length, self.truncation or length)
+        weight, q, gamma = self._coefficients()
+        kernel = torch.einsum("knt,kn->kt", weight * powers(q, taps), gamma)
+        if not self.bidirectional:
+            return convolve(x, kernel)
+        # One kernel from tap -(T - 1) to T - 1, for a sequence that is padded by as much.
+        forward, backward = kernel.split(self.embed_dim)
+        both = F.pad(forward, (taps - 1, 0)) + F.pad(backward.flip(-1), (0, taps - 1))
+        return convolve(F.pad(x, (taps - 1, 0)), both, shift=taps - 1)[..., taps - 1 :]
+
+    def _step(self, x, h):
+        """The outputs for ``x (B, D, L)`` after the state ``h (B, D, N)``, and the new state."""
+        length = x.size(-1)
+        weight, q, gamma = self._coefficients()
+        if h is None:
+            h = x.new_zeros(x.size(0), self.embed_dim, self.ndim)
+        if length == 1:
+            h = weight.squeeze(-1) * x + q.squeeze(-1) * h
+            return torch.einsum("bdn,dn->bd", h, gamma).unsqueeze(-1), h
+        decay = powers(q, length + 1)  # (D, N, L+1)
+        taps = weight * decay[..., :-1]
+        y = convolve(x, torch.einsum("dnt,dn->dt", taps, gamma))
+        y = y + torch.einsum("bdn,dnl->bdl", h * gamma, decay[..., 1:])
+        h = decay[..., -1] * h + torch.einsum("bdl,dnl->bdn", x, taps.flip(-1))
+        return y, h
+
+    def reorder_incremental_state(self, incremental_state, new_order):
+        saved = self.get_incremental_state(incremental_state, "ema")
+        if saved is not None:
+            h = saved["h"].index_select(0, new_order)
+            self.set_incremental_state(incremental_state, "ema", {"h": h})
+
+
+def powers(q, length):
+    """``q^0 .. q^(length - 1)``: ``(K, N, 1)`` to ``(K, N, length)``."""
+    steps = torch.arange(length, dtype=q.dtype, device=q.device).view(1, 1, length)
+    return torch.exp(steps * torch.log(q))
+
+
+def convolve(x, kernel, shift=0):
+    """``y_t = sum_s kernel[s] x_{t + shift - s}`` for ``x (B, D, L)``, ``kernel (D, T)``."""
+    length = x.size(-1)
+    n = 2 * length
+    spectrum = torch.fft.rfft(x, n=n) * torch.fft.rfft(kernel, n=n)
+    return torch.fft.irfft(spectrum, n=n)[..., shift : shift + length]
+
+
+# --- positional bias ------------------------------------------------------------------------------
+
+
+def dense_bias(bias, length):
+    """The bias of every query and key, ``(L, L)``."""
+    if hasattr(bias, "alpha"):
+        return rotate(bias.alpha, length) @ rotate(bias.beta, length).transpose(0, 1)
+    # Rows of 3L - 2 from a repeated row of 3L - 1: each starts one number further to the right.
+    zero = (bias.rel_pos_bias.numel() - 1) // 2
+    row = F.pad(bias.rel_pos_bias[zero - length + 1 : zero + length], (0, length))
+    rows = row.tile(length)[:-length].view(length, 3 * length - 2)
+    return rows[:, length - 1 : 2 * length - 1]
+
+
+def rotate(x, length):
+    """``R_m x`` for each position ``m``: ``(1, Z)`` to ``(L, Z)``."""
+    half = x.size(-1) // 2
+    frequency = torch.exp(torch.arange(half, dtype=x.dtype) * (-math.log(10000.0) / half))
+    angle = torch.arange(length, dtype=x.dtype).unsqueeze(1) * frequency  # (L, Z/2)
+    sin, cos = torch.sin(angle), torch.cos(angle)
+    x1, x2 = x.expand(length, -1).chunk(2, dim=-1)
+    return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], dim=-1)
+
+
+# --- attention ------------------------------------------------------------------------------------
+
+
+def attention(function, q, k, bias, causal, padding_mask):
+    """Weights ``(B, L, S)`` of ``q (B, L, Z)`` on ``k (B, S, Z)``, of which it holds the last."""
+    length, keys = bias.shape
+    future = None
+    if causal:
+        future = torch.ones(length, keys, dtype=torch.bool).triu(keys - length + 1)
+    if function == "softmax":
+        q = q * q.size(-1) ** -0.5
+        scores = torch.bmm(q, k.transpose(1, 2)) + bias
+        if future is not None:
+            scores = scores + torch.zeros(length, keys).masked_fill(future, -math.inf)
+        if padding_mask is not None:
+            lowest = torch.finfo(scores.dtype).min
+            scores = scores.masked_fill(padding_mask.unsqueeze(1), lowest)
+        return torch.softmax(scores, dim=-1)
+
+    visible = q.new_ones(1, length, keys)
+    if future is not None:
+        visible = visible.masked_fill(future, 0.0)
+    if padding_mask is not None:
+        visible = visible.masked_fill(padding_mask.unsqueeze(1), 0.0)
+    count = visible.sum(dim=-1, keepdim=True).clamp(min=1.0)
+    scores = torch.bmm(q, k.transpose(1, 2)) / count + bias
+    if function == "relu2":
+        weights = torch.square(F.relu(scores))
+    else:
+        mean, std = math.sqrt(0.5), math.sqrt(0.25 / math.pi)
+        weights = 0.5 * (1.0 + torch.erf((scores - mean) / (std * math.sqrt(2.0))))
+    return weights * visible
+
+
+class PublishedGatedAttention(MovingAverageGatedAttention):
+    def forward(self, x, padding_mask=None, incremental_state=None, need_weights=False):
+        """``x (L, B, D)`` to ``(L, B, D)``; never gives weights."""
+        residual = x
+        if self.prenorm:
+            x = self.norm(x)
+        v = self.activation(self.v_proj(x))  # (L, B, H)
+        averaged = self.dropout(self.move(x, padding_mask, incremental_state))
+        u, zr, hx = self.mx_proj(averaged).split(
+            [self.embed_dim, self.zdim + self.hdim, self.embed_dim], dim=-1
+        )
+        u = torch.sigmoid(u)
+        z, r = F.silu(zr).split([self.zdim, self.hdim], dim=-1)
+        q, k = (z.unsqueeze(2) * self.gamma + self.beta).unbind(dim=2)  # (L, B, Z)
+
+        q, k, v = (t.transpose(0, 1) for t in (q, k, v))
+        if incremental_state is not None:
+            k, v = self._concatenated(k, v, incremental_state)
+            o = self._attend(q, k, v, padding_mask)
+        elif 0 < self.chunk_size < q.size(1):
+            o = self._attend_in_chunks(q, k, v, padding_mask)
+        else:
+            o = self._attend(q, k, v, padding_mask)
+
+        o = o.transpose(0, 1)  # (L, B, H)
+        h = self.dropout(self.activation(hx + self.h_proj(o * r)))
+        y = torch.addcmul(residual, u, h - residual)
+        return (y if self.prenorm else self.norm(y)), None
+
+    def _attend(self, q, k, v, padding_mask):
+        bias = dense_bias(self.rel_pos_bias, k.size(1))[-q.size(1) :]
+        weights = attention(
+            self.attention_activation, q, k, bias, not self.bidirectional, padding_mask
+        )
+        return torch.bmm(self.attention_dropout(weights), self.hidden_dropout(v))
+
+    def _attend_in_chunks(self, q, k, v, padding_mask):
+        batch, length, size = q.size(0), q.size(1), self.chunk_size
+        excess = -length % size
+        if excess and padding_mask is None:
+            padding_mask = torch.zeros(batch, length, dtype=torch.bool)
+        if padding_mask is not None:
+            padding_mask = F.pad(padding_mask, (0, excess), value=True).reshape(-1, size)
+        q, k, v = (F.pad(t, (0, 0, 0, excess)).reshape(-1, size, t.size(-1)) for t in (q, k, v))
+        o = self._attend(q, k, v, padding_mask)
+        return o.view(batch, length + excess, self.hdim)[:, :length]
+
+    def _concatenated(self, k, v, incremental_state):
+        """All keys and values of the chunk; the new ones must fit in it."""
+        saved = self.get_incremental_state(incremental_state, "attention")
+        if saved:
+            k = torch.cat([saved["k"], k], dim=1)
+            v = torch.cat([saved["v"], v], dim=1)
+        if 0 < self.chunk_size < k.size(1):
+            raise ValueError(f"{k.size(1)} positions do not fit in a chunk of {self.chunk_size}")
+        full = k.size(1) == self.chunk_size
+        saved = {} if full else {"k": k, "v": v}
+        self.set_incremental_state(incremental_state, "attention", saved)
+        return k, v
+
+    def reorder_incremental_state(self, incremental_state, new_order):
+        saved = self.get_incremental_state(incremental_state, "attention")
+        if saved:
+            saved = {name: t.index_select(0, new_order) for name, t in saved.items()}
+            self.set_incremental_state(incremental_state, "attention", saved)
+
+
+class PublishedCrossAttention(GatedCrossAttention):
+    def forward(
+        self,
+        query,
+        key,
+        key_padding_mask=None,
+        incremental_state=None,
+        need_weights=False,
+        shared=None,
+    ):
+        """``query (L, B, D)``, ``key (S, B, D)`` to ``(L, B, D)``, weights ``(B, L, S)``."""
+        rows = None if shared is None else shared.index.repeat_interleave(shared.width)
+        if rows is not None and key_padding_mask is not None:
+            key_padding_mask = key_padding_mask.index_select(0, rows)
+        x = self.norm(query) if self.prenorm else query
+        u, r, q = self.q_proj(x).split([self.embed_dim, self.embed_dim, self.zdim], dim=-1)
+        u, r = torch.sigmoid(u), F.silu(r)
+
+        saved = self.get_incremental_state(incremental_state, "source")
+        if saved is None:
+            key = key if rows is None else key.index_select(1, rows)
+            k = self.k_proj(key).transpose(0, 1)
+            v = self.activation(self.v_proj(key)).transpose(0, 1)
+            saved = {"k": k, "v": v, "start": 0}
+        k, v, start = saved["k"], saved["v"], saved["start"]
+        stop = start + query.size(0)
+        self.set_incremental_state(incremental_state, "source", {**saved, "start": stop})
+
+        bias = dense_bias(self.rel_pos_bias, max(stop, k.size(1)))[start:stop, : k.size(1)]
+        weights = attention(
+            self.attention_activation, q.transpose(0, 1), k, bias, False, key_padding_mask
+        )
+        o = torch.bmm(self.attention_dropout(weights), self.hidden_dropout(v)).transpose(0, 1)
+        h = self.dropout(self.activation(self.h_proj(o * r)))
+        y = torch.addcmul(query, u, h - query)
+        return (y if self.prenorm else self.norm(y)), weights if need_weights else None
+
+    def reorder_incremental_state(self, incremental_state, new_order):
+        saved = self.get_incremental_state(incremental_state, "source")
+        # While no sentence is finished, the order changes inside the beams of a sentence alone.
+        if saved is not None and saved["k"].size(0) != new_order.size(0):
+            reordered = {name: saved[name].index_select(0, new_order) for name in ("k", "v")}
+            self.set_incremental_state(incremental_state, "source", {**saved, **reordered})
+
+
+PUBLISHED = {
+    MultiHeadEMA: PublishedEMA,
+    MovingAverageGatedAttention: PublishedGatedAttention,
+    GatedCrossAttention: PublishedCrossAttention,
+}
