@@ -8,7 +8,7 @@ setup(
     description="Mega (Moving Average Equipped Gated Attention) as a plugin for stock fairseq",
     license="MIT",
     packages=find_packages(include=["fairseq_mega", "fairseq_mega.*"]),
-    python_requires=">=3.9",
+    python_requires=">=3.9,<3.13",
     install_requires=[
         # The release does not import on Python 3.11; this build of the main branch does.
         'fairseq==0.12.2; python_version < "3.11"',

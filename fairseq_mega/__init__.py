@@ -5,12 +5,11 @@ layers in ``modules`` and the mathematics in ``ops``; the learning-rate schedule
 (``optim``); and lets torch load fairseq's checkpoints (``checkpoints``).
 """
 
+from . import optim
 from .checkpoints import allow_checkpoint_types
+from .models.mega import MegaModel
+from .models.mega_lm import MegaLanguageModel
 
 allow_checkpoint_types()
-
-from . import optim  # noqa: E402
-from .models.mega import MegaModel  # noqa: E402
-from .models.mega_lm import MegaLanguageModel  # noqa: E402
 
 __all__ = ["MegaLanguageModel", "MegaModel", "optim"]

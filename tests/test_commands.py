@@ -522,6 +522,11 @@ def test_translate_from_python(translation, beam):
     sources = [beam.sources[i] for i in range(5)]
     translations = model.translate(sources, beam=4, max_len_b=20)
     assert translations == [beam.hypotheses[i] for i in range(5)]
+    (best, *_), *_ = model.generate(
+        [model.encode(source) for source in sources], beam=4, max_len_b=20, print_alignment="hard"
+    )
+    points = [pair.split("-") for pair in beam.alignments[0].split()]
+    assert [list(map(str, pair)) for pair in best["alignment"]] == points
     ensemble = hub(MegaModel, translation, f"{translation.middle.name}:checkpoint_last.pt")
     assert len(ensemble.models) == 2
     assert isinstance(ensemble.translate(sources[0]), str)

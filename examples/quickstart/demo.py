@@ -76,7 +76,10 @@ TRANSLATION = Task(
             --encoder-ffn-embed-dim 576 --decoder-ffn-embed-dim 576
         """,
     },
-    test="fairseq-generate --beam 4 --batch-size 128 --post-process sentencepiece",
+    test="""
+        fairseq-generate --beam 4 --batch-size 128 --required-batch-size-multiple 1
+        --post-process sentencepiece
+    """,
 )
 
 LANGUAGE_MODEL = Task(
@@ -108,7 +111,10 @@ LANGUAGE_MODEL = Task(
             --decoder-normalize-before
         """,
     },
-    test="fairseq-eval-lm --sample-break-mode none --tokens-per-sample 512 --max-tokens 2048",
+    test="""
+        fairseq-eval-lm --sample-break-mode none --tokens-per-sample 512 --max-tokens 2048
+        --required-batch-size-multiple 1
+    """,
 )
 
 TASKS = TRANSLATION, LANGUAGE_MODEL

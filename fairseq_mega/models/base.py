@@ -1,6 +1,7 @@
 """What both models share: how options and checkpoints are read, and presets registered."""
 
 import os
+from functools import partial
 from typing import Dict
 
 from fairseq import hub_utils
@@ -26,13 +27,6 @@ class MegaCheckpointMixin:
                 f"{', '.join(sorted(state_dict)[:3])}, ..."
             )
         super().upgrade_state_dict_named(state_dict, name)
-
-    def prepare_for_inference_(self, cfg) -> None:
-        """Attention is only returned where the options of ``fairseq-generate`` need it."""
-        wanted = getattr(cfg.generation, "print_alignment", None)
-        replace = getattr(cfg.generation, "replace_unk", None)
-        self.decoder.need_attn = self.decoder.need_attn and bool(wanted or replace is not None)
-        super().prepare_for_inference_(cfg)
 
     @classmethod
     def from_pretrained(
@@ -67,16 +61,10 @@ class MegaCheckpointMixin:
 def register_presets(model: str, presets: Dict[str, Dict]) -> None:
     """Registers architectures: a name and the options in which it differs from the model's own."""
     for name, options in presets.items():
-        register_model_architecture(model, name)(_Preset(options))
+        register_model_architecture(model, name)(partial(_set_missing, options))
 
 
-class _Preset:
-    """Sets the options of an architecture that were not given."""
-
-    def __init__(self, options: Dict):
-        self.options = options
-
-    def __call__(self, args) -> None:
-        for option, value in self.options.items():
-            if not hasattr(args, option):
-                setattr(args, option, value)
+def _set_missing(options: Dict, args) -> None:
+    for option, value in options.items():
+        if not hasattr(args, option):
+            setattr(args, option, value)

@@ -45,7 +45,7 @@ class MegaLayersConfig(FairseqDataclass):
     )
     feature_dropout: bool = _option(False, "drop whole channels instead of single values")
     truncation_length: Optional[int] = _option(
-        1024, "taps of the EMA kernel that are kept; 0 for all of them"
+        1024, "taps of the EMA kernel that are kept, except in step-by-step generation; 0 for all"
     )
 
     decoder_embed_path: Optional[str] = _option(None, "path to pre-trained decoder embeddings")
@@ -133,7 +133,7 @@ class MegaLanguageModelConfig(MegaLayersConfig):
         -1, "chunk size; -1 for attention over the whole sequence"
     )
     truncation_length: Optional[int] = _option(
-        2048, "taps of the EMA kernel that are kept; 0 for all of them"
+        2048, "taps of the EMA kernel that are kept, except in step-by-step generation; 0 for all"
     )
     no_affine_final_norm: bool = _option(False, "no learned weights in the final norm")
     adaptive_input: bool = _option(False, "use adaptive input embeddings")
@@ -175,12 +175,17 @@ def check_layers(cfg, side: str) -> None:
     check_chunk_size(_flag(f"{side}_chunk_size"), cfg[f"{side}_chunk_size"])
     if cfg.rel_pos_bias == "rotary":
         check_rotary(_flag(f"{side}_z_dim"), cfg[f"{side}_z_dim"])
+
+
+def _check_common(cfg) -> None:
+    """Checks the options that encoder and decoder share."""
     if cfg.normalize_embedding and cfg.normalize_before:
         raise ValueError(
             "--normalize-embedding is for models that normalise after each sublayer, but "
-            "--normalize-before is set: leave one of the two out"
+            "--normalize-before is set, by itself or by the architecture: leave one of the two out"
         )
-    for name in ("dropout", "attention_dropout", "hidden_dropout", "activation_dropout"):
+    for kind in ("", "attention_", "hidden_", "activation_", "adaptive_softmax_"):
+        name = f"{kind}dropout"
         if not 0 <= cfg[name] < 1:
             raise ValueError(f"{_flag(name)} is {cfg[name]}, but must be at least 0 and below 1")
 
@@ -191,7 +196,13 @@ def check_decoder(cfg, adaptive_input: bool) -> None:
     Raises:
         ValueError: names the option, its value and what to do.
     """
+    _check_common(cfg)
     check_layers(cfg, "decoder")
+    if adaptive_input and cfg.decoder_embed_path is not None:
+        raise ValueError(
+            f"--decoder-embed-path is {cfg.decoder_embed_path}, but --adaptive-input has tables of "
+            "several widths, which it cannot fill: leave one of the two out"
+        )
     if adaptive_input and cfg.adaptive_input_cutoff is None:
         raise ValueError("--adaptive-input needs cutoff points: give --adaptive-input-cutoff")
     check_positive(**{"--decoder-input-dim": cfg.decoder_input_dim})

@@ -119,8 +119,10 @@ class MegaDecoder(FairseqIncrementalDecoder):
         tokens = self._unread(prev_output_tokens, incremental_state)
         padding_mask = tokens.eq(self.padding_idx)
         has_padding = bool(padding_mask.any())
-        # Causal layers never see padding that follows the tokens.
-        seen = has_padding and bool((padding_mask[:, :-1] & ~padding_mask[:, 1:]).any())
+        # Causal layers see no padding that follows the tokens; in a segment, tokens may follow it.
+        follows = incremental_state is not None or bool(
+            (padding_mask[:, :-1] & ~padding_mask[:, 1:]).any()
+        )
         source, source_padding, shared = _source(encoder_out, incremental_state is not None)
         need_attn = alignment_layer is not None or (self.need_attn and not self.training)
         if alignment_layer is None:
@@ -141,7 +143,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
         for i, layer in enumerate(self.layers):
             x, weights = layer(
                 x,
-                padding_mask if seen else None,
+                padding_mask if has_padding and follows else None,
                 source,
                 source_padding,
                 shared,

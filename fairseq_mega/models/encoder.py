@@ -102,7 +102,10 @@ class MegaEncoder(FairseqEncoder):
         return self._max_positions
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str):
-        self.version = state_dict.get(f"{name}.version")
+        version = state_dict.get(f"{name}.version")
+        if version is not None:
+            version = version.to(self.embed_tokens.weight.device, copy=True)
+        self.version = version
         return state_dict
 
 

@@ -85,7 +85,7 @@ class DecoderLayer(nn.Module):
         return x if self.nffn is None else self.nffn(x), weights
 
 
-def _shared(cfg) -> dict:
+def _common(cfg) -> dict:
     """Constructor arguments that all sublayers take."""
     return dict(
         dropout=cfg.dropout,
@@ -116,7 +116,7 @@ def _mega_layer(cfg, side: str, max_positions: int, bidirectional: bool):
         truncation=cfg.truncation_length,
         max_positions=max_positions,
         bidirectional=bidirectional,
-        **_shared(cfg),
+        **_common(cfg),
         **_attention(cfg),
     )
 
@@ -126,7 +126,7 @@ def _cross_attention(cfg) -> GatedCrossAttention:
         embed_dim=cfg.decoder_embed_dim,
         zdim=cfg.decoder_z_dim,
         max_positions=max(cfg.max_source_positions, cfg.max_target_positions),
-        **_shared(cfg),
+        **_common(cfg),
         **_attention(cfg),
     )
 
@@ -139,5 +139,5 @@ def _feed_forward(cfg, side: str) -> Optional[NormalizedFeedForwardNetwork]:
         embed_dim=cfg[f"{side}_embed_dim"],
         ffn_hidden_dim=hidden,
         hidden_dropout=cfg.activation_dropout,
-        **_shared(cfg),
+        **_common(cfg),
     )

@@ -106,7 +106,8 @@ class GatedCrossAttention(nn.Module):
             incremental_state: ``query`` continues (any number of positions) what was there before;
                 keys and values are made once.
             need_weights: also return the attention weights.
-            shared: which of the sequences in ``key`` each query attends to; None: to its own.
+            shared: which of the sequences in ``key`` each query attends to, where those are fewer
+                than ``B``; None: each to its own.
 
         Returns:
             y ``(L, B, D)`` and, if asked for, the weights ``(B, L, S)``.

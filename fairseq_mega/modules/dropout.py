@@ -11,11 +11,11 @@ class FeatureDropout(FairseqDropout):
     Its input is ``(B, L, D)``. Being a ``FairseqDropout`` it obeys ``--retain-dropout``.
     """
 
-    def forward(self, x: Tensor, inplace: bool = False) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         if self.p == 0 or not (self.training or self.apply_during_inference):
             return x
         channels = F.dropout(x.new_ones(x.size(0), 1, x.size(2)), self.p, training=True)
-        return x.mul_(channels) if inplace else x * channels
+        return x * channels
 
 
 def make_dropout(p: float, owner: object, feature_dropout: bool = False) -> FairseqDropout:

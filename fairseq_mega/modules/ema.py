@@ -1,6 +1,6 @@
 """The EMA sublayer (Mega, section "Multi-dimensional Damped EMA")."""
 
-from typing import Dict, Optional
+from typing import Dict, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +73,8 @@ class MultiHeadEMA(nn.Module):
         Args:
             x: ``(L, B, D)``.
             padding_mask: ``(B, L)``, true at padding, which contributes nothing.
-            incremental_state: continues from the state in it, and leaves the new one there.
+            incremental_state: continues from the state in it, and leaves the new one there. For
+                inference: it holds no gradients.
 
         Returns:
             ``(L, B, D)``, laid out in memory as ``x`` is.
@@ -102,18 +103,26 @@ class MultiHeadEMA(nn.Module):
         """The EMA of ``x (B, L, D)`` in parallel, plus ``omega x``: one more of tap 0."""
         length = x.size(1)
         taps = min(length, self.truncation or length)
-        kernels = self._memo(
-            lambda: ema_kernel(self.coefficients(), taps).split(self.embed_dim),
-            taps,
-            self.delta,
-            self.alpha,
-            self.beta,
-            self.gamma,
-        )
+        kernels = self._kernels(taps)
         if omega is not None:
             first = F.pad(omega.unsqueeze(1), (0, taps - 1))
             kernels = (kernels[0] + first, *kernels[1:])
         return _channels_last(ema_convolution(_channels_first(x), *kernels))
+
+    def _kernels(self, taps: int) -> Tuple[Tensor, ...]:
+        """The kernel, or both, ``(D, taps)`` each; in evaluation made once."""
+        parameters = self.delta, self.alpha, self.beta, self.gamma
+
+        def make():
+            return ema_kernel(self.coefficients(), taps).split(self.embed_dim)
+
+        if self.training or torch.is_grad_enabled():
+            return make()
+        return self._memo(make, taps, *parameters)
+
+    def train(self, mode: bool = True) -> "MultiHeadEMA":
+        self._memo = Memo()  # kernels of long sequences are large
+        return super().train(mode)
 
     def _continue(self, x: Tensor, incremental_state: Dict) -> Tensor:
         """The EMA of ``x (B, L, D)`` after what the state has seen. States hold no gradients."""

@@ -101,7 +101,8 @@ class MovingAverageGatedAttention(nn.Module):
         Args:
             x: ``(L, B, D)``.
             padding_mask: ``(B, L)``, true at padding.
-            incremental_state: continues (any number of positions) what was read before.
+            incremental_state: continues (any number of positions) what was read before. For
+                inference: it holds no gradients.
             need_weights: also return the attention weights.
 
         Returns:

@@ -10,7 +10,7 @@ class Memo:
     """Remembers one result for as long as the parameters that it was made of keep their values.
 
     They are compared by value, so that it does not matter what changes them: an optimizer, a
-    checkpoint, a move to another type or device. With gradients enabled nothing is remembered.
+    checkpoint, a move to another type or device. For use without gradients.
     """
 
     def __init__(self):
@@ -20,8 +20,6 @@ class Memo:
 
     def __call__(self, make: Callable, key: Hashable, *parameters: Tensor):
         """``make()``, which depends on ``key`` and ``parameters``."""
-        if torch.is_grad_enabled():
-            return make()
         if key != self._key or not self._unchanged(parameters):
             self._result = make()
             self._key = key

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from ..ops.positions import rotary_bias
 from ..ops.toeplitz import toeplitz
 from .checks import check_choice, check_positive, check_rotary
+from .linear import INIT_STD
 from .memo import Memo
-
-INIT_STD = 0.02
 
 
 class RelativePositionalBias(nn.Module):
@@ -73,7 +72,7 @@ class RotaryRelativePositionalBias(RelativePositionalBias):
         self._memo = Memo()
 
     def offsets(self, first: int, last: int) -> Tensor:
-        if torch.is_grad_enabled():
+        if self.training or torch.is_grad_enabled():
             return self._range(first, last)
         # In generation the range grows with every step: take one that does for many.
         reach = 1 << max(-first, last, 1).bit_length()
@@ -82,7 +81,8 @@ class RotaryRelativePositionalBias(RelativePositionalBias):
 
     def _range(self, first: int, last: int) -> Tensor:
         offsets = torch.arange(first, last + 1, device=self.alpha.device)
-        return rotary_bias(self.alpha, self.beta, offsets)
+        with torch.autocast(self.alpha.device.type, enabled=False):
+            return rotary_bias(self.alpha, self.beta, offsets)
 
 
 def _drop_bookkeeping(module, state_dict, prefix, *_) -> None:

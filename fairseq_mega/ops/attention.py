@@ -88,7 +88,8 @@ def laplace(q: Tensor, k: Tensor, bias: Tensor, visible: Tensor, padding: Option
 
 
 def _mean_scores(q, k, bias, visible, padding):
-    scores = torch.baddbmm(bias, q / visible.to(q.dtype).unsqueeze(-1), k.transpose(1, 2))
+    q = (q.to(torch.promote_types(q.dtype, torch.float32)) / visible.unsqueeze(-1)).to(q.dtype)
+    scores = torch.baddbmm(bias, q, k.transpose(1, 2))
     return scores if padding is None else scores.masked_fill(padding.unsqueeze(1), -math.inf)
 
 

@@ -4,8 +4,8 @@
     y_t[d]   = sum_n gamma[d,n] h_t[d,n] / sqrt(N)
 
 ``D`` is the number of channels, ``N`` the EMA dimensions of a channel. Two forms give the same
-``y``: a convolution with the kernel ``k[d,t] = sum_n p beta gamma / sqrt(N) q^t``, through the
-FFT, and a recurrence over blocks, which takes and returns the state ``h``.
+``y``: a convolution with the kernel ``k[d,t] = sum_n p beta gamma / sqrt(N) q^t``, through FFTs or
+as a matrix product, and a recurrence over blocks, which takes and returns the state ``h``.
 
 Sequences have channels first, ``(D, B, L)``: the layout of both the FFT along ``L`` and the
 products that are batched over channels.
@@ -34,9 +34,6 @@ class EMACoefficients(NamedTuple):
     log_decay: Tensor  # log q
     input_weight: Tensor  # p beta
     output_weight: Tensor  # gamma / sqrt(N)
-
-    def rows(self, start: int, stop: int) -> "EMACoefficients":
-        return EMACoefficients(*(t[start:stop] for t in self))
 
 
 def ema_coefficients(delta: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor) -> EMACoefficients:
@@ -151,21 +148,18 @@ def fast_length(n: int) -> int:
 
 
 def ema_recurrence(
-    x: Tensor, coefficients: EMACoefficients, state: Optional[Tensor] = None
+    x: Tensor, coefficients: EMACoefficients, state: Tensor
 ) -> Tuple[Tensor, Tensor]:
     """Causal EMA that continues from ``state``, for any number of steps.
 
     Args:
         x: ``(D, B, L)``.
-        state: ``h`` after the steps so far, ``(D, B, N)``; zero if None.
+        state: ``h`` after the steps so far, ``(D, B, N)``; zero at the start.
 
     Returns:
         y ``(D, B, L)`` and the state after the last step ``(D, B, N)``.
     """
-    channels, batch, length = x.shape
-    if state is None:
-        state = x.new_zeros(channels, batch, coefficients.log_decay.size(-1))
-    outputs = []
+    length, outputs = x.size(-1), []
     rest = length % BLOCK
     for piece, block in ((x[..., : length - rest], BLOCK), (x[..., length - rest :], rest)):
         if piece.size(-1) > 0:

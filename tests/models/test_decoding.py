@@ -146,3 +146,17 @@ def test_hidden_states_are_those_of_the_layers(arch):
         src_tokens = batch_of(sentences(*SOURCE), left_pad=True)
         encoded = model.encoder(src_tokens, return_all_hiddens=True)
         assert len(encoded["encoder_states"]) == 3
+
+
+@archs
+@torch.no_grad()
+def test_padding_before_the_tokens_is_not_seen(arch):
+    """Read in any segments, as in parallel."""
+    model = make_model(TINY[arch], truncation_length=0, decoder_chunk_size=4)
+    encoder_out, tokens = encode(model, arch), targets(len(SOURCE))
+    tokens[0, :3] = tokens[1, :1] = model.decoder.padding_idx
+    expected, _ = model.decoder(tokens, encoder_out=encoder_out)
+    keep = tokens.ne(model.decoder.padding_idx)
+    for cuts in ([1] * LENGTH, [2, LENGTH - 2], [5, 1, LENGTH - 6]):
+        scores, _ = decode(model, tokens, cuts, encoder_out)
+        assert_close(scores[keep], expected[keep])

@@ -48,8 +48,21 @@ def test_changed_weights_are_noticed(change, bidirectional):
     assert (after - before).abs().max() > 1e-6
 
 
+@torch.no_grad()
+def test_autocast_leaves_nothing_behind():
+    module, config = make_gated(rel_pos_bias="rotary")
+    module.float().eval()
+    x = randn(12, 2, config["embed_dim"]).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = module(x)[0]
+    fresh = copy.deepcopy(module)
+    fresh.rel_pos_bias._memo.__init__()
+    assert torch.equal(module(x)[0], fresh(x)[0])
+    assert_close(rounded.float(), module(x)[0], 0.05)
+
+
 def test_kernels_are_remembered_in_evaluation_alone():
-    ema, made = MultiHeadEMA(4, 2), []
+    ema, made = MultiHeadEMA(4, 2).eval(), []
     coefficients = ema.coefficients
     ema.coefficients = lambda: made.append(1) or coefficients()
     x = randn(70, 1, 4).float()
