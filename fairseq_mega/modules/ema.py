@@ -107,7 +107,7 @@ class MultiHeadEMA(nn.Module):
         if omega is not None:
             first = F.pad(omega.unsqueeze(1), (0, taps - 1))
             kernels = (kernels[0] + first, *kernels[1:])
-        return _channels_last(ema_convolution(_channels_first(x), *kernels))
+        return ema_convolution(x, *kernels)
 
     def _kernels(self, taps: int) -> Tuple[Tensor, ...]:
         """The kernel, or both, ``(D, taps)`` each; in evaluation made once."""
@@ -140,8 +140,7 @@ class MultiHeadEMA(nn.Module):
             y, h = ema_step(x.squeeze(1), coefficients, decay, h)
             y = y.unsqueeze(1)
         else:
-            y, h = ema_recurrence(_channels_first(x), coefficients, h.transpose(0, 1))
-            y, h = _channels_last(y), h.transpose(0, 1).contiguous()
+            y, h = ema_recurrence(x, coefficients, h)
         saved = {"coefficients": coefficients, "decay": decay, "h": h.detach()}
         self.set_incremental_state(incremental_state, "ema", saved)
         return y
@@ -157,21 +156,3 @@ class MultiHeadEMA(nn.Module):
             f"embed_dim={self.embed_dim}, ndim={self.ndim}, bidirectional={self.bidirectional}, "
             f"truncation={self.truncation}"
         )
-
-
-def _channels_first(x: Tensor) -> Tensor:
-    """``(B, L, D)`` to ``(D, B, L)``, as one transposition of a matrix."""
-    batch, length, channels = x.shape
-    return x.reshape(batch * length, channels).t().contiguous().view(channels, batch, length)
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """``(D, B, L)`` to ``(B, L, D)``."""
-    channels, batch, length = x.shape
-    return (
-        x.reshape(channels, batch * length)
-        .contiguous()
-        .t()
-        .contiguous()
-        .view(batch, length, channels)
-    )

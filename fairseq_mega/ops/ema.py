@@ -7,8 +7,8 @@
 ``y``: a convolution with the kernel ``k[d,t] = sum_n p beta gamma / sqrt(N) q^t``, through FFTs or
 as a matrix product, and a recurrence over blocks, which takes and returns the state ``h``.
 
-Sequences have channels first, ``(D, B, L)``: the layout of both the FFT along ``L`` and the
-products that are batched over channels.
+Sequences are ``(B, L, D)``. Inside, channels come first, ``(D, B, L)``: the layout of both the FFT
+along ``L`` and the products that are batched over channels.
 """
 
 import math
@@ -74,13 +74,13 @@ def ema_convolution(x: Tensor, kernel: Tensor, backward_kernel: Optional[Tensor]
     """``y_t = sum_s kernel[s] x_{t-s} (+ sum_s backward_kernel[s] x_{t+s})``.
 
     Args:
-        x: ``(D, B, L)``.
+        x: ``(B, L, D)``.
         kernel, backward_kernel: ``(D, T)`` with ``T <= L``; both sums include ``s = 0``.
 
     Returns:
-        ``(D, B, L)``.
+        ``(B, L, D)``.
     """
-    batch, length = x.shape[1:]
+    batch, length, _ = x.shape
     if length <= LONGEST_DIRECT and batch >= length // 4:
         return _direct_convolution(x, kernel, backward_kernel)
     return _FFTConvolution.apply(x, kernel, backward_kernel)
@@ -88,11 +88,12 @@ def ema_convolution(x: Tensor, kernel: Tensor, backward_kernel: Optional[Tensor]
 
 def _direct_convolution(x: Tensor, kernel: Tensor, backward_kernel: Optional[Tensor]) -> Tensor:
     """The convolution as a product with the ``(D, L, L)`` Toeplitz matrix of the taps."""
-    length, taps = x.size(-1), kernel.size(-1)
+    length, taps = x.size(1), kernel.size(-1)
     diagonals = F.pad(kernel.flip(-1), (length - taps, length - 1))  # taps L-1..0, then the future
     if backward_kernel is not None:
         diagonals = diagonals + F.pad(backward_kernel, (length - 1, length - taps))
-    return torch.bmm(x, toeplitz(diagonals, length, length).transpose(1, 2))
+    matrix = toeplitz(diagonals, length, length)  # (D, L, L)
+    return _channels_last(torch.bmm(_channels_first(x), matrix.transpose(1, 2)))
 
 
 class _FFTConvolution(torch.autograd.Function):
@@ -104,15 +105,15 @@ class _FFTConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, kernel: Tensor, backward_kernel: Optional[Tensor]) -> Tensor:
-        length, taps = x.size(-1), kernel.size(-1)
+        length, taps = x.size(1), kernel.size(-1)
         n = fast_length(length + taps - 1)
         if backward_kernel is not None:
             between = kernel.new_zeros(kernel.size(0), n - 2 * taps + 1)
             kernel = torch.cat([kernel, between, backward_kernel[:, 1:].flip(-1)], dim=-1)
             kernel[:, 0] += backward_kernel[:, 0]
-        x_f = torch.fft.rfft(x, n=n)
+        x_f = torch.fft.rfft(_channels_first(x), n=n)
         kernel_f = torch.fft.rfft(kernel, n=n).unsqueeze(1)
-        y = torch.fft.irfft(x_f * kernel_f, n=n)[..., :length]
+        y = _channels_last(torch.fft.irfft(x_f * kernel_f, n=n)[..., :length])
         ctx.save_for_backward(x_f.conj_physical_(), kernel_f.conj_physical_())
         ctx.n, ctx.length, ctx.taps, ctx.both = n, length, taps, backward_kernel is not None
         return y
@@ -120,8 +121,9 @@ class _FFTConvolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_y: Tensor):
         x_conj, kernel_conj = ctx.saved_tensors
-        grad_f = torch.fft.rfft(grad_y, n=ctx.n)
+        grad_f = torch.fft.rfft(_channels_first(grad_y), n=ctx.n)
         grad_x = torch.fft.irfft(grad_f * kernel_conj, n=ctx.n)[..., : ctx.length]
+        grad_x = _channels_last(grad_x)
         grad = torch.fft.irfft(grad_f.mul_(x_conj).sum(1), n=ctx.n)
         grad_kernel, grad_backward = grad[:, : ctx.taps], None
         if ctx.both:
@@ -153,19 +155,21 @@ def ema_recurrence(
     """Causal EMA that continues from ``state``, for any number of steps.
 
     Args:
-        x: ``(D, B, L)``.
-        state: ``h`` after the steps so far, ``(D, B, N)``; zero at the start.
+        x: ``(B, L, D)``.
+        state: ``h`` after the steps so far, ``(B, D, N)``; zero at the start.
 
     Returns:
-        y ``(D, B, L)`` and the state after the last step ``(D, B, N)``.
+        y ``(B, L, D)`` and the state after the last step ``(B, D, N)``.
     """
+    x, state = _channels_first(x), state.transpose(0, 1)
     length, outputs = x.size(-1), []
     rest = length % BLOCK
     for piece, block in ((x[..., : length - rest], BLOCK), (x[..., length - rest :], rest)):
         if piece.size(-1) > 0:
             y, state = _block_recurrence(piece, coefficients, state, block)
             outputs.append(y)
-    return torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0], state
+    y = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
+    return _channels_last(y), state.transpose(0, 1).contiguous()
 
 
 def ema_step(
@@ -188,7 +192,7 @@ def ema_step(
 def _block_recurrence(
     x: Tensor, coefficients: EMACoefficients, state: Tensor, block: int
 ) -> Tuple[Tensor, Tensor]:
-    """``ema_recurrence`` over whole blocks of ``C`` steps.
+    """``ema_recurrence`` of ``x (D, B, L)`` from ``state (D, B, N)``, over whole blocks of ``C``.
 
     Inside a block the taps form a ``C x C`` triangular matrix; from block to block only the state
     is handed on.
@@ -214,3 +218,21 @@ def _block_recurrence(
 
     leaving = decay[..., 1:] * output_weight.unsqueeze(2)  # gamma q^(i+1)
     return torch.baddbmm(y, before, leaving).view(channels, batch, length), state
+
+
+def _channels_first(x: Tensor) -> Tensor:
+    """``(B, L, D)`` to ``(D, B, L)``, as one transposition of a matrix."""
+    batch, length, channels = x.shape
+    return x.reshape(batch * length, channels).t().contiguous().view(channels, batch, length)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """``(D, B, L)`` to ``(B, L, D)``."""
+    channels, batch, length = x.shape
+    return (
+        x.reshape(channels, batch * length)
+        .contiguous()
+        .t()
+        .contiguous()
+        .view(batch, length, channels)
+    )
