@@ -10,11 +10,7 @@ import codecs
 
 import numpy as np
 import torch
-
-try:
-    from numpy._core import multiarray  # numpy 2
-except ImportError:
-    from numpy.core import multiarray
+from numpy.core import multiarray
 
 
 def allow_checkpoint_types() -> None:
@@ -23,7 +19,7 @@ def allow_checkpoint_types() -> None:
     torch.serialization.add_safe_globals(
         [
             argparse.Namespace,
-            # A numpy scalar pickles as scalar(dtype, bytes); the names changed with numpy 2.
+            # A numpy scalar pickles as scalar(dtype, bytes), by another name from numpy 2 on.
             (scalar, "numpy.core.multiarray.scalar"),
             (scalar, "numpy._core.multiarray.scalar"),
             np.dtype,

@@ -45,7 +45,6 @@ def attend(
         ``(B, L, H)`` and, if asked for, the weights ``(B, L, S)``.
     """
     queries, keys = q.size(1), k.size(1)
-    visible = _visible_keys(queries, keys, causal, padding, q.device)
     outputs, weights = [], []
     for start in range(0, queries, ROWS if causal else queries):
         stop = min(start + ROWS, queries) if causal else queries
@@ -54,7 +53,7 @@ def attend(
             q[:, start:stop],
             k[:, :seen],
             bias[start:stop, :seen],
-            visible[:, start:stop],
+            causal,
             None if padding is None else padding[:, :seen],
         )
         outputs.append(torch.bmm(dropout(w), v[:, :seen]))
@@ -67,7 +66,7 @@ def _join(blocks):
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
 
 
-def softmax(q: Tensor, k: Tensor, bias: Tensor, visible: Tensor, padding: Optional[Tensor]):
+def softmax(q: Tensor, k: Tensor, bias: Tensor, causal: bool, padding: Optional[Tensor]):
     """``softmax(q k^T / sqrt(Z) + bias)``; finite in rows that see nothing but padding."""
     scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=q.size(-1) ** -0.5)
     if padding is not None:
@@ -75,27 +74,28 @@ def softmax(q: Tensor, k: Tensor, bias: Tensor, visible: Tensor, padding: Option
     return torch.softmax(scores, dim=-1)
 
 
-def relu2(q: Tensor, k: Tensor, bias: Tensor, visible: Tensor, padding: Optional[Tensor]):
+def relu2(q: Tensor, k: Tensor, bias: Tensor, causal: bool, padding: Optional[Tensor]):
     """``max(0, q k^T / n + bias)^2`` with ``n`` the number of keys that a query sees."""
-    return torch.relu(_mean_scores(q, k, bias, visible, padding)).square()
+    return torch.relu(_mean_scores(q, k, bias, causal, padding)).square()
 
 
-def laplace(q: Tensor, k: Tensor, bias: Tensor, visible: Tensor, padding: Optional[Tensor]):
+def laplace(q: Tensor, k: Tensor, bias: Tensor, causal: bool, padding: Optional[Tensor]):
     """The Laplace function of ``q k^T / n + bias``: relu2's smooth and bounded approximation."""
-    scores = _mean_scores(q, k, bias, visible, padding)
+    scores = _mean_scores(q, k, bias, causal, padding)
     z = (scores - LAPLACE_MEAN) * (1 / (LAPLACE_STD * math.sqrt(2.0)))
     return torch.erf(z).add(1.0).mul(0.5)
 
 
-def _mean_scores(q, k, bias, visible, padding):
-    q = (q.to(torch.promote_types(q.dtype, torch.float32)) / visible.unsqueeze(-1)).to(q.dtype)
+def _mean_scores(q, k, bias, causal, padding):
+    n = _visible_keys(q.size(1), k.size(1), causal, padding, q.device).unsqueeze(-1)
+    q = (q.to(torch.promote_types(q.dtype, torch.float32)) / n).to(q.dtype)
     scores = torch.baddbmm(bias, q, k.transpose(1, 2))
     return scores if padding is None else scores.masked_fill(padding.unsqueeze(1), -math.inf)
 
 
 ATTENTION_FUNCTIONS = {"softmax": softmax, "relu2": relu2, "laplace": laplace}
-"""Each takes ``q``, ``k``, ``bias``, the number of keys that each query sees (``(1 or B, L)``, at
-least 1), and ``padding``, and returns the weights ``(B, L, S)``."""
+"""Each takes ``q``, ``k``, ``bias``, ``causal`` and ``padding`` as ``attend`` does, and returns the
+weights ``(B, L, S)``."""
 
 
 def _visible_keys(queries: int, keys: int, causal: bool, padding: Optional[Tensor], device):
