@@ -71,7 +71,6 @@ class MegaDecoder(FairseqIncrementalDecoder):
             else:
                 nn.init.normal_(self.output_projection.weight, std=dim**-0.5)
 
-        self.need_attn = cross_attention
         chunked = cfg.decoder_chunk_size > 0 and not cross_attention
         limited = cfg.rel_pos_bias == "simple" and not chunked
         self._max_positions = cfg.max_target_positions if limited else sys.maxsize
@@ -120,11 +119,12 @@ class MegaDecoder(FairseqIncrementalDecoder):
         padding_mask = tokens.eq(self.padding_idx)
         has_padding = bool(padding_mask.any())
         # Causal layers see no padding that follows the tokens; in a segment, tokens may follow it.
-        follows = incremental_state is not None or bool(
-            (padding_mask[:, :-1] & ~padding_mask[:, 1:]).any()
+        seen = has_padding and (
+            incremental_state is not None
+            or bool((padding_mask[:, :-1] & ~padding_mask[:, 1:]).any())
         )
         source, source_padding, shared = _source(encoder_out, incremental_state is not None)
-        need_attn = alignment_layer is not None or (self.need_attn and not self.training)
+        need_attn = alignment_layer is not None or not self.training
         if alignment_layer is None:
             alignment_layer = len(self.layers) - 1
 
@@ -143,7 +143,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
         for i, layer in enumerate(self.layers):
             x, weights = layer(
                 x,
-                padding_mask if has_padding and follows else None,
+                padding_mask if seen else None,
                 source,
                 source_padding,
                 shared,
