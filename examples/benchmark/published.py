@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fairseq_mega.modules import GatedCrossAttention, MovingAverageGatedAttention, MultiHeadEMA
+from fairseq_mega.modules.linear import Linear
 
 
 def as_published(model: nn.Module) -> nn.Module:
@@ -162,7 +163,9 @@ def attention(function, q, k, bias, causal, padding_mask):
 
 
 class PublishedGatedAttention(MovingAverageGatedAttention):
-    def forward(self, x, padding_mask=None, incremental_state=None, need_weights=False):
+    def forward(
+        self, x, padding_mask=None, incremental_state=None, need_weights=False, hypotheses=1
+    ):
         """``x (L, B, D)`` to ``(L, B, D)``; never gives weights."""
         residual = x
         if self.prenorm:
@@ -273,7 +276,13 @@ class PublishedCrossAttention(GatedCrossAttention):
             self.set_incremental_state(incremental_state, "source", {**saved, **reordered})
 
 
+class PublishedLinear(Linear):
+    def forward(self, x, incremental_state=None):
+        return F.linear(x, self.weight, self.bias)
+
+
 PUBLISHED = {
+    Linear: PublishedLinear,
     MultiHeadEMA: PublishedEMA,
     MovingAverageGatedAttention: PublishedGatedAttention,
     GatedCrossAttention: PublishedCrossAttention,

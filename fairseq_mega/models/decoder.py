@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..modules import SequenceNorm
 from ..modules.cross_attention import SharedSource
 from ..modules.dropout import make_dropout
+from ..modules.linear import Linear
 from .config import cutoffs
 from .layers import DecoderLayer, make_layers, zero_padding
 
@@ -65,7 +66,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
                 tie_proj=cfg.tie_adaptive_proj,
             )
         else:
-            self.output_projection = nn.Linear(dim, len(dictionary), bias=False)
+            self.output_projection = Linear(dim, len(dictionary), bias=False)
             if cfg.share_decoder_input_output_embed:
                 self.output_projection.weight = embed_tokens.weight
             else:
@@ -103,7 +104,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
         x, extra = self.extract_features(
             prev_output_tokens, encoder_out, incremental_state, alignment_layer, return_all_hiddens
         )
-        return (x if features_only else self.output_layer(x)), extra
+        return (x if features_only else self.output_layer(x, incremental_state)), extra
 
     def extract_features(
         self,
@@ -165,11 +166,13 @@ class MegaDecoder(FairseqIncrementalDecoder):
             attn = _as_padded(attn, shifts)
         return x, {"attn": [attn], "inner_states": states}
 
-    def output_layer(self, features: Tensor, **unused) -> Tensor:
+    def output_layer(
+        self, features: Tensor, incremental_state: Optional[Dict] = None, **unused
+    ) -> Tensor:
         """Scores ``(B, T, V)``; the features themselves where the criterion projects them."""
         if self.adaptive_softmax is not None:
             return features
-        return self.output_projection(features)
+        return self.output_projection(features, incremental_state)
 
     def max_positions(self) -> int:
         """The longest target: of the ``simple`` bias's table; without limit otherwise."""

@@ -76,13 +76,14 @@ class DecoderLayer(nn.Module):
         need_weights: bool,
     ) -> Tuple[Tensor, Optional[Tensor]]:
         """``x (L, B, D)``, ``encoder_out (S, B, D)`` to ``(L, B, D)``, attention ``(B, L, S)``."""
-        x, _ = self.mega_layer(x, padding_mask, incremental_state)
+        hypotheses = 1 if shared is None else shared.width
+        x, _ = self.mega_layer(x, padding_mask, incremental_state, hypotheses=hypotheses)
         weights = None
         if self.cross_attn is not None:
             x, weights = self.cross_attn(
                 x, encoder_out, encoder_padding_mask, incremental_state, need_weights, shared
             )
-        return x if self.nffn is None else self.nffn(x), weights
+        return x if self.nffn is None else self.nffn(x, incremental_state), weights
 
 
 def _common(cfg) -> dict:

@@ -116,13 +116,15 @@ class GatedCrossAttention(nn.Module):
         residual = x
         if self.prenorm:
             x = self.norm(x)
-        u, r, q = self.q_proj(x).split([self.embed_dim, self.embed_dim, self.zdim], dim=-1)
+        sizes = [self.embed_dim, self.embed_dim, self.zdim]
+        u, r, q = self.q_proj(x, incremental_state).split(sizes, dim=-1)
 
         k, v, start = self._keys_and_values(key, q.size(1), incremental_state, shared)
         bias = self.rel_pos_bias(q.size(1), k.size(1), start)  # (L, S)
         batch, length = q.shape[:2]
         if shared is not None:  # the queries of a sequence follow each other
-            q, bias = q.reshape(-1, shared.width * length, self.zdim), bias.repeat(shared.width, 1)
+            q = q.reshape(-1, shared.width * length, self.zdim)
+            bias = bias if length == 1 else bias.repeat(shared.width, 1)
             if key_padding_mask is not None:
                 key_padding_mask = key_padding_mask.index_select(0, shared.index)
         o, weights = attend(
@@ -139,7 +141,8 @@ class GatedCrossAttention(nn.Module):
         if need_weights:
             weights = weights.view(batch, length, -1)
 
-        h = self.dropout(self.activation(self.h_proj(o * F.silu(r))))
+        h = self.h_proj(o * F.silu(r), incremental_state)
+        h = self.dropout(self.activation(h))
         y = gated_residual(residual, h, u)
         if not self.prenorm:
             y = self.norm(y)

@@ -13,7 +13,7 @@ from ..ops.ema import (
     ema_convolution,
     ema_kernel,
     ema_recurrence,
-    ema_step,
+    ema_step_,
 )
 from .checks import check_positive
 from .memo import Memo
@@ -134,22 +134,26 @@ class MultiHeadEMA(nn.Module):
                 coefficients = self.coefficients()
                 decay = torch.exp(coefficients.log_decay)
             h = x.new_zeros(x.size(0), self.embed_dim, self.ndim)
-        else:
-            coefficients, decay, h = saved["coefficients"], saved["decay"], saved["h"]
-        if x.size(1) == 1:
-            y, h = ema_step(x.squeeze(1), coefficients, decay, h)
-            y = y.unsqueeze(1)
+            saved = {"coefficients": coefficients, "decay": decay, "h": h, "spare": h.clone()}
+        coefficients, decay, h, spare = saved.values()
+        if x.size(1) == 1 and not torch.is_grad_enabled():
+            y = ema_step_(x.squeeze(1), coefficients, decay, h, spare).unsqueeze(1)
         else:
             y, h = ema_recurrence(x, coefficients, h)
-        saved = {"coefficients": coefficients, "decay": decay, "h": h.detach()}
-        self.set_incremental_state(incremental_state, "ema", saved)
+        self.set_incremental_state(incremental_state, "ema", {**saved, "h": h.detach()})
         return y
 
     def reorder_incremental_state(self, incremental_state: Dict, new_order: Tensor) -> None:
         saved = self.get_incremental_state(incremental_state, "ema")
         if saved:
-            h = saved["h"].index_select(0, new_order)  # (B, D, N)
-            self.set_incremental_state(incremental_state, "ema", {**saved, "h": h})
+            h, spare = saved["h"], saved["spare"]
+            if new_order.numel() == h.size(0):
+                torch.index_select(h, 0, new_order, out=spare)
+                saved = {**saved, "h": spare, "spare": h}
+            else:
+                h = h.index_select(0, new_order)
+                saved = {**saved, "h": h, "spare": torch.empty_like(h)}
+            self.set_incremental_state(incremental_state, "ema", saved)
 
     def extra_repr(self) -> str:
         return (

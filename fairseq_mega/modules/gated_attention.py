@@ -1,7 +1,7 @@
 """The Mega layer (Mega, section "Moving Average Equipped Gated Attention", and "Mega-chunk")."""
 
 import sys
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -96,6 +96,7 @@ class MovingAverageGatedAttention(nn.Module):
         padding_mask: Optional[Tensor] = None,
         incremental_state: Optional[Dict] = None,
         need_weights: bool = False,
+        hypotheses: int = 1,
     ) -> Tuple[Tensor, Optional[Tensor]]:
         """
         Args:
@@ -104,6 +105,8 @@ class MovingAverageGatedAttention(nn.Module):
             incremental_state: continues (any number of positions) what was read before. For
                 inference: it holds no gradients.
             need_weights: also return the attention weights.
+            hypotheses: of how many sequences, one after the other, it is expected that they go on
+                from each other: the hypotheses of a sentence in beam search.
 
         Returns:
             y ``(L, B, D)`` and, if asked for, the weights ``(B, L, S)``: ``S`` is ``L``, preceded
@@ -114,10 +117,10 @@ class MovingAverageGatedAttention(nn.Module):
         if self.prenorm:
             x = self.norm(x)
 
-        v = self.activation(self.v_proj(x))  # (B, L, H)
+        v = self.activation(self.v_proj(x, incremental_state))  # (B, L, H)
         averaged = self.move(x.transpose(0, 1), padding_mask, incremental_state)
         averaged = self.dropout(averaged.transpose(0, 1))
-        u, z, r, hx = self._project(averaged)
+        u, z, r, hx = self._project(averaged, incremental_state)
         z = F.silu(z)
         q, k = (torch.addcmul(b, z, g) for g, b in zip(self.gamma, self.beta))
 
@@ -125,22 +128,23 @@ class MovingAverageGatedAttention(nn.Module):
         if incremental_state is None:
             o, weights = self._attend_in_chunks(q, k, v, padding_mask, need_weights)
         else:
-            cache = self._cache(incremental_state)
+            cache = self._cache(incremental_state, hypotheses)
             o, weights = self._continue_chunks(cache, q, k, v, padding_mask, need_weights)
 
-        h = self.dropout(self.activation(hx + self.h_proj(o * F.silu(r))))
+        h = hx + self.h_proj(o * F.silu(r), incremental_state)
+        h = self.dropout(self.activation(h))
         y = gated_residual(residual, h, u)
         if not self.prenorm:
             y = self.norm(y)
         return y.transpose(0, 1), weights
 
-    def _project(self, x: Tensor) -> List[Tensor]:
-        """The parts ``u, z, r, hx`` of ``mx_proj(x)``, ``(B, L, D | Z | H | D)``.
-
-        A product for each part costs the same as one for all, and leaves none to be cut out of a
-        wide result, or put together again in the backward pass.
-        """
+    def _project(self, x: Tensor, incremental_state: Optional[Dict]) -> Sequence[Tensor]:
+        """The parts ``u, z, r, hx`` of ``mx_proj(x)``, ``(B, L, D | Z | H | D)``."""
         sizes = [self.embed_dim, self.zdim, self.hdim, self.embed_dim]
+        if incremental_state is not None:
+            return self.mx_proj(x, incremental_state).split(sizes, dim=-1)
+        # A product for each part costs the same as one for all, and leaves none to be cut out of a
+        # wide result, or put together again in the backward pass.
         weights, biases = self.mx_proj.weight.split(sizes), self.mx_proj.bias.split(sizes)
         return [F.linear(x, weight, bias) for weight, bias in zip(weights, biases)]
 
@@ -184,9 +188,16 @@ class MovingAverageGatedAttention(nn.Module):
             if length % size:
                 cache.append(k[:, unfinished], v[:, unfinished], _columns(padding_mask, unfinished))
             return o, weights
+        if length > 1 or padding_mask is not None:
+            cache.separate()
         if cached + length <= size:
             cache.append(k, v, padding_mask)
-            attended = self._attend(q, cache.keys, cache.values, cache.padding_mask, need_weights)
+            if cache.width > 1:
+                attended = self._attend_to_hypotheses(cache, q, need_weights)
+            else:
+                attended = self._attend(
+                    q, cache.keys, cache.values, cache.padding_mask, need_weights
+                )
             if cache.length == size:
                 cache.clear()
             return attended
@@ -201,15 +212,34 @@ class MovingAverageGatedAttention(nn.Module):
                 weights[:, piece, cached + piece.stop - w.size(2) : cached + piece.stop] = w
         return torch.cat(outputs, dim=1), weights
 
-    def _cache(self, incremental_state: Dict) -> KeyValueCache:
+    def _attend_to_hypotheses(self, cache: KeyValueCache, q, need_weights):
+        """Attention of one new position of each hypothesis ``q (B, 1, Z)`` to its own past."""
+        width, keys = cache.width, cache.length
+        bias = self.rel_pos_bias(1, keys, start=keys - 1).view(keys, 1) + cache.lineage
+        o, weights = attend(
+            q.view(-1, width, self.zdim),
+            cache.keys,
+            cache.values,
+            bias.view(-1, width, keys * width),
+            self.attention_activation,
+            dropout=self.attention_dropout,
+            need_weights=need_weights,
+            copies=width,
+        )
+        o = o.view(-1, 1, self.hdim)
+        return o, weights.view(-1, 1, keys, width).sum(-1) if need_weights else None
+
+    def _cache(self, incremental_state: Dict, hypotheses: int) -> KeyValueCache:
         saved = self.get_incremental_state(incremental_state, "attention")
         if saved is None:
-            saved = {"cache": KeyValueCache()}
+            saved = {"cache": KeyValueCache(hypotheses)}
             self.set_incremental_state(incremental_state, "attention", saved)
         return saved["cache"]
 
     def reorder_incremental_state(self, incremental_state: Dict, new_order: Tensor) -> None:
-        self._cache(incremental_state).reorder(new_order)
+        saved = self.get_incremental_state(incremental_state, "attention")
+        if saved is not None:
+            saved["cache"].reorder(new_order)
 
 
 def _columns(x: Optional[Tensor], columns: slice) -> Optional[Tensor]:

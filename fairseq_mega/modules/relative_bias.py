@@ -23,9 +23,12 @@ class RelativePositionalBias(nn.Module):
     def forward(self, queries: int, keys: int, start: int = 0, causal: bool = False) -> Tensor:
         """The bias ``(L, S)`` of ``queries`` positions from ``start`` on and ``keys`` from 0 on.
 
-        If ``causal``, it is minus infinity where the key comes after the query.
+        If ``causal``, it is minus infinity where the key comes after the query; no key comes after
+        the last.
         """
         last = keys - 1 - start
+        if queries == 1:
+            return self.offsets(-start, last).unsqueeze(0)
         diagonals = self.offsets(1 - start - queries, 0 if causal else last)
         if causal:
             diagonals = F.pad(diagonals, (0, last), value=-math.inf)

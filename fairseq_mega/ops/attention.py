@@ -25,6 +25,7 @@ def attend(
     padding: Optional[Tensor] = None,
     dropout: Callable[[Tensor], Tensor] = lambda weights: weights,
     need_weights: bool = False,
+    copies: int = 1,
 ) -> Tuple[Tensor, Optional[Tensor]]:
     """Attention of queries to keys.
 
@@ -32,14 +33,15 @@ def attend(
         q: ``(B, L, Z)``.
         k: ``(B, S, Z)``.
         v: ``(B, S, H)``.
-        bias: ``(L, S)``, minus infinity where a query may not see a key, which all attention
-            functions turn into a weight of exactly 0.
+        bias: ``(L, S)`` or ``(B, L, S)``, minus infinity where a query may not see a key, which
+            all attention functions turn into a weight of exactly 0.
         function: ``softmax``, ``relu2`` or ``laplace``.
         causal: the queries are the last ``L`` of the ``S`` positions, and see no later key: there,
             ``bias`` is minus infinity.
         padding: ``(B, S)``, true at keys that no query sees, or None.
         dropout: applied to the weights.
         need_weights: also return the weights, before dropout.
+        copies: each position is among the keys so many times, and a query sees one of them.
 
     Returns:
         ``(B, L, H)`` and, if asked for, the weights ``(B, L, S)``.
@@ -52,9 +54,10 @@ def attend(
         w = ATTENTION_FUNCTIONS[function](
             q[:, start:stop],
             k[:, :seen],
-            bias[start:stop, :seen],
+            bias[..., start:stop, :seen],
             causal,
             None if padding is None else padding[:, :seen],
+            copies,
         )
         outputs.append(torch.bmm(dropout(w), v[:, :seen]))
         if need_weights:
@@ -66,7 +69,9 @@ def _join(blocks):
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
 
 
-def softmax(q: Tensor, k: Tensor, bias: Tensor, causal: bool, padding: Optional[Tensor]):
+def softmax(
+    q: Tensor, k: Tensor, bias: Tensor, causal: bool, padding: Optional[Tensor], copies: int
+):
     """``softmax(q k^T / sqrt(Z) + bias)``; finite in rows that see nothing but padding."""
     scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=q.size(-1) ** -0.5)
     if padding is not None:
@@ -74,28 +79,30 @@ def softmax(q: Tensor, k: Tensor, bias: Tensor, causal: bool, padding: Optional[
     return torch.softmax(scores, dim=-1)
 
 
-def relu2(q: Tensor, k: Tensor, bias: Tensor, causal: bool, padding: Optional[Tensor]):
+def relu2(q: Tensor, k: Tensor, bias: Tensor, causal: bool, padding: Optional[Tensor], copies: int):
     """``max(0, q k^T / n + bias)^2`` with ``n`` the number of keys that a query sees."""
-    return torch.relu(_mean_scores(q, k, bias, causal, padding)).square()
+    return torch.relu(_mean_scores(q, k, bias, causal, padding, copies)).square()
 
 
-def laplace(q: Tensor, k: Tensor, bias: Tensor, causal: bool, padding: Optional[Tensor]):
+def laplace(
+    q: Tensor, k: Tensor, bias: Tensor, causal: bool, padding: Optional[Tensor], copies: int
+):
     """The Laplace function of ``q k^T / n + bias``: relu2's smooth and bounded approximation."""
-    scores = _mean_scores(q, k, bias, causal, padding)
+    scores = _mean_scores(q, k, bias, causal, padding, copies)
     z = (scores - LAPLACE_MEAN) * (1 / (LAPLACE_STD * math.sqrt(2.0)))
     return torch.erf(z).add(1.0).mul(0.5)
 
 
-def _mean_scores(q, k, bias, causal, padding):
-    n = _visible_keys(q.size(1), k.size(1), causal, padding, q.device).unsqueeze(-1)
+def _mean_scores(q, k, bias, causal, padding, copies):
+    n = _visible_keys(q.size(1), k.size(1) // copies, causal, padding, q.device).unsqueeze(-1)
     q = (q.to(torch.promote_types(q.dtype, torch.float32)) / n).to(q.dtype)
     scores = torch.baddbmm(bias, q, k.transpose(1, 2))
     return scores if padding is None else scores.masked_fill(padding.unsqueeze(1), -math.inf)
 
 
 ATTENTION_FUNCTIONS = {"softmax": softmax, "relu2": relu2, "laplace": laplace}
-"""Each takes ``q``, ``k``, ``bias``, ``causal`` and ``padding`` as ``attend`` does, and returns the
-weights ``(B, L, S)``."""
+"""Each takes ``q``, ``k``, ``bias``, ``causal``, ``padding`` and ``copies`` as ``attend`` does, and
+returns the weights ``(B, L, S)``."""
 
 
 def _visible_keys(queries: int, keys: int, causal: bool, padding: Optional[Tensor], device):

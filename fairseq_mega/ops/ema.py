@@ -172,21 +172,22 @@ def ema_recurrence(
     return _channels_last(y), state.transpose(0, 1).contiguous()
 
 
-def ema_step(
-    x: Tensor, coefficients: EMACoefficients, decay: Tensor, state: Tensor
-) -> Tuple[Tensor, Tensor]:
-    """One step of the recurrence.
+def ema_step_(
+    x: Tensor, coefficients: EMACoefficients, decay: Tensor, state: Tensor, scratch: Tensor
+) -> Tensor:
+    """One step of the recurrence, without gradients.
 
     Args:
         x: ``(B, D)``.
         decay: ``q``, ``(D, N)``.
-        state: ``h`` before the step, ``(B, D, N)``.
+        state: ``h``, ``(B, D, N)``: before the step, and in its place after it.
+        scratch: memory for as much, which is overwritten.
 
     Returns:
-        y ``(B, D)`` and the state after it ``(B, D, N)``.
+        y ``(B, D)``.
     """
-    state = torch.addcmul(coefficients.input_weight * x.unsqueeze(-1), decay, state)
-    return (state * coefficients.output_weight).sum(-1), state
+    state.mul_(decay).addcmul_(coefficients.input_weight, x.unsqueeze(-1))
+    return torch.mul(state, coefficients.output_weight, out=scratch).sum(-1)
 
 
 def _block_recurrence(

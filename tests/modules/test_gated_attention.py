@@ -350,6 +350,53 @@ def test_reordered_state_continues_the_reordered_input(chunk_size, prefix, order
     assert_close(run_segments(module, end, [1, 1, 3], state), expected)
 
 
+@functions
+@biases
+@pytest.mark.parametrize("chunk_size", [-1, 4])
+@torch.no_grad()
+def test_hypotheses_that_share_a_cache_equal_ones_that_do_not(
+    attention_activation, rel_pos_bias, chunk_size
+):
+    """Two sentences of three hypotheses: swapped, dropped, gone with their sentence, or moved to
+    where they cannot share any more; several positions at once, and padding."""
+    options = dict(chunk_size=chunk_size, rel_pos_bias=rel_pos_bias)
+    module, _ = make_gated(attention_activation=attention_activation, **options)
+    states = {}, {}
+    turns = [
+        ([0, 1, 2, 3, 4, 5], 1, None),
+        ([1, 1, 0, 5, 3, 5], 1, None),
+        ([2, 0, 2, 3, 4, 4], 1, None),
+        ([3, 5, 5, 0, 0, 1], 1, None),
+        ([0, 2, 1], 1, None),
+        ([2, 2, 0], 2, None),
+        ([1, 0, 0], 1, [1, 0, 1]),
+        ([0, 2], 1, None),
+    ]
+    for turn, (order, length, lengths) in enumerate(turns):
+        order = torch.tensor(order)
+        x = randn(length, len(order), 6, seed=turn)
+        mask = None if lengths is None else padding(length, lengths)
+        results = []
+        for state, hypotheses in zip(states, (1, 3)):
+            if turn:
+                reorder(module, state, order)
+            results.append(module(x, mask, state, need_weights=True, hypotheses=hypotheses))
+        for alone, shared in zip(*results):
+            assert_close(shared, alone)
+
+
+def test_hypotheses_of_several_sentences_cannot_share():
+    module, _ = make_gated()
+    states = {}, {}
+    for turn, order in enumerate(([0, 1, 2, 3], [0, 2, 1, 3], [3, 0, 0, 1])):
+        results = []
+        for state, hypotheses in zip(states, (1, 2)):
+            reorder(module, state, torch.tensor(order))
+            x = randn(1, 4, 6, seed=turn)
+            results.append(module(x, incremental_state=state, hypotheses=hypotheses)[0])
+        assert_close(*results)
+
+
 @pytest.mark.parametrize("chunk_size", [-1, 8])
 def test_reordered_state_keeps_the_padding_of_each_sentence(chunk_size):
     module, _ = make_gated(chunk_size=chunk_size)
