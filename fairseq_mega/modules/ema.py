@@ -1,6 +1,6 @@
 """The EMA sublayer (Mega, section "Multi-dimensional Damped EMA")."""
 
-from typing import Dict, Optional, Tuple
+from typing import Callable, Dict, Hashable, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -8,12 +8,17 @@ from fairseq.incremental_decoding_utils import with_incremental_state
 from torch import Tensor, nn
 
 from ..ops.ema import (
+    BLOCK,
+    EMABlock,
     EMACoefficients,
+    ema_block,
+    ema_by_blocks,
     ema_coefficients,
     ema_convolution,
     ema_kernel,
     ema_recurrence,
     ema_step_,
+    runs_by_blocks,
 )
 from .checks import check_positive
 from .memo import Memo
@@ -103,6 +108,8 @@ class MultiHeadEMA(nn.Module):
         """The EMA of ``x (B, L, D)`` in parallel, plus ``omega x``: one more of tap 0."""
         length = x.size(1)
         taps = min(length, self.truncation or length)
+        if runs_by_blocks(x, taps):
+            return ema_by_blocks(x, self._block(omega), self.bidirectional)
         kernels = self._kernels(taps)
         if omega is not None:
             first = F.pad(omega.unsqueeze(1), (0, taps - 1))
@@ -110,15 +117,25 @@ class MultiHeadEMA(nn.Module):
         return ema_convolution(x, *kernels)
 
     def _kernels(self, taps: int) -> Tuple[Tensor, ...]:
-        """The kernel, or both, ``(D, taps)`` each; in evaluation made once."""
-        parameters = self.delta, self.alpha, self.beta, self.gamma
+        """The kernel, or both, ``(D, taps)`` each."""
 
         def make():
             return ema_kernel(self.coefficients(), taps).split(self.embed_dim)
 
+        return self._once(make, taps)
+
+    def _block(self, omega: Optional[Tensor]) -> EMABlock:
+        def make():
+            directions = zip(*(t.split(self.embed_dim) for t in self.coefficients()))
+            return ema_block([EMACoefficients(*c) for c in directions], BLOCK, omega)
+
+        return self._once(make, "block" if omega is None else "block with omega")
+
+    def _once(self, make: Callable, key: Hashable):
+        """``make()``; in evaluation once, as long as parameters and ``key`` are the same."""
         if self.training or torch.is_grad_enabled():
             return make()
-        return self._memo(make, taps, *parameters)
+        return self._memo(make, key, self.delta, self.alpha, self.beta, self.gamma, self.omega)
 
     def train(self, mode: bool = True) -> "MultiHeadEMA":
         self._memo = Memo()  # kernels of long sequences are large

@@ -5,7 +5,7 @@
 
 ``D`` is the number of channels, ``N`` the EMA dimensions of a channel. Two forms give the same
 ``y``: a convolution with the kernel ``k[d,t] = sum_n p beta gamma / sqrt(N) q^t``, through FFTs or
-as a matrix product, and a recurrence over blocks, which takes and returns the state ``h``.
+as a matrix product, and a recurrence over blocks, which can take and return the state ``h``.
 
 Sequences are ``(B, L, D)``. Inside, channels come first, ``(D, B, L)``: the layout of both the FFT
 along ``L`` and the products that are batched over channels.
@@ -13,7 +13,7 @@ along ``L`` and the products that are batched over channels.
 
 import math
 from functools import cache
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +21,12 @@ from torch import Tensor
 
 from .toeplitz import toeplitz
 
-# Block length of the recurrent form. Measured on two CPU cores, D 512, N 16: longer blocks lose
-# more to the quadratic product inside a block than they save between blocks.
-BLOCK = 64
-# Up to this length a convolution is fastest as a matrix product, if the batch shares the matrix.
+# Which form is fastest, forward and backward, as measured on two CPU cores, D 512, N 16: a product
+# with one matrix up to LONGEST_DIRECT positions, if the batch shares it; beyond that, blocks of
+# BLOCK positions if no tap is cut off, else FFTs. Blocks take a loop over L / BLOCK states, for
+# which other devices would have to start as many small kernels: they take FFTs.
 LONGEST_DIRECT = 64
+BLOCK = 32
 
 
 class EMACoefficients(NamedTuple):
@@ -70,6 +71,16 @@ def ema_kernel(coefficients: EMACoefficients, length: int) -> Tensor:
     return torch.bmm(coarse, fine).flatten(1)[:, :length]
 
 
+def runs_by_blocks(x: Tensor, taps: int) -> bool:
+    """Whether ``ema_by_blocks`` is the fastest form for ``x (B, L, D)`` and so many taps."""
+    batch, length, _ = x.shape
+    return x.device.type == "cpu" and taps == length and not _is_direct(batch, length)
+
+
+def _is_direct(batch: int, length: int) -> bool:
+    return length <= LONGEST_DIRECT and batch >= length // 4
+
+
 def ema_convolution(x: Tensor, kernel: Tensor, backward_kernel: Optional[Tensor] = None) -> Tensor:
     """``y_t = sum_s kernel[s] x_{t-s} (+ sum_s backward_kernel[s] x_{t+s})``.
 
@@ -81,7 +92,7 @@ def ema_convolution(x: Tensor, kernel: Tensor, backward_kernel: Optional[Tensor]
         ``(B, L, D)``.
     """
     batch, length, _ = x.shape
-    if length <= LONGEST_DIRECT and batch >= length // 4:
+    if _is_direct(batch, length):
         return _direct_convolution(x, kernel, backward_kernel)
     return _FFTConvolution.apply(x, kernel, backward_kernel)
 
@@ -149,6 +160,53 @@ def fast_length(n: int) -> int:
     return best
 
 
+class EMABlock(NamedTuple):
+    """An EMA inside of blocks of ``C`` positions, and from block to block.
+
+    ``K`` is ``N``, or ``2 N`` if bidirectional: the states of the forward EMA, then the backward's.
+    """
+
+    inside: Tensor  # (D, C, C): the output at column i for an input at row j
+    arriving: Tensor  # (D, C, K): what an input adds to the state after its block
+    leaving: Tensor  # (D, K, C): the output for the state before the block
+    decay: Tensor  # (D, 1, K): q^C
+
+
+def ema_block(
+    directions: Sequence[EMACoefficients], size: int, skip: Optional[Tensor] = None
+) -> EMABlock:
+    """The parts of an EMA, forward or both ways, for blocks of ``size``, plus ``skip x`` where
+    ``skip (D,)`` is given."""
+    taps, arriving, leaving, decay = _block_parts(directions[0], size)
+    arriving = arriving.flip(1)
+    if skip is not None:
+        taps = taps + F.pad(skip.unsqueeze(1), (0, size - 1))
+    diagonals = F.pad(taps, (size - 1, 0))
+    for backward in directions[1:]:  # the same with the positions of a block counted from its end
+        taps, starting, ending, other = _block_parts(backward, size)
+        diagonals = diagonals + F.pad(taps.flip(1), (0, size - 1))
+        arriving = torch.cat([arriving, starting], dim=2)
+        leaving = torch.cat([leaving, ending.flip(1)], dim=2)
+        decay = torch.cat([decay, other], dim=2)
+    return EMABlock(toeplitz(diagonals, size, size), arriving, leaving.transpose(1, 2), decay)
+
+
+def _block_parts(coefficients: EMACoefficients, size: int):
+    """Taps ``(D, C)``, ``p beta q^i`` and ``gamma q^(i+1)`` ``(D, C, N)``, ``q^C (D, 1, N)``."""
+    log_decay, input_weight, output_weight = (t.unsqueeze(1) for t in coefficients)
+    steps = torch.arange(size + 1, dtype=log_decay.dtype, device=log_decay.device)
+    decay = torch.exp(log_decay * steps.unsqueeze(1))  # (D, C+1, N)
+    arriving = decay[:, :-1] * input_weight
+    taps = torch.bmm(arriving, output_weight.transpose(1, 2)).squeeze(2)
+    return taps, arriving, decay[:, 1:] * output_weight, decay[:, -1:]
+
+
+def ema_by_blocks(x: Tensor, block: EMABlock, bidirectional: bool = False) -> Tensor:
+    """The EMA of ``x (B, L, D)``, as ``ema_convolution`` with kernels of ``L`` taps."""
+    state = x.new_zeros(x.size(2), x.size(0), block.decay.size(2))
+    return _run_blocks(x, block, state, bidirectional)[0]
+
+
 def ema_recurrence(
     x: Tensor, coefficients: EMACoefficients, state: Tensor
 ) -> Tuple[Tensor, Tensor]:
@@ -161,15 +219,17 @@ def ema_recurrence(
     Returns:
         y ``(B, L, D)`` and the state after the last step ``(B, D, N)``.
     """
-    x, state = _channels_first(x), state.transpose(0, 1)
-    length, outputs = x.size(-1), []
-    rest = length % BLOCK
-    for piece, block in ((x[..., : length - rest], BLOCK), (x[..., length - rest :], rest)):
-        if piece.size(-1) > 0:
-            y, state = _block_recurrence(piece, coefficients, state, block)
-            outputs.append(y)
-    y = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
-    return _channels_last(y), state.transpose(0, 1).contiguous()
+    length = x.size(1)
+    block = ema_block([coefficients], min(BLOCK, length))
+    y, last, states = _run_blocks(x, block, state.transpose(0, 1))
+    rest = length % block.inside.size(1)
+    if rest == 0:
+        state = states[-1]
+    else:  # the last block is not full
+        decay = torch.exp(rest * coefficients.log_decay).unsqueeze(1)
+        added = torch.bmm(last[..., :rest], block.arriving[:, -rest:])
+        state = decay * states[-2] + added
+    return y, state.transpose(0, 1).contiguous()
 
 
 def ema_step_(
@@ -190,35 +250,91 @@ def ema_step_(
     return torch.mul(state, coefficients.output_weight, out=scratch).sum(-1)
 
 
-def _block_recurrence(
-    x: Tensor, coefficients: EMACoefficients, state: Tensor, block: int
-) -> Tuple[Tensor, Tensor]:
-    """``ema_recurrence`` of ``x (D, B, L)`` from ``state (D, B, N)``, over whole blocks of ``C``.
+def _run_blocks(x: Tensor, block: EMABlock, state: Tensor, bidirectional: bool = False):
+    """The EMA of ``x (B, L, D)`` from ``state (D, B, K)``.
 
-    Inside a block the taps form a ``C x C`` triangular matrix; from block to block only the state
-    is handed on.
+    Returns:
+        y ``(B, L, D)``, the last block of x ``(D, B, C)``, and the states before the first block,
+        between blocks and after the last ``(blocks + 1, D, B, K)``.
     """
-    channels, batch, length = x.shape
-    blocks = length // block
-    log_decay, input_weight, output_weight = coefficients
-    x = x.reshape(channels, batch * blocks, block)
-    steps = torch.arange(block + 1, dtype=x.dtype, device=x.device)
-    decay = torch.exp(log_decay.unsqueeze(2) * steps)  # (D, N, C+1): q^0 .. q^C
+    batch, length, channels = x.shape
+    size = block.inside.size(1)
+    if length % size:
+        x = F.pad(x, (0, 0, 0, -length % size))
+    blocks = x.size(1) // size
+    x = _ToChannels.apply(x).view(channels, batch * blocks, size)
+    added = torch.bmm(x, block.arriving).view(channels, batch, blocks, -1).permute(2, 0, 1, 3)
+    if bidirectional:
+        added = _reverse_second_half(added)
+    states = _Scan.apply(added, block.decay, state)  # (blocks + 1, D, B, K)
+    before = states[:-1]
+    if bidirectional:
+        before = _reverse_second_half(before)
+    before = before.permute(1, 2, 0, 3).reshape(channels, batch * blocks, -1)
+    y = torch.baddbmm(torch.bmm(x, block.inside), before, block.leaving)
+    y = _FromChannels.apply(y.view(channels, batch, blocks * size))[:, :length]
+    return y, x.view(channels, batch, blocks, size)[:, :, -1], states
 
-    taps = torch.bmm((input_weight * output_weight).unsqueeze(1), decay[..., :-1]).squeeze(1)
-    inside = toeplitz(F.pad(taps.flip(-1), (0, block - 1)), block, block)  # (D, C, C)
-    y = torch.bmm(x, inside.transpose(1, 2))  # (D, B blocks, C)
 
-    arriving = (decay[..., :-1] * input_weight.unsqueeze(2)).flip(-1)  # p beta q^(C-1-i)
-    added = torch.bmm(x, arriving.transpose(1, 2)).view(channels, batch, blocks, -1)
-    before = []  # the state before each block
-    for b in range(blocks):
-        before.append(state)
-        state = torch.addcmul(added[:, :, b], decay[..., -1].unsqueeze(1), state)
-    before = torch.stack(before, dim=2).flatten(1, 2)  # (D, B blocks, N)
+class _Scan(torch.autograd.Function):
+    """``h_{b+1} = added_b + decay h_b``: the states ``(blocks + 1, ...)``, the first one included.
 
-    leaving = decay[..., 1:] * output_weight.unsqueeze(2)  # gamma q^(i+1)
-    return torch.baddbmm(y, before, leaving).view(channels, batch, length), state
+    Args:
+        added: ``(blocks, D, B, K)``.
+        decay: ``(D, 1, K)``.
+        state: ``(D, B, K)``.
+    """
+
+    @staticmethod
+    def forward(ctx, added: Tensor, decay: Tensor, state: Tensor) -> Tensor:
+        states = added.new_empty(added.size(0) + 1, *state.shape)
+        states[0] = state
+        steps = states.unbind(0)
+        for new, before, after in zip(added.unbind(0), steps, steps[1:]):
+            torch.addcmul(new, decay, before, out=after)
+        ctx.save_for_backward(states, decay)
+        return states
+
+    @staticmethod
+    def backward(ctx, grad_states: Tensor):
+        states, decay = ctx.saved_tensors
+        grads = torch.empty_like(states)
+        grads[-1] = grad_states[-1]
+        steps = grads.unbind(0)[::-1]
+        for direct, after, before in zip(grad_states.unbind(0)[-2::-1], steps, steps[1:]):
+            torch.addcmul(direct, decay, after, out=before)
+        grad_decay = (grads[1:] * states[:-1]).sum((0, 2)).unsqueeze(1)
+        return grads[1:], grad_decay, grads[0]
+
+
+def _reverse_second_half(states: Tensor) -> Tensor:
+    """``(blocks, D, B, 2 N)`` with the blocks of the last ``N``, the backward EMA's, reversed."""
+    forward, backward = states.chunk(2, dim=-1)
+    return torch.cat([forward, backward.flip(0)], dim=-1)
+
+
+class _ToChannels(torch.autograd.Function):
+    """``_channels_first``, with a backward pass that leaves its result in order, too."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return _channels_first(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return _channels_last(grad)
+
+
+class _FromChannels(torch.autograd.Function):
+    """The inverse of ``_ToChannels``."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return _channels_last(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return _channels_first(grad)
 
 
 def _channels_first(x: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Matrices whose entries depend on the distance of column and row alone."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -27,7 +26,13 @@ class _Toeplitz(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         rows, columns = grad.shape[-2:]
-        # Row s of the flipped matrix starts at diagonal s. With `rows` zeros behind each row, and
-        # rows read one element shorter, row s moves s to the right: diagonals become columns.
-        padded = F.pad(grad.flip(-2), (0, rows)).flatten(-2)[..., :-rows]
-        return padded.unflatten(-1, (rows, rows + columns - 1)).sum(-2), None, None
+        # Rows are laid out at a distance that leaves zeros between them. Read at a distance that is
+        # one longer, each starts one diagonal further on, and diagonals have become columns.
+        diagonals = distance = rows + columns - 1
+        matrices = grad.reshape(-1, rows, columns)
+        space = grad.new_zeros(len(matrices), rows - 1 + rows * distance)
+        placed = space[:, rows - 1 :].unflatten(1, (rows, distance))
+        placed[..., :columns] = matrices
+        read = (space.size(1), distance + 1, 1)
+        summed = space.as_strided((len(matrices), rows, diagonals), read).sum(1)
+        return summed.view(*grad.shape[:-2], diagonals), None, None

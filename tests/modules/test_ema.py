@@ -18,6 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairseq_mega.modules import MultiHeadEMA
+from fairseq_mega.ops.ema import (
+    EMACoefficients,
+    ema_block,
+    ema_by_blocks,
+    ema_convolution,
+    ema_kernel,
+    ema_recurrence,
+)
 
 
 def check_against_reference(length, batch, dim, ndim, bidirectional, truncation, mask):
@@ -62,6 +70,34 @@ def test_reference_recurrence_is_its_convolution(length, bidirectional):
     x = randn(length, 2, 4)
     recurrent = reference.ema(x, None, params, bidirectional)
     assert_close(reference.ema(x, None, params, bidirectional, truncation=length), recurrent)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("length", [1, 31, 33, 65, 300])
+def test_blocks_and_ffts_are_the_same_function(length, bidirectional):
+    """On CPUs, FFTs are for truncated kernels alone; other devices take them for all."""
+    module = make_ema(bidirectional=bidirectional)
+    x, skip = randn(2, length, 4, requires_grad=True), randn(4, seed=2, requires_grad=True)
+    by_fft = ema_convolution(x, *ema_kernel(module.coefficients(), length).split(4)) + skip * x
+    directions = [EMACoefficients(*c) for c in zip(*(t.split(4) for t in module.coefficients()))]
+    by_blocks = ema_by_blocks(x, ema_block(directions, 32, skip), bidirectional)
+    leaves = {"x": x, "skip": skip, **dict(module.named_parameters())}
+    assert_same_function(by_blocks, by_fft, leaves)
+
+
+@pytest.mark.parametrize("length", [5, 64, 75])
+def test_gradients_go_through_the_state(length):
+    """Of the output and of the state that is handed on."""
+    module = make_ema()
+    x, h = randn(2, length, 4, requires_grad=True), randn(2, 4, 3, seed=2, requires_grad=True)
+    fast = torch.cat([t.flatten() for t in ema_recurrence(x, module.coefficients(), h)])
+    y, state = reference.ema_recurrence(
+        x.transpose(0, 1), reference.ema_coefficients(tensors_of(module)), h
+    )
+    slow = torch.cat([y.transpose(0, 1).flatten(), state.flatten()])
+    leaves = {"x": x, "h": h, **dict(module.named_parameters())}
+    leaves.pop("omega")
+    assert_same_function(fast.view(-1, 1, 1), slow.view(-1, 1, 1), leaves)
 
 
 def test_truncation_zero_means_none():
