@@ -248,7 +248,9 @@ def _columns(x: Optional[Tensor], columns: slice) -> Optional[Tensor]:
 
 def _to_chunks(x: Tensor, size: int, excess: int) -> Tensor:
     """``(B, L, Z)`` padded with ``excess`` zeros to ``(B chunks, size, Z)``."""
-    return F.pad(x, (0, 0, 0, excess)).reshape(-1, size, x.size(2))
+    if excess:  # F.pad copies in any case
+        x = F.pad(x, (0, 0, 0, excess))
+    return x.reshape(-1, size, x.size(2))
 
 
 def _block_diagonal(weights: Tensor, batch: int, length: int) -> Tensor:
