@@ -108,7 +108,7 @@ class MultiHeadEMA(nn.Module):
         """The EMA of ``x (B, L, D)`` in parallel, plus ``omega x``: one more of tap 0."""
         length = x.size(1)
         taps = min(length, self.truncation or length)
-        if runs_by_blocks(x, taps):
+        if runs_by_blocks(x, taps, self.bidirectional):
             return ema_by_blocks(x, self._block(omega), self.bidirectional)
         kernels = self._kernels(taps)
         if omega is not None:

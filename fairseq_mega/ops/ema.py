@@ -22,11 +22,13 @@ from torch import Tensor
 from .toeplitz import toeplitz
 
 # Which form is fastest, forward and backward, as measured on two CPU cores, D 512, N 16: a product
-# with one matrix up to LONGEST_DIRECT positions, if the batch shares it; beyond that, blocks of
-# BLOCK positions if no tap is cut off, else FFTs. Blocks take a loop over L / BLOCK states, for
-# which other devices would have to start as many small kernels: they take FFTs.
+# with one matrix up to LONGEST_DIRECT positions, if the batch shares it; beyond that, if no tap is
+# cut off, blocks of BLOCK positions, both ways from SHORTEST_BOTH_WAYS on; else FFTs. Blocks take a
+# loop over L / BLOCK states, for which other devices would have to start as many small kernels:
+# they take FFTs.
 LONGEST_DIRECT = 64
 BLOCK = 32
+SHORTEST_BOTH_WAYS = 1024
 
 
 class EMACoefficients(NamedTuple):
@@ -71,10 +73,12 @@ def ema_kernel(coefficients: EMACoefficients, length: int) -> Tensor:
     return torch.bmm(coarse, fine).flatten(1)[:, :length]
 
 
-def runs_by_blocks(x: Tensor, taps: int) -> bool:
+def runs_by_blocks(x: Tensor, taps: int, bidirectional: bool) -> bool:
     """Whether ``ema_by_blocks`` is the fastest form for ``x (B, L, D)`` and so many taps."""
     batch, length, _ = x.shape
-    return x.device.type == "cpu" and taps == length and not _is_direct(batch, length)
+    if x.device.type != "cpu" or taps < length or _is_direct(batch, length):
+        return False
+    return not bidirectional or length >= SHORTEST_BOTH_WAYS
 
 
 def _is_direct(batch: int, length: int) -> bool:
