@@ -13,6 +13,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from fairseq.tasks.translation import TranslationTask
 
+from fairseq_mega import MegaLanguageModelingTask
 from fairseq_mega.modules import (
     GatedCrossAttention,
     MovingAverageGatedAttention,
@@ -186,7 +187,11 @@ def retain_dropout(module, names=None):
 
 # --- models, built as fairseq builds them -------------------------------------------------------
 
-TASKS = {"translation": TranslationTask, "language_modeling": LanguageModelingTask}
+TASKS = {
+    "translation": TranslationTask,
+    "language_modeling": LanguageModelingTask,
+    "mega_language_modeling": MegaLanguageModelingTask,
+}
 SIZES = {"embed-dim": 12, "hidden-dim": 16, "ffn-embed-dim": 20, "z-dim": 4, "n-dim": 3}
 TINY = {
     "mega": "--arch mega --encoder-layers 2 --max-source-positions 32 --max-target-positions 32 "

@@ -58,6 +58,21 @@ def test_numpy_scalars_load(tmp_path, dtype):
     assert loaded == 3 and type(loaded) is dtype
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.float64, np.float32])
+def test_numpy_arrays_load(tmp_path, dtype):
+    """fairseq keeps the counts of --eval-bleu in them."""
+    loaded = round_trip(tmp_path, checkpoint(counts=np.arange(4, dtype=dtype)))
+    counts = loaded["extra_state"]["counts"]
+    assert counts.dtype == dtype and counts.tolist() == [0, 1, 2, 3]
+
+
+def test_numpy_arrays_hold_no_code(tmp_path):
+    mark = tmp_path / "mark"
+    with pytest.raises(pickle.UnpicklingError, match="posix.system|ObjectDType"):
+        round_trip(tmp_path, checkpoint(counts=np.array([RunsCommand(mark)])))
+    assert not mark.exists()
+
+
 @pytest.mark.parametrize(
     "value, name",
     [
@@ -65,7 +80,7 @@ def test_numpy_scalars_load(tmp_path, dtype):
         (Custom(), f"{__name__}.Custom"),
         (pathlib.PurePosixPath("/tmp"), "pathlib.PurePosixPath"),
         (os.getcwd, "posix.getcwd"),
-        (np.arange(3), "numpy"),
+        (np.array(["a", None]), "numpy.dtypes.ObjectDType"),
         (np.complex128(1), "numpy.dtypes.Complex128DType"),
     ],
     ids=lambda value: str(type(value)),

@@ -3,13 +3,13 @@
 Each process takes seconds to start, so trained models are shared, by all processes of a test run.
 """
 
-import fcntl
+import copy
 import json
 import math
 import os
 import random
 import re
-import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,17 +17,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import fairseq.options
+import fairseq.tasks
 import pytest
 import torch
+from commands import PLUGIN, ROOT, finish, losses, made_once, run, start, valid_loss
 from fairseq.checkpoint_utils import load_model_ensemble_and_task
-from helpers import TINY, assert_close, build
+from helpers import TINY, assert_close, build, parse
 
-import fairseq_mega
+from examples.language_modeling import symbols
 from fairseq_mega import MegaLanguageModel, MegaModel
 
-ROOT = Path(fairseq_mega.__file__).parents[1]
-PLUGIN = ROOT / "fairseq_mega"
-BIN = Path(sys.executable).parent
 WORDS = [f"w{i}" for i in range(12)]
 
 MEGA = (
@@ -49,69 +48,6 @@ TRAIN = (
 # fairseq draws the batches of all epochs in the first one after it starts, unless told to draw
 # those of each epoch anew; only then does a resumed training see the same ones.
 RESUMABLE = "--update-epoch-batch-itr True"
-
-
-# --- running commands ---------------------------------------------------------------------------
-
-
-def start(command, *options, cwd=ROOT, user_dir="fairseq_mega", **kwargs):
-    """A process of fairseq-`command`; options are strings of options, or paths.
-
-    By default, fairseq leaves out the last sentences of a set if they are not a multiple of 8.
-    """
-    words = [str(BIN / f"fairseq-{command}")]
-    for option in options:
-        words += option.split() if isinstance(option, str) else [str(option)]
-    if command not in ("preprocess", "hydra-train"):
-        words += ["--user-dir", str(user_dir), "--cpu", "--required-batch-size-multiple", "1"]
-    return subprocess.Popen(
-        words,
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **kwargs,
-    )
-
-
-def finish(process, stdin=None, fails=False):
-    """What the process prints, once it has ended as expected."""
-    output = "".join(process.communicate(stdin, timeout=300))
-    assert (process.returncode != 0) == fails, output[-1500:]
-    return output
-
-
-def run(*args, stdin=None, fails=False, **kwargs):
-    return finish(start(*args, **kwargs), stdin, fails)
-
-
-def losses(output):
-    """The loss of each update, from a log with `--log-interval 1`."""
-    lines = re.findall(r"train_inner \| (\{.*\})", output)
-    return {int(line["num_updates"]): float(line["loss"]) for line in map(json.loads, lines)}
-
-
-def valid_loss(output):
-    """The last loss on the validation set, in base 2."""
-    return float(re.findall(r'"valid_loss": "([\d.]+)"', output)[-1])
-
-
-def made_once(tmp_path_factory, name, make):
-    """The folder `name` after `make(folder)`, which the first test process to need it runs."""
-    root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent
-    folder = root / name
-    with open(root / f"{name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "made").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            make(folder)
-            (folder / "made").touch()
-    return folder
 
 
 # --- data and models ----------------------------------------------------------------------------
@@ -262,6 +198,43 @@ def test_a_resumed_training_continues_exactly(translation, tmp_path):
     assert_equal(*({name: each[name] for name in ("loss", "nll_loss", "gnorm")} for each in sums))
 
 
+ENWIK8 = "--arch mega_lm_enwik8_base --share-decoder-input-output-embed"
+WIKI103 = (
+    "--arch mega_lm_wiki103 --criterion adaptive_loss --ddp-backend legacy_ddp "
+    "--adaptive-input-cutoff 6,10 --adaptive-softmax-cutoff 6,10"
+)
+
+
+def check_learning(data, folder, options):
+    """A language model of a preset, made small, learns from a few updates."""
+    small = MEGA_LM.replace("--arch mega_lm", options)
+    output = run("train", data, small, TRAIN, f"--save-dir {folder} --max-update 20")
+    curve = losses(output)
+    assert curve[20] < 0.9 * curve[1], output[-1500:]
+    return torch.load(folder / "checkpoint_last.pt")["model"]
+
+
+def test_adaptive_softmax_and_input(text, tmp_path):
+    weights = check_learning(text, tmp_path, WIKI103)
+    embeddings = "decoder.embed_tokens.embeddings"
+    assert [weights[f"{embeddings}.{band}.0.weight"].size(0) for band in (0, 1)] == [6, 4]
+
+
+def test_bytes_as_vocabulary(tmp_path):
+    """fairseq's own encoder takes the text apart, and its decoder puts it together again."""
+    lines = ["naïve: a → b"] * 60
+    (tmp_path / "train").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    for kind, pieces in (("characters", 12), ("bytes", 15)):
+        symbols.split(kind, tmp_path / kind, [tmp_path / "train"])
+        rows = (tmp_path / kind / "train").read_text(encoding="utf-8").splitlines()
+        assert [symbols.ENCODERS[kind].decode(row) for row in rows] == lines
+        assert {len(row.split()) for row in rows} == {pieces}
+    data = tmp_path / "bin"
+    run("preprocess", f"--only-source --trainpref {tmp_path}/bytes/train --destdir {data}")
+    weights = check_learning(data, tmp_path, ENWIK8)
+    assert weights["decoder.embed_tokens.weight"].size(0) == 12 + 4
+
+
 def assert_equal(ours, theirs):
     """Equality of containers of tensors and numbers, to the last digit."""
     assert type(ours) is type(theirs)
@@ -279,17 +252,22 @@ def assert_equal(ours, theirs):
         assert ours == theirs
 
 
-def test_two_processes_train_as_one_that_accumulates_gradients(pairs, tmp_path):
-    options = [pairs, MEGA, TRAIN, "--dropout 0 --max-update 12"]
+def distributed_options():
+    """Options of each of two processes that train together."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     parallel = "--ddp-backend legacy_ddp --distributed-backend gloo --distributed-no-spawn "
     parallel += f"--distributed-world-size 2 --distributed-init-method {address}"
+    return [f"{parallel} --distributed-rank {rank}" for rank in (0, 1)]
+
+
+def test_two_processes_train_as_one_that_accumulates_gradients(pairs, tmp_path):
+    options = [pairs, MEGA, TRAIN, "--dropout 0 --max-update 12"]
     two, one = tmp_path / "two", tmp_path / "one"
     processes = [
-        start("train", *options, f"--save-dir {two} {parallel} --distributed-rank {rank}")
-        for rank in (0, 1)
+        start("train", *options, f"--save-dir {two} {distributed}")
+        for distributed in distributed_options()
     ]
     output = [finish(process) for process in processes][0]
     alone = losses(run("train", *options, f"--save-dir {one} --update-freq 2"))
@@ -340,6 +318,7 @@ hydra: {run: {dir: FOLDER/hydra}}
     [
         ("mega", "encoder", "translation", "pairs"),
         ("mega_lm", "decoder", "language_modeling", "text"),
+        ("mega_lm", "decoder", "mega_language_modeling", "text"),
     ],
 )
 def test_hydra_train(arch, side, task, data, request, tmp_path):
@@ -506,6 +485,200 @@ def test_eval_lm(language_model):
     )
     (loss,) = re.findall(r"Loss \(base 2\): ([\d.]+)", output)
     assert float(loss) == pytest.approx(valid_loss(language_model.log), abs=2e-3)
+
+
+# --- language modeling on long text -------------------------------------------------------------
+
+LONG_TEXT = MEGA_LM.replace("language_modeling", "mega_language_modeling").replace(
+    "--batch-size 8",
+    "--variant-block-multiple-min 2 --variant-block-multiple-max 6 --max-tokens 48 "
+    "--sample-break-mode complete --valid-block splits:3 --max-target-positions 40",
+)
+# A plugin that notes epoch, update and samples of each update, and may end its process in one.
+RECORDING = """
+import json, os, signal
+from fairseq.distributed.utils import get_global_rank
+from fairseq_mega import MegaLanguageModelingTask as Task
+
+train_step, begin_epoch = Task.train_step, Task.begin_epoch
+
+def begin_and_note(self, epoch, model):
+    self.epoch = epoch
+    begin_epoch(self, epoch, model)
+
+def train_and_note(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
+    if update_num == int(os.environ["KILL_AT"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    lengths = sample["net_input"]["src_lengths"]
+    blocks = [row[:n].tolist() for row, n in zip(sample["target"], lengths)]
+    if not ignore_grad:  # which it is where a process has no batch left
+        with open(f"{os.environ['RECORD']}{get_global_rank()}", "a") as record:
+            print(json.dumps([self.epoch, update_num, blocks]), file=record)
+    return train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad)
+
+Task.begin_epoch, Task.train_step = begin_and_note, train_and_note
+"""
+
+
+def start_recorded(folder, data, options="", kill_at=-1):
+    """A training of two epochs with a checkpoint after every 7 updates."""
+    plugin = folder / "recording"
+    plugin.mkdir(exist_ok=True)
+    (plugin / "__init__.py").write_text(RECORDING)
+    return start(
+        "train",
+        data,
+        LONG_TEXT,
+        TRAIN.replace("--disable-validation", options),
+        f"--save-dir {folder} --max-epoch 2 --save-interval-updates 7",
+        user_dir=plugin,
+        env={"PYTHONPATH": str(ROOT), "RECORD": f"{folder}/record", "KILL_AT": str(kill_at)},
+    )
+
+
+def read_record(folder, rank=0):
+    return [json.loads(line) for line in (folder / f"record{rank}").read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def long_text(tmp_path_factory, text):
+    """A training that is killed in the middle of its second epoch, and started again."""
+
+    def make(folder):
+        killed = start_recorded(folder, text, kill_at=38)
+        (folder / "killed").write_text("".join(killed.communicate(timeout=300)))
+        assert killed.returncode == -signal.SIGKILL
+        assert [update for _, update, _ in read_record(folder)] == list(range(38))
+        (folder / "log").write_text(finish(start_recorded(folder, text)))
+
+    folder = made_once(tmp_path_factory, "long_text", make)
+    return SimpleNamespace(
+        data=text,
+        folder=folder,
+        last=folder / "checkpoint_last.pt",
+        log=(folder / "log").read_text(),
+    )
+
+
+def epoch_blocks(data, epoch):
+    """The samples of an epoch, sorted; that they are all of the text is tested with the dataset."""
+    cfg = copy.deepcopy(parse(LONG_TEXT))
+    cfg.task.data = str(data)
+    task = fairseq.tasks.setup_task(cfg.task)
+    task.build_model(cfg.model)
+    task.load_dataset("train", epoch=epoch)
+    dataset = task.dataset("train")
+    return sorted(dataset[i]["target"].tolist() for i in range(len(dataset)))
+
+
+def recorded_blocks(updates, epoch):
+    return sorted(block for number, _, blocks in updates if number == epoch for block in blocks)
+
+
+def test_a_killed_training_goes_on_with_the_blocks_that_are_left(long_text):
+    """No option is needed for that, unlike with fairseq's task."""
+    updates = read_record(long_text.folder)
+    assert "epoch 2 @ 35 updates" in long_text.log
+    assert [update for _, update, _ in updates[36:41]] == [36, 37, 35, 36, 37]
+    assert updates[35:38] == updates[38:41]  # done again, from the last checkpoint on
+    before, after = losses((long_text.folder / "killed").read_text()), losses(long_text.log)
+    assert {i: before[i] for i in (36, 37, 38)} == {i: after[i] for i in (36, 37, 38)}
+    for epoch in (1, 2):
+        assert recorded_blocks(updates[:35] + updates[38:], epoch) == epoch_blocks(
+            long_text.data, epoch
+        )
+    assert epoch_blocks(long_text.data, 1) != epoch_blocks(long_text.data, 2)
+
+
+def test_two_processes_share_the_blocks_of_an_epoch(text, tmp_path):
+    processes = [
+        start_recorded(tmp_path, text, f"--disable-validation {options}")
+        for options in distributed_options()
+    ]
+    for process in processes:
+        finish(process)
+    shares = [read_record(tmp_path, rank) for rank in (0, 1)]
+    for epoch in (1, 2):
+        assert all(recorded_blocks(share, epoch) for share in shares)
+        assert recorded_blocks(sum(shares, []), epoch) == epoch_blocks(text, epoch)
+
+
+@torch.no_grad()
+def test_streams_are_validated_and_evaluated_as_in_one_pass(long_text):
+    """In training, by fairseq-validate and by fairseq-eval-lm."""
+    (model,), _, task = load_model_ensemble_and_task([str(long_text.last)])
+    task.load_dataset("valid")
+    dataset, nll, count = task.dataset("valid"), 0, 0
+    assert len(dataset) == 3 and min(dataset.sizes) > 2 * 16  # segments
+    for sample in (dataset[i] for i in range(3)):
+        scores = model.eval()(sample["source"].unsqueeze(0))[0][0].log_softmax(-1)
+        nll -= scores.gather(1, sample["target"].unsqueeze(1)).sum().item()
+        count += len(sample["target"])
+    expected = pytest.approx(nll / count / math.log(2), abs=1e-3)
+    assert valid_loss(long_text.log) == expected
+
+    options = f"--task mega_language_modeling --path {long_text.last} --max-tokens 20"
+    output = run("validate", long_text.data, options, "--valid-subset valid --log-format simple")
+    assert float(re.findall(r"valid \| .*\| loss ([\d.]+)", output)[-1]) == expected
+    output = run(
+        "eval-lm",
+        long_text.data,
+        options,
+        "--gen-subset valid --valid-block splits:3 --sample-break-mode complete",
+        "--softmax-batch 30",
+    )
+    assert float(re.findall(r"Loss \(base 2\): ([\d.]+)", output)[-1]) == expected
+
+
+# --- continuing prompts --------------------------------------------------------------------------
+
+
+def test_prompts_are_continued(language_model):
+    """With the hypotheses and scores of fairseq's own task: also of an empty line, of an unknown
+    word, and of a prompt longer than the samples of the training."""
+    prompts = ["w3 w4 w5", "", "w1 never w2", " ".join(WORDS[i % 12] for i in range(100)), "w0 w1"]
+    output = run(
+        "interactive",
+        language_model.data,
+        f"--task mega_language_modeling --path {language_model.last} --beam 3 --max-len-b 106",
+        "--buffer-size 4 --max-sentences 2",
+        stdin="".join(f"{prompt}\n" for prompt in prompts),
+    )
+    typed = Generated(output)
+    stock = hub(MegaLanguageModel, language_model)
+    for i, prompt in enumerate(prompts):
+        tokens = read(stock.task.source_dictionary, prompt)
+        best = stock.generate(tokens, beam=3, max_len_b=106)[0]
+        assert typed.hypotheses[i] == stock.decode(best["tokens"])
+        assert typed.hypotheses[i].startswith(prompt.replace("never", "<unk>"))
+        assert typed.scores[i] == pytest.approx(best["score"].item() / math.log(2), abs=2e-4)
+    assert typed.hypotheses[0].startswith("w3 w4 w5 w6")
+    assert typed.hypotheses[3].split()[100] == WORDS[100 % 12]
+
+
+def test_prefixes_of_a_set_are_continued_with_samples(language_model, load):
+    """Words of the nucleus, with the model's probabilities at the temperature."""
+    options = "--task mega_language_modeling --sample-break-mode eos --prefix-size 2 --batch-size 8"
+    options += " --max-len-b 12 --sampling --sampling-topp 0.9 --temperature 0.8 --beam 1 --seed 3"
+    data, path = language_model.data, language_model.last
+    sampled = generate(data, path, options)
+    (model,), dictionary = load(path)
+    assert len(sampled.hypotheses) == 20
+    ranks = []
+    for i, hypothesis in sampled.hypotheses.items():
+        assert hypothesis.split()[:2] == sampled.references[i].split()[:2]
+        tokens = read(dictionary, hypothesis)
+        with torch.no_grad():
+            scores, _ = model(torch.cat([tokens[-1:], tokens[:-1]]).unsqueeze(0))
+        probs = (scores[0] / 0.8).softmax(-1)
+        chosen = probs.gather(1, tokens.unsqueeze(1))  # (T, 1)
+        expected = chosen.log().mean().item() / math.log(2)
+        assert sampled.scores[i] == pytest.approx(expected, abs=2e-4)
+        better = probs > chosen
+        free = slice(2, -1)  # the end may be forced by the length
+        assert (probs * better).sum(1)[free].max() < 0.9
+        ranks += better.sum(1)[free].tolist()
+    assert max(ranks) > 0 and min(ranks) == 0
 
 
 # --- from Python --------------------------------------------------------------------------------

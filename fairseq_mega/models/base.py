@@ -1,20 +1,13 @@
-"""What both models share: how options and checkpoints are read, and presets registered."""
+"""What both models share: how checkpoints are read, and presets registered."""
 
+import dataclasses
 import os
-from functools import partial
+from dataclasses import field, make_dataclass
 from typing import Dict
 
 from fairseq import hub_utils
-from fairseq.dataclass import FairseqDataclass
-from fairseq.dataclass.utils import merge_with_parent
-from fairseq.models import register_model_architecture
-from omegaconf import DictConfig
+from fairseq.models import register_model
 from torch import Tensor
-
-
-def complete_options(cfg: DictConfig, defaults: FairseqDataclass) -> DictConfig:
-    """``cfg`` with the defaults that it lacks, as a YAML that names a preset does."""
-    return merge_with_parent(defaults, cfg)
 
 
 class MegaCheckpointMixin:
@@ -26,7 +19,22 @@ class MegaCheckpointMixin:
                 f"not a checkpoint of a Mega model: it holds no Mega layers, but "
                 f"{', '.join(sorted(state_dict)[:3])}, ..."
             )
+        self._check_bias_tables(state_dict)
         super().upgrade_state_dict_named(state_dict, name)
+
+    def _check_bias_tables(self, state_dict: Dict[str, Tensor]) -> None:
+        """Names the option behind a ``simple`` bias of another size than the model's."""
+        ours = self.state_dict()
+        for key, table in state_dict.items():
+            if not key.endswith(".rel_pos_bias.rel_pos_bias") or key not in ours:
+                continue
+            size, trained = ((t.numel() + 1) // 2 for t in (ours[key], table))
+            if size != trained:
+                raise ValueError(
+                    f"{key} of the checkpoint was learned for {trained} positions, but the model "
+                    f"has {size}: with --rel-pos-bias simple, leave the chunk size (without "
+                    "chunks, the maximal positions) as it was in training; rotary fits any"
+                )
 
     @classmethod
     def from_pretrained(
@@ -58,13 +66,23 @@ class MegaCheckpointMixin:
         return hub
 
 
-def register_presets(model: str, presets: Dict[str, Dict]) -> None:
-    """Registers architectures: a name and the options in which it differs from the model's own."""
+def register_presets(model: type, config: type, presets: Dict[str, Dict]) -> None:
+    """Registers architectures: a name and the options in which it differs from the model's own.
+
+    Each is a model of its own to fairseq, whose defaults are those of the preset. fairseq's
+    ``register_model_architecture`` would do for command lines; but of options in YAML it sees only
+    what fairseq has completed with the defaults of the model.
+    """
     for name, options in presets.items():
-        register_model_architecture(model, name)(partial(_set_missing, options))
+        preset = type(model.__name__, (model,), {"__doc__": f"The preset ``{name}``."})
+        register_model(name, dataclass=_with_defaults(config, options))(preset)
 
 
-def _set_missing(options: Dict, args) -> None:
-    for option, value in options.items():
-        if not hasattr(args, option):
-            setattr(args, option, value)
+def _with_defaults(config: type, options: Dict) -> type:
+    """The dataclass with other defaults."""
+    fields = {each.name: each for each in dataclasses.fields(config)}
+    changed = [
+        (name, fields[name].type, field(default=value, metadata=fields[name].metadata))
+        for name, value in options.items()
+    ]
+    return make_dataclass(config.__name__, changed, bases=(config,))

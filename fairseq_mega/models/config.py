@@ -45,7 +45,7 @@ class MegaLayersConfig(FairseqDataclass):
     )
     feature_dropout: bool = _option(False, "drop whole channels instead of single values")
     truncation_length: Optional[int] = _option(
-        1024, "taps of the EMA kernel that are kept, except in step-by-step generation; 0 for all"
+        1024, "taps of the EMA kernel that are kept, except where texts are read on; 0 for all"
     )
 
     decoder_embed_path: Optional[str] = _option(None, "path to pre-trained decoder embeddings")
@@ -133,7 +133,7 @@ class MegaLanguageModelConfig(MegaLayersConfig):
         -1, "chunk size; -1 for attention over the whole sequence"
     )
     truncation_length: Optional[int] = _option(
-        2048, "taps of the EMA kernel that are kept, except in step-by-step generation; 0 for all"
+        2048, "taps of the EMA kernel that are kept, except where texts are read on; 0 for all"
     )
     no_affine_final_norm: bool = _option(False, "no learned weights in the final norm")
     adaptive_input: bool = _option(False, "use adaptive input embeddings")

@@ -166,6 +166,15 @@ class MegaDecoder(FairseqIncrementalDecoder):
             attn = _as_padded(attn, shifts)
         return x, {"attn": [attn], "inner_states": states}
 
+    def read_on(self, tokens: Tensor, incremental_state: Dict) -> Tensor:
+        """The features ``(B, T, D)`` of the ``tokens (B, T)`` that follow what the state has read.
+
+        With such a state, ``prev_output_tokens`` starts where it has read to.
+        """
+        features, _ = self.extract_features(tokens, incremental_state=incremental_state)
+        self.set_incremental_state(incremental_state, "tokens", {"read": 0})
+        return features
+
     def output_layer(
         self, features: Tensor, incremental_state: Optional[Dict] = None, **unused
     ) -> Tensor:

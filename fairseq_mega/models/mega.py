@@ -2,7 +2,7 @@
 
 from fairseq.models import FairseqEncoderDecoderModel, register_model
 
-from .base import MegaCheckpointMixin, complete_options, register_presets
+from .base import MegaCheckpointMixin, register_presets
 from .config import (
     MegaConfig,
     check_cross_attention,
@@ -29,7 +29,6 @@ class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
             ValueError: at an option out of range; names the option, its value and what to do.
         """
         source, target = task.source_dictionary, task.target_dictionary
-        cfg = complete_options(cfg, MegaConfig())
         complete_decoder_sizes(cfg)
         check_layers(cfg, "encoder")
         check_cross_attention(cfg)
@@ -60,7 +59,8 @@ class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
 _WMT = dict(attention_dropout=0.1, hidden_dropout=0.1, activation_dropout=0.1)
 
 register_presets(
-    "mega",
+    MegaModel,
+    MegaConfig,
     {
         "mega_wmt_en_de": _WMT,
         "mega_wmt_en_de_big": dict(

@@ -1,9 +1,12 @@
 """The language model ``mega_lm`` and its presets."""
 
+from typing import Dict, Optional
+
 from fairseq.models import FairseqLanguageModel, register_model
 from fairseq.modules import AdaptiveInput
+from torch import Tensor
 
-from .base import MegaCheckpointMixin, complete_options, register_presets
+from .base import MegaCheckpointMixin, register_presets
 from .config import (
     MegaLanguageModelConfig,
     check_cutoffs,
@@ -13,11 +16,22 @@ from .config import (
 )
 from .decoder import MegaDecoder
 from .layers import make_embedding
+from .state import TextState
+from .streaming import StreamedScores
 
 
 @register_model("mega_lm", dataclass=MegaLanguageModelConfig)
 class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
-    """A Mega decoder alone, for fairseq's ``language_modeling`` task."""
+    """A Mega decoder alone, for fairseq's ``language_modeling`` task.
+
+    Args:
+        decoder: a ``MegaDecoder``.
+        cfg: the ``MegaLanguageModelConfig`` that it was built from.
+    """
+
+    def __init__(self, decoder: MegaDecoder, cfg: MegaLanguageModelConfig):
+        super().__init__(decoder)
+        self.cfg = cfg
 
     @classmethod
     def build_model(cls, cfg: MegaLanguageModelConfig, task) -> "MegaLanguageModel":
@@ -27,7 +41,6 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
             ValueError: at an option out of range; names the option, its value and what to do.
         """
         dictionary = task.source_dictionary
-        cfg = complete_options(cfg, MegaLanguageModelConfig())
         if cfg.max_target_positions is None:
             cfg.max_target_positions = cfg.tokens_per_sample
         complete_decoder_sizes(cfg)
@@ -42,7 +55,8 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
                 cls.build_embedding(cfg, dictionary),
                 cross_attention=False,
                 final_norm_affine=not cfg.no_affine_final_norm,
-            )
+            ),
+            cfg,
         )
 
     @classmethod
@@ -57,6 +71,62 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
             cfg.decoder_embed_dim,
             cutoffs(cfg.adaptive_input_cutoff),
         )
+
+    @property
+    def segment_length(self) -> Optional[int]:
+        """How many tokens of a long text are read at a time: two chunks; None without chunks."""
+        size = self.cfg.decoder_chunk_size
+        return 2 * size if size > 0 else None
+
+    def forward(self, src_tokens: Tensor, streaming: bool = False, **kwargs):
+        """
+        Args:
+            src_tokens: ``(B, T)``.
+            streaming: for fairseq's ``SequenceScorer``: return ``StreamedScores`` of texts that are
+                longer than a segment. They are of the recurrent form, whose EMA is not truncated.
+            **kwargs: for the decoder.
+
+        Returns:
+            scores ``(B, T, V)``, and a dict of what else the decoder has.
+        """
+        segment = self.segment_length
+        if not streaming or segment is None or src_tokens.size(1) <= segment:
+            return super().forward(src_tokens, **kwargs)
+        return StreamedScores.of(self.decoder, src_tokens, segment), {}
+
+    def get_normalized_probs(self, net_output, log_probs: bool, sample: Optional[Dict] = None):
+        """(Log-)probabilities ``(B, T, V)`` of the first of ``net_output``."""
+        scores = net_output[0]
+        if isinstance(scores, StreamedScores):
+            return scores.normalized(log_probs)
+        return super().get_normalized_probs(net_output, log_probs, sample)
+
+    def start(self, batch: int = 1) -> TextState:
+        """The state at the start of ``batch`` texts, to read them piece by piece.
+
+        Raises:
+            ValueError: in training mode, and without chunks.
+        """
+        self._check_state()
+        return TextState(self, batch)
+
+    def restore(self, saved: Dict[str, Tensor]) -> TextState:
+        """The state of which ``TextState.save`` made ``saved``.
+
+        Raises:
+            ValueError: where it is of another model; in training mode, and without chunks.
+        """
+        self._check_state()
+        return TextState.restored(self, saved)
+
+    def _check_state(self) -> None:
+        if self.training:
+            raise ValueError("the model is in training mode, with dropout: call eval() first")
+        if self.segment_length is None:
+            raise ValueError(
+                "--decoder-chunk-size is -1: full attention keeps every token, and has no state of "
+                "constant size. Use a model with chunks"
+            )
 
 
 _ADAPTIVE = dict(
@@ -81,7 +151,8 @@ _BIG = dict(
 )
 
 register_presets(
-    "mega_lm",
+    MegaLanguageModel,
+    MegaLanguageModelConfig,
     {
         "mega_lm_big": _BIG,
         "mega_lm_adaptive_base": dict(

@@ -172,6 +172,15 @@ class MultiHeadEMA(nn.Module):
                 saved = {**saved, "h": h, "spare": torch.empty_like(h)}
             self.set_incremental_state(incremental_state, "ema", saved)
 
+    def carried(self, incremental_state: Dict) -> Tensor:
+        """``h (B, D, N)`` after what the state has seen, of which the next step makes another."""
+        return self.get_incremental_state(incremental_state, "ema")["h"]
+
+    def carry(self, incremental_state: Dict, h: Tensor) -> None:
+        """Lets a state, in which something was read, go on from ``h (B, D, N)``."""
+        saved = self.get_incremental_state(incremental_state, "ema")
+        self.set_incremental_state(incremental_state, "ema", {**saved, "h": h.clone()})
+
     def extra_repr(self) -> str:
         return (
             f"embed_dim={self.embed_dim}, ndim={self.ndim}, bidirectional={self.bidirectional}, "

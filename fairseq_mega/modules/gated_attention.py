@@ -229,7 +229,7 @@ class MovingAverageGatedAttention(nn.Module):
         o = o.view(-1, 1, self.hdim)
         return o, weights.view(-1, 1, keys, width).sum(-1) if need_weights else None
 
-    def _cache(self, incremental_state: Dict, hypotheses: int) -> KeyValueCache:
+    def _cache(self, incremental_state: Dict, hypotheses: int = 1) -> KeyValueCache:
         saved = self.get_incremental_state(incremental_state, "attention")
         if saved is None:
             saved = {"cache": KeyValueCache(hypotheses)}
@@ -240,6 +240,33 @@ class MovingAverageGatedAttention(nn.Module):
         saved = self.get_incremental_state(incremental_state, "attention")
         if saved is not None:
             saved["cache"].reorder(new_order)
+
+    def carried(self, incremental_state: Dict) -> Tuple[Tensor, Tensor, Tensor]:
+        """What a chunked layer keeps of the tokens without padding that the state has seen: the
+        EMA's ``h (B, D, N)``, and the keys ``(B, C, Z)`` and values ``(B, C, H)`` of the chunk that
+        is not full yet, followed by zeros."""
+        h, cache = self.move.carried(incremental_state), self._cache(incremental_state)
+        like = self.v_proj.weight  # of the model's type, in which keys and values are
+        keys = like.new_zeros(h.size(0), self.chunk_size, self.zdim)
+        values = like.new_zeros(h.size(0), self.chunk_size, self.hdim)
+        if cache.length > 0:
+            keys[:, : cache.length] = cache.keys
+            values[:, : cache.length] = cache.values
+        return h, keys, values
+
+    def carry(
+        self, incremental_state: Dict, h: Tensor, keys: Tensor, values: Tensor, length: int
+    ) -> None:
+        """Lets a state, in which something was read, go on from what another ``carried``.
+
+        Args:
+            length: how many positions of the chunk are filled.
+        """
+        self.move.carry(incremental_state, h)
+        cache = self._cache(incremental_state)
+        cache.clear()
+        if length > 0:
+            cache.append(keys[:, :length], values[:, :length], None)
 
 
 def _columns(x: Optional[Tensor], columns: slice) -> Optional[Tensor]:

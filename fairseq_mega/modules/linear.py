@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 INIT_STD = 0.02
 LEAST_PACKED = 2**18  # numbers in a weight: below, oneDNN's fixed cost of a call outweighs the gain
+SMALL = "small"  # in an incremental state that many are to be kept of: no copies of weights
 
 
 @with_incremental_state
@@ -17,7 +18,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor, incremental_state: Optional[Dict] = None) -> Tensor:
         """``(..., in)`` to ``(..., out)``."""
-        if incremental_state is None or not _can_pack(x, self.weight):
+        if incremental_state is None or SMALL in incremental_state or not _can_pack(x, self.weight):
             return super().forward(x)
         saved = self.get_incremental_state(incremental_state, "linear")
         if saved is None:

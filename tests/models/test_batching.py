@@ -134,3 +134,12 @@ def test_checkpoint_activations_change_nothing(arch, options):
     assert results[0].keys() == results[1].keys()
     for name, expected in results[0].items():
         assert_close(results[1][name], expected, 1e-12, name)
+
+
+@pytest.mark.parametrize("arch", TINY)
+def test_every_parameter_gets_a_gradient(arch):
+    """As distributed training waits for (--ddp-backend pytorch_ddp)."""
+    model, target = make_model(TINY[arch]).train(), batch_of(sentences(5, 11))
+    inputs = (batch_of(sentences(9, 4), left_pad=True), None) if arch == "mega" else ()
+    model(*inputs, target)[0].logsumexp(-1).sum().backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None]

@@ -1,0 +1,1 @@
+"""fairseq's side: a text as samples of a language model."""

@@ -1,0 +1,118 @@
+"""Where a text is cut into samples.
+
+A text is known by ``ends (lines,)``, the offsets at which its lines end, rising; samples are slices
+``(samples, 2)`` of it, each from an offset to another. Break modes are those of fairseq's
+``--sample-break-mode``.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class ValidBlock(NamedTuple):
+    """``--valid-block``: ``number`` streams, or streams of ``number`` tokens."""
+
+    kind: str
+    number: int
+
+    @classmethod
+    def parse(cls, option: str) -> "ValidBlock":
+        """
+        Raises:
+            ValueError: where the option is not ``splits:K`` or ``size:N`` with a positive number.
+        """
+        kind, _, number = option.partition(":")
+        if kind not in ("splits", "size") or not number.isdecimal() or int(number) == 0:
+            raise ValueError(
+                f"--valid-block is {option!r}, but must be splits:K, for K streams, or size:N, for "
+                "streams of N tokens, with a positive number"
+            )
+        return cls(kind, int(number))
+
+
+def line_ends(sizes: np.ndarray) -> np.ndarray:
+    """Offsets at which lines of these sizes end; one without tokens is none."""
+    ends = np.cumsum(sizes, dtype=np.int64)
+    return ends[np.diff(ends, prepend=0) > 0]
+
+
+def cut_into_blocks(ends: np.ndarray, lengths: np.ndarray, break_mode: str) -> np.ndarray:
+    """Slices of at most ``lengths``, one after the other, which must be enough for the text.
+
+    - ``none``: exactly of these lengths, but for the last.
+    - ``complete``: lines as long as they fit; one that is longer is a slice of its own.
+    - ``complete_doc``: the same within documents, which lines of a single token divide; these are
+      in no slice.
+    - ``eos``: a line each.
+    """
+    if break_mode == "none":
+        stops = np.cumsum(lengths)
+        return _between(np.append(stops[stops < ends[-1]], ends[-1]))
+    if break_mode == "complete":
+        return _whole_lines(ends, lengths, [(0, len(ends))])
+    if break_mode == "complete_doc":
+        return _whole_lines(ends, lengths, _documents(ends))
+    return _between(ends)
+
+
+def cut_into_streams(ends: np.ndarray, streams: ValidBlock, break_mode: str) -> np.ndarray:
+    """All of the text in streams: of lines as long as they fit in ``size``, or up to the line ends
+    that are nearest to equal ``splits``; regardless of lines where the break mode is ``none``.
+
+    Raises:
+        ValueError: where there are fewer lines, or tokens, than splits.
+    """
+    total = ends[-1]
+    if streams.kind == "size":
+        break_mode = "none" if break_mode == "none" else "complete"
+        lengths = np.full(most_blocks(ends, streams.number, break_mode), streams.number)
+        return cut_into_blocks(ends, lengths, break_mode)
+    pieces, unit = (total, "tokens") if break_mode == "none" else (len(ends), "lines")
+    if streams.number > pieces:
+        raise ValueError(
+            f"--valid-block is splits:{streams.number}, but the text has only {pieces} {unit}: "
+            "ask for fewer splits"
+        )
+    order = np.arange(streams.number)
+    if break_mode == "none":
+        return _between(total * (order + 1) // streams.number)
+    return _between(_even_ends(ends, order))
+
+
+def most_blocks(ends: np.ndarray, shortest: int, break_mode: str) -> int:
+    """How many slices of at least ``shortest`` tokens, or of a line, there can be."""
+    return -(-int(ends[-1]) // shortest) if break_mode == "none" else len(ends)
+
+
+def _between(stops: np.ndarray) -> np.ndarray:
+    return np.stack([np.append(0, stops[:-1]), stops], axis=1)
+
+
+def _whole_lines(ends: np.ndarray, lengths: np.ndarray, documents) -> np.ndarray:
+    """``documents``: pairs of the first line of each and the first after it."""
+    starts = np.append(0, ends[:-1])
+    slices = []
+    for line, last in documents:
+        while line < last:
+            start = starts[line]
+            fitting = ends.searchsorted(start + lengths[len(slices)], side="right")
+            line = min(max(fitting, line + 1), last)
+            slices.append((start, ends[line - 1]))
+    return np.array(slices, dtype=np.int64)
+
+
+def _documents(ends: np.ndarray) -> np.ndarray:
+    in_document = np.diff(ends, prepend=0) > 1
+    return np.flatnonzero(np.diff(in_document, prepend=False, append=False)).reshape(-1, 2)
+
+
+def _even_ends(ends: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """The line end nearest to each equal part of the text, and after that of the part before."""
+    parts = len(order)
+    goals = ends[-1] * (order + 1) / parts
+    after = ends.searchsorted(goals)
+    before = np.maximum(after - 1, 0)
+    nearest = np.where(goals - ends[before] < ends[after] - goals, before, after)
+    nearest = np.maximum.accumulate(nearest - order) + order
+    return ends[np.minimum(nearest, len(ends) - parts + order)]

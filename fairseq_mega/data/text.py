@@ -1,0 +1,131 @@
+"""Datasets of a text cut into samples: in blocks drawn anew every epoch, and in long streams."""
+
+from typing import Optional, Tuple
+
+import numpy as np
+from fairseq.data import BaseWrapperDataset, FairseqDataset, MonolingualDataset, TokenBlockDataset
+from fairseq.data.plasma_utils import PlasmaArray
+
+from .cutting import cut_into_blocks, line_ends, most_blocks
+
+
+class TextSlices(TokenBlockDataset):
+    """fairseq's dataset of blocks of tokens, with blocks given rather than computed.
+
+    Args:
+        lines: dataset of the text's lines.
+        slices: ``(samples, 2)``, from which offset in the text to which each sample goes.
+        pad, eos: what stands before the text's first token.
+    """
+
+    def __init__(self, lines: FairseqDataset, slices: np.ndarray, pad: int, eos: int):
+        FairseqDataset.__init__(self)
+        self.dataset, self.pad, self.eos, self.include_targets = lines, pad, eos, True
+        starts, stops = slices.T
+        ends = np.cumsum(lines.sizes, dtype=np.int64)
+        first = ends.searchsorted(starts, side="right")
+        last = ends.searchsorted(stops)
+        offsets = starts - (ends[first] - np.asarray(lines.sizes)[first])
+        self._slice_indices = PlasmaArray(slices)
+        self._sizes = PlasmaArray(stops - starts)
+        self._block_to_dataset_index = PlasmaArray(np.stack([first, offsets, last], axis=1))
+
+
+class CutText(BaseWrapperDataset):
+    """fairseq's dataset for language modeling, cut in another way.
+
+    Unlike fairseq's, it loses no samples where their number is no multiple of
+    ``--required-batch-size-multiple``.
+    """
+
+    def __init__(self, dataset: MonolingualDataset):
+        super().__init__(dataset)
+        self.lines = dataset.dataset.dataset
+        self.ends = line_ends(self.lines.sizes)
+
+    def cut(self, slices: np.ndarray) -> None:
+        before = self.dataset.dataset
+        self.dataset.dataset = TextSlices(self.lines, slices, before.pad, before.eos)
+        self.dataset.sizes = self.dataset.dataset.sizes
+
+    def batch_by_size(self, indices, **limits):
+        batches = self.dataset.batch_by_size(indices, **limits)
+        left = indices[sum(map(len, batches)) :]
+        return [*batches, left] if len(left) else batches
+
+
+class EpochBlocks(CutText):
+    """Blocks whose lengths are drawn anew in every epoch; the seed and the epoch decide them.
+
+    Args:
+        unit, multiples: lengths are ``unit`` times a number from the first of ``multiples`` to the
+            second.
+        break_mode: see ``cut_into_blocks``.
+        epoch: the first one.
+    """
+
+    can_reuse_epoch_itr_across_epochs = False  # so that fairseq makes batches in every epoch
+
+    def __init__(
+        self,
+        dataset: MonolingualDataset,
+        unit: int,
+        multiples: Tuple[int, int],
+        break_mode: str,
+        seed: int,
+        epoch: int,
+    ):
+        super().__init__(dataset)
+        self.unit, self.multiples = unit, multiples
+        self.break_mode = break_mode
+        self.seed = seed
+        self.epoch: Optional[int] = None
+        self.set_epoch(epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.cut(cut_into_blocks(self.ends, self._draw_lengths(), self.break_mode))
+
+    def _draw_lengths(self) -> np.ndarray:
+        low, high = self.multiples
+        count = most_blocks(self.ends, self.unit * low, self.break_mode)
+        generator = np.random.default_rng([self.seed, self.epoch])
+        return self.unit * generator.integers(low, high, count, endpoint=True)
+
+
+class Streams(BaseWrapperDataset):
+    """Samples of any length, which the model reads in segments, side by side in a batch.
+
+    Args:
+        dataset: the samples.
+        segment_length: tokens of each sample that are read at a time.
+        **net_input: what the model is told beside the tokens.
+    """
+
+    def __init__(self, dataset: FairseqDataset, segment_length: int, **net_input):
+        super().__init__(dataset)
+        self.segment_length = segment_length
+        self.net_input = net_input
+
+    def collater(self, samples):
+        if not samples:  # in the last batch of some workers
+            return {}
+        batch = self.dataset.collater(samples)
+        batch["net_input"].update(self.net_input)
+        return batch
+
+    def batch_by_size(
+        self, indices, max_tokens=None, max_sentences=None, required_batch_size_multiple=1
+    ):
+        """As many samples as fit with a segment each, at least one; none is left out."""
+        rows = [max_sentences] if max_sentences else []
+        if max_tokens is not None:
+            rows.append(max(1, max_tokens // self.segment_length))
+        return self.dataset.batch_by_size(
+            indices,
+            max_tokens=None,
+            max_sentences=min(rows, default=None),
+            required_batch_size_multiple=1,
+        )

@@ -1,0 +1,1 @@
+"""fairseq's side: the task of language modeling on long text."""

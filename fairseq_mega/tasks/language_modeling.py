@@ -1,0 +1,182 @@
+"""The task ``mega_language_modeling``: training on blocks of varying length, evaluation on streams
+of any length, prompts read in parallel."""
+
+from dataclasses import dataclass, field
+from typing import Dict, Iterator, List, Optional, Tuple
+
+from fairseq.data import LMContextWindowDataset
+from fairseq.models import BaseFairseqModel
+from fairseq.tasks import register_task
+from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageModelingTask
+from omegaconf import II
+
+from ..data.cutting import ValidBlock, cut_into_streams
+from ..data.text import CutText, EpochBlocks, Streams
+from ..generation import PromptTaskMixin
+
+
+@dataclass
+class MegaLanguageModelingConfig(LanguageModelingConfig):
+    variant_block_multiple_min: int = field(
+        default=1,
+        metadata={
+            "help": "the shortest training sample, in chunks of the model (--decoder-chunk-size), "
+            "or in --tokens-per-sample where it has none. Lengths are drawn anew for every sample "
+            "and epoch"
+        },
+    )
+    variant_block_multiple_max: int = field(
+        default=1, metadata={"help": "the longest training sample, in the same unit"}
+    )
+    valid_block: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "read sets other than the training set as long streams: splits:K for K streams "
+            "of equal length, or size:N for streams of N tokens; they end with a line unless "
+            "--sample-break-mode is none. For models with chunks"
+        },
+    )
+    max_tokens: Optional[int] = II("dataset.max_tokens")
+    train_subset: str = II("dataset.train_subset")
+
+
+@register_task("mega_language_modeling", dataclass=MegaLanguageModelingConfig)
+class MegaLanguageModelingTask(PromptTaskMixin, LanguageModelingTask):
+    """fairseq's task ``language_modeling`` for long text.
+
+    The model must be built before data is loaded, as fairseq's commands do: its chunks are the
+    unit of the training samples.
+    """
+
+    @classmethod
+    def setup_task(cls, args, **kwargs):
+        """
+        Raises:
+            ValueError: at an option out of range; names the option, its value and what to do.
+        """
+        shortest, longest = args.variant_block_multiple_min, args.variant_block_multiple_max
+        if not 1 <= shortest <= longest:
+            raise ValueError(
+                f"--variant-block-multiple-min is {shortest} and --variant-block-multiple-max is "
+                f"{longest}, but the first must be at least 1, and the second not below it"
+            )
+        if args.valid_block is not None:
+            ValidBlock.parse(args.valid_block)
+        return super().setup_task(args, **kwargs)
+
+    def build_model(self, args, from_checkpoint=False):
+        model = super().build_model(args, from_checkpoint)
+        self.segment_length = getattr(model, "segment_length", None)
+        self.max_input = model.max_positions()
+        return model
+
+    def load_dataset(self, split: str, epoch=1, combine=False, **kwargs):
+        """As fairseq's, but blocks of the training set are drawn for each epoch; with
+        ``--valid-block``, other sets are streams.
+
+        Raises:
+            ValueError: where the model cannot read such blocks or streams.
+        """
+        super().load_dataset(split, epoch, combine, **kwargs)
+        dataset = self.datasets[split]
+        if split == self.args.train_subset:
+            self.datasets[split] = self._training_blocks(dataset, epoch)
+        elif self.args.valid_block is not None:
+            self.datasets[split] = self._streams(dataset)
+
+    def _training_blocks(self, dataset, epoch: int) -> EpochBlocks:
+        args = self.args
+        unit = self.segment_length // 2 if self.segment_length else args.tokens_per_sample
+        multiples = args.variant_block_multiple_min, args.variant_block_multiple_max
+        if self.break_mode != "eos":
+            longest = unit * multiples[1]
+            self._check_longest_block(longest)
+            dataset.fixed_pad_length = longest if args.pad_to_fixed_length else None
+        return EpochBlocks(dataset, unit, multiples, self.break_mode, args.seed, epoch)
+
+    def _check_longest_block(self, longest: int) -> None:
+        limits = {"--max-tokens": self.args.max_tokens, "--max-target-positions": self.max_input}
+        for option, limit in limits.items():
+            if limit is not None and longest > limit:
+                raise ValueError(
+                    f"--variant-block-multiple-max is {self.args.variant_block_multiple_max}, for "
+                    f"training samples of up to {longest} tokens, but {option} is {limit}, and "
+                    "longer ones would be skipped: raise it, or lower the multiple"
+                )
+
+    def _streams(self, dataset) -> Streams:
+        text = CutText(dataset)
+        streams = ValidBlock.parse(self.args.valid_block)
+        text.cut(cut_into_streams(text.ends, streams, self.break_mode))
+        if self.segment_length is None:
+            raise ValueError(
+                f"--valid-block is {self.args.valid_block}, for streams of up to "
+                f"{text.sizes.max()} tokens, but the model has no chunks, and full attention needs "
+                "all of a sample at once: set --decoder-chunk-size (of a trained model by "
+                "--model-overrides \"{'decoder_chunk_size': 1024}\"), or leave --valid-block out"
+            )
+        return Streams(text, self.segment_length)
+
+    @property
+    def break_mode(self) -> str:
+        return str(self.args.sample_break_mode or "none")
+
+    def eval_lm_dataloader(self, dataset, *, context_window: int = 0, **kwargs):
+        """As fairseq's; streams tell the model to read them in segments."""
+        if not isinstance(dataset, Streams):
+            return super().eval_lm_dataloader(dataset, context_window=context_window, **kwargs)
+        text = dataset.dataset
+        if context_window > 0:
+            pad = self.source_dictionary.pad()
+            text = LMContextWindowDataset(text, text.sizes.max(), context_window, pad)
+        streams = Streams(text, dataset.segment_length, streaming=True)
+        return super().eval_lm_dataloader(streams, **kwargs)
+
+    def valid_step(self, sample, model, criterion):
+        """As fairseq's, but a model with chunks reads a long sample in segments, with memory for
+        one. The loss is the same, or that without --truncation-length, which states do not know."""
+        length = getattr(model, "segment_length", None)
+        # A prefix that the criterion ignores is that of the sample, not of each segment.
+        if (
+            length is None
+            or sample["target"].size(1) <= length
+            or getattr(criterion, "ignore_prefix_size", 0) > 0
+        ):
+            return super().valid_step(sample, model, criterion)
+        # Wrappers for distributed training may copy the state, which the segments are to share.
+        while not isinstance(model, BaseFairseqModel):
+            model = model.module
+        steps = []
+        for segment in split_sample(sample, length):
+            steps.append(super().valid_step(segment, model, criterion))
+        return add_steps(steps, getattr(criterion, "sentence_avg", False))
+
+
+def split_sample(sample: Dict, length: int) -> Iterator[Dict]:
+    """The sample in segments of ``length`` target tokens, which share a state of the model; their
+    source tokens start where the sample does."""
+    net_input, target = sample["net_input"], sample["target"]  # target: (B, T)
+    state = {}
+    for start in range(0, target.size(1), length):
+        end = start + length
+        yield {
+            **sample,
+            "ntokens": int((net_input["src_lengths"] - start).clamp(0, length).sum()),
+            "net_input": {
+                **net_input,
+                "src_tokens": net_input["src_tokens"][:, :end],
+                "incremental_state": state,
+            },
+            "target": target[:, start:end].contiguous(),
+        }
+
+
+def add_steps(steps: List[Tuple], sentence_avg: bool) -> Tuple:
+    """Loss, sample size and logging output of segments of the same sentences, together."""
+    losses, sample_sizes, outputs = zip(*steps)
+    once = {"nsentences", "sample_size"} if sentence_avg else {"nsentences"}
+    output = {
+        name: value if name in once else sum(output[name] for output in outputs)
+        for name, value in outputs[0].items()
+    }
+    return sum(losses), sample_sizes[0] if sentence_avg else sum(sample_sizes), output

@@ -1,0 +1,85 @@
+"""Runs fairseq's commands as a user does, and reads what they print."""
+
+import fcntl
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import fairseq_mega
+
+ROOT = Path(fairseq_mega.__file__).parents[1]
+PLUGIN = ROOT / "fairseq_mega"
+BIN = Path(sys.executable).parent
+
+
+def start(command, *options, cwd=ROOT, user_dir="fairseq_mega", env=None, **kwargs):
+    """A process of fairseq-`command`; options are strings of options, or paths.
+
+    By default, fairseq leaves out the last sentences of a set if they are not a multiple of 8.
+    """
+    words = [str(BIN / f"fairseq-{command}")]
+    for option in options:
+        words += shlex.split(option) if isinstance(option, str) else [str(option)]
+    if command not in ("preprocess", "hydra-train"):
+        words += ["--user-dir", str(user_dir), "--cpu", "--required-batch-size-multiple", "1"]
+    return subprocess.Popen(
+        words,
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **kwargs,
+    )
+
+
+def finish(process, stdin=None, fails=False):
+    """What the process prints, once it has ended as expected."""
+    output = "".join(process.communicate(stdin, timeout=300))
+    assert (process.returncode != 0) == fails, output[-1500:]
+    return output
+
+
+def run(*args, stdin=None, fails=False, **kwargs):
+    return finish(start(*args, **kwargs), stdin, fails)
+
+
+def losses(output):
+    """The loss of each update, from a log with `--log-interval 1`."""
+    lines = re.findall(r"train_inner\b.*? (\{.*\})", output)
+    return {int(line["num_updates"]): float(line["loss"]) for line in map(json.loads, lines)}
+
+
+def valid_loss(output):
+    """The last loss on the validation set, in base 2."""
+    return float(re.findall(r'"valid_loss": "([\d.]+)"', output)[-1])
+
+
+def made_once(tmp_path_factory, name, make):
+    """The folder `name` after `make(folder)`, which the first test process to need it runs."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / name
+    with open(root / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            (folder / "made").touch()
+    return folder
+
+
+def readme_commands(folder, section):
+    """The commands that a section of the README.md in examples/`folder` gives to copy."""
+    text = (ROOT / "examples" / folder / "README.md").read_text()
+    section = text.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", section, re.DOTALL))
+    return [line for line in blocks.replace("\\\n", " ").split("\n") if line]

@@ -1,0 +1,127 @@
+"""Cutting a text: every token once, lines whole where they are to be, lengths as asked for."""
+
+import numpy as np
+import pytest
+from fairseq.data import TokenBlockDataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fairseq_mega.data.cutting import (
+    ValidBlock,
+    cut_into_blocks,
+    cut_into_streams,
+    line_ends,
+    most_blocks,
+)
+
+MODES = ("none", "complete", "complete_doc", "eos")
+# Sizes of lines; in fairseq's texts, an empty line has the end of the sentence alone.
+TEXTS = st.lists(st.integers(1, 12), min_size=1, max_size=40).map(np.array)
+
+
+def cut(sizes, block, mode):
+    ends = line_ends(sizes)
+    return cut_into_blocks(ends, np.full(most_blocks(ends, block, mode), block), mode)
+
+
+def tokens_of(slices):
+    return [token for start, stop in slices for token in range(start, stop)]
+
+
+@given(TEXTS.filter(lambda sizes: sizes.max() > 1), st.integers(1, 30), st.sampled_from(MODES))
+def test_equal_lengths_give_the_blocks_of_fairseq(sizes, block, mode):
+    _, _, expected = TokenBlockDataset._build_slice_indices(sizes, mode, 1, block)
+    assert cut(sizes, block, mode).tolist() == expected.tolist()
+
+
+@given(TEXTS, st.integers(1, 9), st.integers(0, 99), st.sampled_from(MODES))
+def test_every_token_is_in_one_block(sizes, shortest, seed, mode):
+    ends = line_ends(sizes)
+    most = most_blocks(ends, shortest, mode)
+    lengths = np.random.default_rng(seed).integers(shortest, 3 * shortest, most)
+    tokens = tokens_of(cut_into_blocks(ends, lengths, mode))
+    between_documents = set()
+    if mode == "complete_doc":
+        between_documents = set(ends[sizes == 1] - 1)
+    assert tokens == [token for token in range(sizes.sum()) if token not in between_documents]
+
+
+@given(TEXTS, st.integers(1, 9), st.integers(0, 99))
+def test_blocks_of_tokens_have_the_lengths_asked_for(sizes, shortest, seed):
+    ends = line_ends(sizes)
+    most = most_blocks(ends, shortest, "none")
+    lengths = np.random.default_rng(seed).integers(shortest, 3 * shortest, most)
+    slices = cut_into_blocks(ends, lengths, "none")
+    actual = slices[:, 1] - slices[:, 0]
+    assert actual[:-1].tolist() == lengths[: len(slices) - 1].tolist()
+    assert 0 < actual[-1] <= lengths[len(slices) - 1]
+
+
+@given(TEXTS, st.integers(1, 9), st.integers(0, 99))
+def test_blocks_of_lines_are_as_long_as_fits(sizes, shortest, seed):
+    ends = line_ends(sizes)
+    lengths = np.random.default_rng(seed).integers(shortest, 3 * shortest, len(ends))
+    slices = cut_into_blocks(ends, lengths, "complete")
+    for (start, stop), length in zip(slices, lengths):
+        lines = ends[(start < ends) & (ends <= stop)]
+        assert stop == lines[-1]
+        assert stop - start <= length or len(lines) == 1
+        assert stop == ends[-1] or ends[ends > stop][0] - start > length
+
+
+def test_lines_without_tokens_make_no_block():
+    sizes = np.array([0, 5, 0, 3, 0])
+    assert line_ends(sizes).tolist() == [5, 8]
+    assert cut(sizes, 4, "complete").tolist() == [[0, 5], [5, 8]]
+    assert cut(sizes, 4, "eos").tolist() == [[0, 5], [5, 8]]
+
+
+def streams_of(sizes, option, mode):
+    return cut_into_streams(line_ends(sizes), ValidBlock.parse(option), mode)
+
+
+@given(TEXTS, st.integers(1, 50), st.sampled_from(MODES), st.sampled_from(["splits", "size"]))
+def test_every_token_is_in_one_stream(sizes, number, mode, kind):
+    pieces = sizes.sum() if mode == "none" else len(sizes)
+    if kind == "splits":
+        number = min(number, pieces)
+    streams = streams_of(sizes, f"{kind}:{number}", mode)
+    assert tokens_of(streams) == list(range(sizes.sum()))
+    lengths = streams[:, 1] - streams[:, 0]
+    assert (lengths > 0).all()
+    if mode != "none":
+        assert set(streams[:, 1]) <= set(line_ends(sizes))
+    if kind == "splits":
+        assert len(streams) == number
+        assert mode != "none" or lengths.max() - lengths.min() <= 1
+    elif mode == "none":
+        assert (lengths[:-1] == number).all() and lengths[-1] <= number
+    else:
+        assert (lengths <= max(number, sizes.max())).all()
+
+
+@given(st.lists(st.integers(1, 12), min_size=60, max_size=90).map(np.array), st.integers(1, 5))
+def test_splits_end_with_the_lines_nearest_to_equal_parts(sizes, number):
+    """Where no line is as long as a part."""
+    streams = streams_of(sizes, f"splits:{number}", "complete")
+    goals = sizes.sum() * np.arange(1, number + 1) / number
+    distances = np.abs(line_ends(sizes)[:, None] - goals).min(axis=0)
+    if sizes.max() < sizes.sum() / number:
+        assert np.abs(streams[:, 1] - goals).tolist() == distances.tolist()
+
+
+@pytest.mark.parametrize("mode, says", [("complete", "only 3 lines"), ("none", "only 12 tokens")])
+def test_more_splits_than_there_is_text(mode, says):
+    with pytest.raises(ValueError, match=f"--valid-block is splits:13, .* {says}: ask for fewer"):
+        streams_of([4, 4, 4], "splits:13", mode)
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["10", "splits", "splits:", "splits:0", "splits:-3", "size:1.5", "size:all", "parts:3"],
+)
+def test_malformed_valid_blocks(option):
+    with pytest.raises(ValueError) as error:
+        ValidBlock.parse(option)
+    for words in (f"--valid-block is {option!r}", "splits:K", "size:N", "positive"):
+        assert words in str(error.value)

@@ -1,0 +1,302 @@
+"""The state that is carried of a text: read on, saved, restored and forked, it is as good as the
+text itself."""
+
+import copy
+
+import pytest
+import torch
+from helpers import BIASES, FUNCTIONS, TINY, assert_close, make_model, scatter
+
+from fairseq_mega import MegaLanguageModel, TextState
+from fairseq_mega.modules.linear import PackedWeight
+
+CHUNK, LENGTH, WORDS = 4, 41, 20
+PIECES = ([1] * LENGTH, [LENGTH], [3, 1, 0, 20, 17], [8, 8, 8, 8, 8, 1], [4, 12, 25], [0, 40, 1])
+
+
+def make(chunk=CHUNK, seed=0, **options):
+    options = {"decoder_chunk_size": chunk, "truncation_length": 0, **options}
+    return scatter(make_model(TINY["mega_lm"], **options), seed)
+
+
+def text(batch=1, length=LENGTH, seed=5):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(4, WORDS, (batch, length), generator=generator)
+
+
+@torch.no_grad()
+def parallel(model, tokens):
+    """Log-probabilities of the tokens (B, T), and of all words after the last (B, V)."""
+    eos = torch.full((len(tokens), 1), model.decoder.dictionary.eos())
+    output = model(torch.cat([eos, tokens], dim=1))
+    log_probs = model.get_normalized_probs(output, log_probs=True)  # (B, 1 + T, V)
+    return log_probs[:, :-1].gather(2, tokens.unsqueeze(2)).squeeze(2), log_probs[:, -1]
+
+
+def read(state, tokens, sizes):
+    assert sum(sizes) == tokens.size(1)
+    return torch.cat([state.read(piece) for piece in tokens.split(sizes, dim=1)], dim=1)
+
+
+def reload(saved, folder):
+    """As a file that is loaded with nothing but tensors and containers allowed."""
+    torch.save(saved, folder / "state.pt")
+    return torch.load(folder / "state.pt", weights_only=True)
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("bias", BIASES)
+def test_pieces_of_any_size_equal_one_parallel_pass(function, bias):
+    model = make(rel_pos_bias=bias, attention_activation_fn=function)
+    tokens = text(batch=2)
+    scores, following = parallel(model, tokens)
+    for sizes in PIECES:
+        state = model.start(batch=2)
+        assert_close(read(state, tokens, sizes), scores, 1e-5)
+        assert_close(state.predict(), following, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"chunk": 1},
+        {"chunk": 7, "normalize_before": True},
+        {"adaptive_softmax_cutoff": "8,14", "criterion_name": "adaptive_loss"},
+        {"checkpoint_activations": True},
+    ],
+    ids=str,
+)
+def test_reading_with_other_options(options, tmp_path):
+    options = {"adaptive_softmax_factor": 2.0, **options}
+    model, tokens = make(**options), text()
+    scores, following = parallel(model, tokens)
+    state = model.start()
+    assert_close(state.read(tokens[:, :10]), scores[:, :10], 1e-5)
+    state = model.restore(reload(state.save(), tmp_path))
+    assert_close(state.read(tokens[:, 10:]), scores[:, 10:], 1e-5)
+    assert_close(state.predict(), following, 1e-5)
+
+
+def test_long_pieces_are_read_in_segments():
+    model, lengths = make(), []
+    model.decoder.layers[0].register_forward_hook(lambda _, x, y: lengths.append(len(y[0])))
+    model.start().read(text(length=30))
+    assert lengths == [1, 8, 8, 8, 6]
+
+
+def test_prediction_reads_nothing():
+    state = make().start()
+    before = state.predict()
+    assert torch.equal(before, state.predict())
+    assert_close(before.exp().sum(1), torch.ones(1), 1e-5)
+    assert state.read(text(length=1)) == before[0, text(length=1)]
+
+
+# --- saving and restoring -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", (0, 1, 3, 4, 7, 8, 12, 18))
+def test_a_restored_state_reads_on(length, tmp_path):
+    model, tokens = make(), text(batch=2)
+    state = model.start(batch=2)
+    state.read(tokens[:, :length])
+    saved = reload(state.save(), tmp_path)
+    rest, sizes = tokens[:, length:], [1, LENGTH - length - 1]  # a single step changes h in place
+    expected = read(state, rest, sizes)
+
+    again = copy.deepcopy(model)  # as another process has it: of the same weights
+    for _ in range(2):  # and what was saved stays as it is
+        restored = again.restore(saved)
+        assert isinstance(restored, TextState)
+        assert_same(restored.save(), saved)
+        assert torch.equal(read(restored, rest, sizes), expected)
+        assert torch.equal(restored.predict(), state.predict())
+    assert all(isinstance(value, torch.Tensor) for value in saved.values())
+
+
+@pytest.mark.parametrize("batch", (1, 3))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16), ids=str)
+def test_the_size_does_not_depend_on_what_was_read(batch, dtype, tmp_path):
+    """layers (D N + C (Z + H)) + D numbers in each row, those of the EMA in float32 at least."""
+    model = make().to(dtype)
+    layers, d, n, z, h = 2, 12, 3, 4, 16
+    ema = torch.promote_types(dtype, torch.float32).itemsize
+    size = batch * (layers * (d * n * ema + CHUNK * (z + h) * dtype.itemsize) + d * dtype.itemsize)
+    state, files = model.start(batch), set()
+    for length in (0, 1, 2, 1, 30, 200):
+        state.read(text(batch, length))
+        assert state.nbytes == size
+        torch.save(state.save(), tmp_path / "state.pt")
+        files.add((tmp_path / "state.pt").stat().st_size)
+    assert len(files) == 1
+
+
+def test_reading_on_keeps_nothing_but_the_state(monkeypatch):
+    """All that hangs on the state, in bytes, is bounded: buffers have room for up to two chunks.
+    No copies of weights are among it, however large they are."""
+    monkeypatch.setattr("fairseq_mega.modules.linear.LEAST_PACKED", 1)
+
+    def held(state):
+        storages = {}
+
+        def visit(value):
+            assert not isinstance(value, PackedWeight)
+            if isinstance(value, torch.Tensor):
+                storages[value.data_ptr()] = value.untyped_storage().nbytes()
+            elif isinstance(value, dict):
+                [visit(each) for each in value.values()]
+            elif isinstance(value, (list, tuple)):
+                [visit(each) for each in value]
+            elif hasattr(value, "__dict__") and not isinstance(value, torch.nn.Module):
+                visit(vars(value))
+
+        visit(vars(state))
+        return sum(storages.values())
+
+    state, sizes = make(chunk=32).float().start(), []
+    for length in (70, 300, 1, 63, 500):
+        state.read(text(length=length))
+        sizes.append(held(state))
+    assert max(sizes) < 5 * state.nbytes
+    assert sizes[-1] <= max(sizes[:2])
+
+
+def change_weight(model):
+    with torch.no_grad():
+        next(iter(model.decoder.layers[1].parameters())).view(-1)[0] += 1e-6
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"seed": 1},
+        {"attention_activation_fn": "laplace"},
+        {"activation_fn": "relu"},
+        {"chunk": 8, "rel_pos_bias": "rotary"},
+        {"normalize_before": True},
+        {"decoder_layers": 3},
+        {"decoder_z_dim": 8},
+        {"no_scale_embedding": True},
+    ],
+    ids=str,
+)
+def test_states_of_another_model_are_refused(options):
+    bias = {name: value for name, value in options.items() if name == "rel_pos_bias"}
+    saved = make(**bias).start().save()
+    with pytest.raises(ValueError, match="state is of another model"):
+        make(**options).restore(saved)
+
+
+def test_states_from_before_a_training_are_refused():
+    model = make()
+    saved = model.start().save()
+    change_weight(model)
+    with pytest.raises(ValueError, match="state is of another model"):
+        model.restore(saved)
+
+
+def test_what_no_saved_state_looks_like_is_refused():
+    model = make()
+    saved = model.start().save()
+    with pytest.raises(ValueError, match=r"not a saved TextState: it holds \['model'\]"):
+        model.restore({"model": {}})
+    for change in ({"h": saved["h"][:, :, :-1]}, {"keys": saved["keys"].repeat(1, 2, 1, 1)}):
+        with pytest.raises(ValueError, match=f"damaged: {next(iter(change))} must be"):
+            model.restore({**saved, **change})
+
+
+# --- forks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", (2, 8, 13))
+def test_forks_read_on_independently(length):
+    model, start = make(), text(length=length)
+    state = model.start()
+    state.read(start)
+    saved = state.save()
+    forks = state.fork(3)
+    endings = [text(length=n, seed=n) for n in (1, 9, 30)]
+    # In turns, piece by piece, so that a shared tensor would show.
+    scores = [[], [], []]
+    for i in range(30):
+        for fork, ending, result in zip(forks, endings, scores):
+            result.append(fork.read(ending[:, i : i + 1]))
+    for fork, ending, result in zip(forks, endings, scores):
+        expected, following = parallel(model, torch.cat([start, ending], dim=1))
+        assert_close(torch.cat(result, dim=1), expected[:, length:], 1e-5)
+        assert_close(fork.predict(), following, 1e-5)
+    assert_same(state.save(), saved)
+
+
+def test_a_parent_does_not_change_its_forks():
+    state = make().start()
+    state.read(text(length=6))
+    (fork,) = state.fork(1)
+    saved = fork.save()
+    state.read(text(length=9))
+    assert_same(fork.save(), saved)
+
+
+def assert_same(saved, expected):
+    assert saved.keys() == expected.keys()
+    assert all(torch.equal(saved[name], expected[name]) for name in expected)
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+def test_models_that_have_no_state():
+    with pytest.raises(ValueError, match="--decoder-chunk-size is -1.*no state of constant size"):
+        make(chunk=-1).start()
+    model = make()
+    saved = model.start().save()
+    model.train()
+    for make_state in (model.start, lambda: model.restore(saved)):
+        with pytest.raises(ValueError, match="in training mode.*eval()"):
+            make_state()
+
+
+@pytest.mark.parametrize(
+    "tokens, says",
+    [
+        (torch.tensor([5, 6]), r"\(1, any length\).*are \(2,\)"),
+        (torch.tensor([[5], [6]]), r"1 row.*are \(2, 1\)"),
+        (torch.tensor([[5, 1]]), r"not padding \(1\), but one is 1"),
+        (torch.tensor([[5, 20]]), "from 0 to 19.*but one is 20"),
+        (torch.tensor([[-1]]), "from 0 to 19.*but one is -1"),
+    ],
+    ids=str,
+)
+def test_tokens_that_cannot_be_read_leave_the_state_as_it_was(tokens, says):
+    state = make().start()
+    state.read(text(length=5))
+    saved = state.save()
+    with pytest.raises(ValueError, match=says):
+        state.read(tokens)
+    assert_same(state.save(), saved)
+
+
+# --- from a checkpoint --------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_a_published_model(parity, tmp_path):
+    """Of the hub, its state read back in another instance; its weights ask for truncation."""
+    folder = str(parity / "language_model")
+
+    def load():
+        hub = MegaLanguageModel.from_pretrained(
+            folder, "checkpoint.pt", data_name_or_path=f"{folder}/data-bin"
+        )
+        return hub.models[0]
+
+    model = load()
+    tokens = text(length=200)
+    state = model.start()
+    scores = state.read(tokens[:, :101])
+    restored = load().restore(reload(state.save(), tmp_path))
+    scores = torch.cat([scores, restored.read(tokens[:, 101:])], dim=1)
+    assert_close(scores, parallel(model, tokens)[0], 1e-4)

@@ -1,0 +1,366 @@
+"""Streaming evaluation: the scores of one parallel pass, in memory that does not grow."""
+
+import logging
+import re
+import sys
+import weakref
+from pathlib import Path
+from subprocess import PIPE, STDOUT, run
+
+import fairseq.options
+import pytest
+import torch
+from fairseq.data import indexed_dataset
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.sequence_scorer import SequenceScorer
+from fairseq_cli import eval_lm
+from helpers import (
+    BIASES,
+    FUNCTIONS,
+    TINY,
+    batch_of,
+    build,
+    make_dictionary,
+    make_ema,
+    make_model,
+    randn,
+    scatter,
+    sentences,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fairseq_mega.models.streaming import StreamedScores
+
+ROOT = Path(__file__).resolve().parents[2]
+CHUNK = 4
+# Up to two chunks is one segment; then around the ends of chunks and of segments.
+LENGTHS = (1, 7, 8, 9, 11, 12, 13, 15, 16, 17, 20, 23, 24, 25)
+ADAPTIVE = {
+    "adaptive_softmax_cutoff": "8,14",
+    "adaptive_softmax_factor": 2.0,
+    "criterion_name": "adaptive_loss",
+}
+
+
+def make(chunk=CHUNK, truncation=0, **options):
+    return make_model(
+        TINY["mega_lm"], decoder_chunk_size=chunk, truncation_length=truncation, **options
+    )
+
+
+def sample_of(*lengths, streaming):
+    """Texts as the task batches them; the target is the next token."""
+    tokens = batch_of(sentences(*lengths))
+    target = batch_of([row.roll(-1) for row in sentences(*lengths)])
+    return {"net_input": {"src_tokens": tokens, "streaming": streaming}, "target": target}
+
+
+def score(models, lengths, streaming, softmax_batch=None):
+    """What fairseq's scorer makes of texts: the score of every token, text after text."""
+    scorer = SequenceScorer(make_dictionary(20), softmax_batch)
+    hypotheses = scorer.generate(models, sample_of(*lengths, streaming=streaming))
+    scores = [hypothesis[0]["positional_scores"] for hypothesis in hypotheses]
+    assert [len(each) for each in scores] == list(lengths)
+    return torch.cat(scores)
+
+
+def check_streaming(models, *lengths, softmax_batch=None, tolerance=1e-5):
+    streamed = score(models, lengths, True, softmax_batch)
+    assert torch.isfinite(streamed).all() and streamed.std() > 0.1
+    assert (streamed - score(models, lengths, False)).abs().max() < tolerance, lengths
+
+
+# --- the same scores ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("bias", BIASES)
+def test_streaming_equals_one_parallel_pass(function, bias):
+    model = make(rel_pos_bias=bias, attention_activation_fn=function)
+    for length in LENGTHS[1:]:
+        check_streaming([model], length)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"chunk": 1},
+        {"chunk": 7},
+        {"normalize_before": True},
+        {"normalization_type": "batchnorm"},
+        {"decoder_input_dim": 6, "decoder_ffn_embed_dim": 0},
+        {"share_decoder_input_output_embed": True, "no_scale_embedding": True},
+        ADAPTIVE,
+        {
+            **ADAPTIVE,
+            "adaptive_input": True,
+            "adaptive_input_cutoff": "8,14",
+            "adaptive_input_factor": 2.0,
+            "tie_adaptive_weights": True,
+            "tie_adaptive_proj": True,
+        },
+    ],
+    ids=str,
+)
+def test_streaming_with_other_options(options):
+    model = make(**options)
+    for length in (9, 16, 25):
+        check_streaming([model], length)
+
+
+@pytest.mark.parametrize("lengths", [(25,), (25, 9, 1), (17, 16, 8)], ids=str)
+@pytest.mark.parametrize("options", [{}, ADAPTIVE], ids=str)
+def test_texts_of_different_lengths_and_batches_of_the_softmax(lengths, options):
+    model = make(**options)
+    for softmax_batch in (None, 1, 5, 8, 13, 25, 1000):
+        check_streaming([model], *lengths, softmax_batch=softmax_batch)
+
+
+@pytest.mark.parametrize("softmax_batch", [None, 6])
+def test_ensembles(softmax_batch):
+    """Of other chunks, too: one model of the three does not stream a text of 25."""
+    models = [scatter(make(chunk), seed=chunk) for chunk in (4, 6, 13)]
+    check_streaming(models, 25, 14, softmax_batch=softmax_batch)
+
+
+def test_only_texts_longer_than_a_segment_stream():
+    model = make()
+    kinds = [type(model(**sample_of(n, streaming=True)["net_input"])[0]) for n in (8, 9)]
+    assert kinds == [torch.Tensor, StreamedScores]
+    assert isinstance(model(**sample_of(9, streaming=False)["net_input"])[0], torch.Tensor)
+
+
+def test_in_half_precision_scores_are_close():
+    model = make().to(torch.bfloat16)
+    check_streaming([model], 25, 9, tolerance=0.3)
+
+
+def test_scores_are_read_once_in_order():
+    scores, _ = make()(**sample_of(25, 25, streaming=True)["net_input"])
+    index = torch.full((1, 5, 1), 4)
+    with pytest.raises(IndexError, match="flattened"):
+        scores[:, 0:5]
+    flat = scores.view(1, -1, 20)
+    assert flat.shape == (1, 50, 20)
+    flat[:, 0:5].gather(2, index)
+    for start in (0, 10):
+        with pytest.raises(RuntimeError, match="position 5 is next"):
+            flat[:, start : start + 5].gather(2, index)
+    flat[:, 5:10].gather(2, index)
+
+
+# --- truncation ---------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_the_recurrent_form_differs_by_the_taps_that_truncation_cuts():
+    """By no more than max |x| times their sum, before silu, whose slope is at most 1.1."""
+    length, truncation = 60, 8
+    ema = make_ema(truncation=truncation)
+    x = randn(length, 2, ema.embed_dim)
+    difference = (ema(x, incremental_state={}) - ema(x)).abs()  # (L, B, D)
+    cut = ema._kernels(length)[0][:, truncation:].abs().sum(1)  # (D,)
+    bound = 1.1 * cut * x.abs().amax((0, 1))
+    assert (difference[:truncation] < 1e-12).all()
+    assert (difference <= bound).all()
+    assert difference.max() > 1e-3
+
+
+def test_truncation_changes_scores_by_little():
+    """With weights as initialised, and truncation at two chunks: 5e-5 was seen."""
+    torch.manual_seed(0)
+    options = dict(decoder_chunk_size=16, rel_pos_bias="rotary")
+    model = build(TINY["mega_lm"], truncation_length=32, **options).eval()
+    scores = [score([model], (200,), streaming) for streaming in (True, False)]
+    difference = (scores[0] - scores[1]).abs()
+    assert difference[:32].max() < 1e-5 < difference.max() < 2e-4
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+class Memory(TorchDispatchMode):
+    """The bytes of the tensors that are made inside, at most at any one time."""
+
+    def __init__(self):
+        super().__init__()
+        self.peak = 0
+        self._alive = {}  # storages made here, by address: size and the tensors that hold them
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor) and tensor.device.type != "meta":
+                self._note(tensor)
+        self._alive = {
+            address: (size, alive)
+            for address, (size, holders) in self._alive.items()
+            if (alive := [ref for ref in holders if ref() is not None])
+        }
+        self.peak = max(self.peak, sum(size for size, _ in self._alive.values()))
+        return result
+
+    def _note(self, tensor):
+        storage = tensor.untyped_storage()
+        size, holders = self._alive.get(storage.data_ptr(), (storage.nbytes(), []))
+        self._alive[storage.data_ptr()] = size, [*holders, weakref.ref(tensor)]
+
+
+@pytest.mark.parametrize("softmax_batch", [None, 3])
+@pytest.mark.parametrize("options", [{}, ADAPTIVE], ids=str)
+def test_memory_does_not_grow_with_the_text(softmax_batch, options):
+    """But for the numbers that are asked for: a few of each token."""
+    model = make(**options)
+
+    def peak(length, streaming):
+        with Memory() as memory:
+            score([model], (length,), streaming, softmax_batch)
+        return memory.peak
+
+    per_token = 2 * 8 + 2 * 4  # token, target, score and its copy
+    short, long = (peak(length, True) for length in (64, 320))
+    assert long - short < (320 - 64) * per_token
+    assert peak(320, False) - peak(64, False) > (320 - 64) * 40 * per_token
+
+
+@pytest.mark.parametrize("softmax_batch, most", [(None, 8), (8, 8), (3, 3)])
+def test_at_most_a_segment_is_read_and_scored_at_a_time(softmax_batch, most):
+    model, read, scored = make(), [], []
+    model.decoder.layers[0].register_forward_hook(lambda _, x, y: read.append(y[0].shape[:2]))
+    model.decoder.output_projection.register_forward_hook(
+        lambda _, x, y: scored.append(y.shape[:2].numel())
+    )
+    score([model], (50, 21), True, softmax_batch)
+    assert read == [(8, 1)] * 6 + [(2, 1)] + [(8, 1)] * 6 + [(2, 1)]
+    assert max(scored) == most and sum(scored) == 100
+
+
+# --- fairseq-eval-lm ----------------------------------------------------------------------------
+
+WORDS = [f"w{i}" for i in range(12)] + [f"part{i}@@" for i in range(6)]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A binarised text, and checkpoints of models with telling weights."""
+    folder = tmp_path_factory.mktemp("streaming")
+    dictionary = make_dictionary(4)
+    for word in WORDS:
+        dictionary.add_symbol(word)
+    dictionary.save(str(folder / "dict.txt"))
+    builder = indexed_dataset.make_builder(str(folder / "test.bin"), "mmap", len(dictionary))
+    for line in sentences(*range(3, 20), words=len(dictionary)):
+        builder.add_item(line)
+    builder.finalize(str(folder / "test.idx"))
+    for name, options in {
+        "rotary": "--decoder-chunk-size 8 --rel-pos-bias rotary",
+        "simple": "--decoder-chunk-size 8 --rel-pos-bias simple",
+        "full": "--decoder-chunk-size -1 --rel-pos-bias rotary",
+    }.items():
+        save(folder / f"{name}.pt", folder, f"{TINY['mega_lm']} --truncation-length 0 {options}")
+    return folder
+
+
+def save(path, data, options):
+    parser = fairseq.options.get_training_parser()
+    state = {
+        "args": fairseq.options.parse_args_and_arch(parser, [str(data), *options.split()]),
+        "model": scatter(build(options, words=4 + len(WORDS))).state_dict(),
+        "optimizer_history": [
+            {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
+        ],
+        "extra_state": {"train_iterator": {"epoch": 1}},
+    }
+    torch.save(state, path)
+
+
+@pytest.fixture
+def evaluate(corpus, caplog):
+    """Runs fairseq-eval-lm in this process: its loss, and the words with their scores."""
+
+    def evaluate(checkpoint, *options):
+        words = f"{corpus} --path {corpus / checkpoint} --cpu --num-workers 0 --output-word-probs "
+        words += "--sample-break-mode none --required-batch-size-multiple 1"
+        words = [*words.split(), *options]
+        parser = fairseq.options.get_eval_lm_parser()
+        cfg = convert_namespace_to_omegaconf(fairseq.options.parse_args_and_arch(parser, words))
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            results = eval_lm.main(cfg)
+        return float(results["loss"]), re.findall(r"(\S+) \[(-?[\d.]+)\]", caplog.text)
+
+    return evaluate
+
+
+LONG_TEXT = ["--task", "mega_language_modeling", "--valid-block"]
+STREAMED = [*LONG_TEXT, "size:60"]
+PARALLEL = ["--task", "language_modeling", "--tokens-per-sample", "60"]
+LARGER_CHUNKS = ["--model-overrides", "{'decoder_chunk_size': 16}"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--batch-size", "1"],
+        ["--batch-size", "2", "--softmax-batch", "7"],
+        ["--post-process", "@@ ", "--output-word-stats"],
+        LARGER_CHUNKS,
+        ["--add-bos-token", "--max-tokens", "130"],
+    ],
+    ids=lambda options: options[0],
+)
+def test_eval_lm(options, evaluate):
+    assert_same(
+        evaluate("rotary.pt", *STREAMED, *options), evaluate("rotary.pt", *PARALLEL, *options)
+    )
+
+
+def test_eval_lm_with_a_context_window(evaluate):
+    """Which fairseq's samples of 60 tokens include."""
+    options = ["--context-window", "20", "--batch-size", "1"]
+    streamed = evaluate("rotary.pt", *LONG_TEXT, "size:40", *options)
+    assert_same(streamed, evaluate("rotary.pt", *PARALLEL, *options))
+
+
+def assert_same(streamed, parallel):
+    (loss, words), (parallel_loss, parallel_words) = streamed, parallel
+    assert len(words) > 100
+    assert [word for word, _ in words] == [word for word, _ in parallel_words]
+    scores, parallel = ([float(score) for _, score in each] for each in (words, parallel_words))
+    assert scores == pytest.approx(parallel, abs=2e-5)
+    assert loss == pytest.approx(parallel_loss, abs=1e-5)
+
+
+def test_the_chunk_size_of_the_evaluation_counts(evaluate):
+    """So does the ``simple`` bias, whose table has the size of the chunk."""
+    loss, _ = evaluate("rotary.pt", *STREAMED)
+    other, _ = evaluate("rotary.pt", *STREAMED, *LARGER_CHUNKS)
+    assert abs(loss - other) > 1e-3
+    with pytest.raises(ValueError, match="learned for 8 positions, but the model has 16"):
+        evaluate("simple.pt", *STREAMED, *LARGER_CHUNKS)
+
+
+def test_full_attention_in_eval_lm(evaluate):
+    says = r"--valid-block is size:60.* 60 tokens.*all of a sample at once.*--model-overrides"
+    with pytest.raises(ValueError, match=says):
+        evaluate("full.pt", *STREAMED)
+    assert evaluate("full.pt", *STREAMED, *LARGER_CHUNKS)[0] > 0
+
+
+def test_the_published_evaluation_in_segments(parity):
+    """The published code's scores, by the command: one stream in segments of two chunks."""
+    folder = parity / "language_model"
+    command = f"{Path(sys.executable).parent / 'fairseq-eval-lm'} {folder / 'data-bin'}"
+    command += f" --user-dir {ROOT / 'fairseq_mega'} --path {folder / 'checkpoint.pt'} --cpu"
+    command += " --task mega_language_modeling --valid-block splits:1 --sample-break-mode none"
+    command += " --output-word-probs"
+    output = run(command.split(), stdout=PIPE, stderr=STDOUT, text=True, check=True).stdout
+    assert "Loss (base 2): 4.2914, Perplexity: 19.58" in output
+    published, ours = (
+        re.findall(r"(\S+) \[(-[\d.]+)\]", text)
+        for text in ((folder / "eval.txt").read_text(), output)
+    )
+    assert len(published) == 953
+    assert [word for word, _ in ours] == [word for word, _ in published]
+    scores = [[float(score) for _, score in each] for each in (ours, published)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)

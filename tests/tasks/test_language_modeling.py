@@ -1,0 +1,365 @@
+"""The task `mega_language_modeling`, as fairseq's commands set it up and call it."""
+
+import copy
+from itertools import chain
+
+import fairseq.tasks
+import pytest
+import torch
+from fairseq.criterions import build_criterion
+from fairseq.data import indexed_dataset
+from fairseq.distributed import ModuleProxyWrapper
+from fairseq.tasks.language_modeling import LanguageModelingTask
+from helpers import SIZES, batch_of, make_dictionary, parse, scatter, sentences
+from torch import nn
+
+WORDS = 30
+CHUNK = 4
+TASK = (
+    "--arch mega_lm --task mega_language_modeling --decoder-layers 2 --tokens-per-sample 16 "
+    f"--rel-pos-bias rotary --decoder-chunk-size {CHUNK} --truncation-length 0 --max-tokens 48 "
+    + " ".join(f"--decoder-{name} {size}" for name, size in SIZES.items())
+)
+VARIANT = {"variant_block_multiple_min": 1, "variant_block_multiple_max": 4}
+MODES = ("none", "complete", "complete_doc", "eos")
+# With ends of documents, and a line longer than any block.
+LENGTHS = [5, 9, 1, 3, 8, 40, 2, 1, 1, 7] * 6
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A binarised text: two different parts of a training set, one for validation."""
+    folder = tmp_path_factory.mktemp("data")
+    for i, name in enumerate(("part1/train", "part2/train", "part1/valid")):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        make_dictionary(WORDS).save(str(path.parent / "dict.txt"))
+        builder = indexed_dataset.make_builder(f"{path}.bin", "mmap", vocab_size=WORDS)
+        for line in sentences(*LENGTHS, words=WORDS, seed=i):
+            builder.add_item(line)
+        builder.finalize(f"{path}.idx")
+    return folder
+
+
+@pytest.fixture
+def make_task(data):
+    def make_task(criterion="cross_entropy", parts=("part1",), **options):
+        """The task of these options with its model, and the whole configuration."""
+        cfg = copy.deepcopy(parse(f"{TASK} --criterion {criterion}"))
+        cfg.task.data = ":".join(str(data / part) for part in parts)
+        for name, value in options.items():
+            for part in (part for part in (cfg.task, cfg.model) if name in part):
+                part[name] = value
+        task = fairseq.tasks.setup_task(cfg.task)
+        return task, scatter(task.build_model(cfg.model)).double().eval(), cfg
+
+    return make_task
+
+
+def iterator(task, epoch=1, seed=1, **options):
+    """Batches of the training set as fairseq's trainer asks for them."""
+    options = {"max_tokens": 48, "required_batch_size_multiple": 8, **options}
+    return task.get_batch_iterator(
+        task.dataset("train"), max_positions=48, ignore_invalid_inputs=True, epoch=epoch, **options
+    )
+
+
+def blocks_of(batches):
+    """The samples' targets, sorted."""
+    pad = make_dictionary(4).pad()
+    rows = [row for batch in batches if batch for row in batch["target"]]
+    return sorted(row[row != pad].tolist() for row in rows)
+
+
+def lines(seed):
+    return [line.tolist() for line in sentences(*LENGTHS, words=WORDS, seed=seed)]
+
+
+def tokens_of(blocks):
+    return sorted(chain(*blocks))
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_batches_of_an_epoch_are_those_of_its_blocks(make_task, mode):
+    """Every token once in each, no batch too large; fairseq makes batches of the next epoch when
+    it is asked for its iterator."""
+    task, _, _ = make_task(**VARIANT, sample_break_mode=mode)
+    task.load_dataset("train", epoch=1)
+    expected = lines(seed=0)
+    if mode == "complete_doc":
+        expected = [line for line in expected if len(line) > 1]
+    epochs = []
+    for epoch in (1, 2, 3):
+        batches = list(iterator(task, epoch).next_epoch_itr())
+        assert all(batch["target"].numel() <= 48 for batch in batches)
+        epochs.append(blocks_of(batches))
+        assert tokens_of(epochs[-1]) == tokens_of(expected)
+    assert (epochs[0] == epochs[1]) == (mode == "eos")
+    if mode == "none":
+        assert {len(block) for block in epochs[0]} >= {CHUNK, 2 * CHUNK, 3 * CHUNK, 4 * CHUNK}
+
+
+def test_workers_of_a_distributed_training_share_the_blocks_of_one(make_task):
+    task, _, _ = make_task(**VARIANT)
+    task.load_dataset("train", epoch=1)
+    alone = blocks_of(iterator(task, epoch=2).next_epoch_itr())
+    together = []
+    for shard in (0, 1, 2):
+        task, _, _ = make_task(**VARIANT)
+        task.load_dataset("train", epoch=2)
+        batches = iterator(task, epoch=2, num_shards=3, shard_id=shard).next_epoch_itr()
+        together += blocks_of(batches)
+    assert sorted(together) == alone
+
+
+def test_a_line_longer_than_the_batch_is_left_out_with_a_warning(make_task, caplog):
+    task, _, _ = make_task(**VARIANT, sample_break_mode="complete")
+    task.load_dataset("train", epoch=1)
+    batches = task.get_batch_iterator(
+        task.dataset("train"), max_tokens=32, max_positions=32, ignore_invalid_inputs=True
+    )
+    expected = [line for line in lines(seed=0) if len(line) <= 32]
+    assert tokens_of(blocks_of(batches.next_epoch_itr())) == tokens_of(expected)
+    assert "6 samples have invalid sizes and will be skipped, max_positions=32" in caplog.text
+
+
+def test_parts_of_the_data_take_turns(make_task):
+    task, _, _ = make_task(**VARIANT, parts=("part1", "part2"))
+    assert task.has_sharded_data("train")
+    for epoch, seed in ((1, 0), (2, 1), (3, 0)):
+        task.load_dataset("train", epoch=epoch)
+        blocks = blocks_of(iterator(task, epoch).next_epoch_itr())
+        assert tokens_of(blocks) == tokens_of(lines(seed))
+
+
+def test_models_without_chunks_count_in_tokens_per_sample(make_task):
+    task, _, _ = make_task(decoder_chunk_size=-1, variant_block_multiple_max=2)
+    task.load_dataset("train")
+    assert set(task.dataset("train").sizes[:-1]) == {16, 32}
+
+
+def test_other_options_of_fairseq(make_task):
+    """All at once: tokens before and after, fewer words to predict, padding, shorter lines."""
+    task, _, _ = make_task(
+        **VARIANT,
+        add_bos_token=True,
+        output_dictionary_size=20,
+        pad_to_fixed_length=True,
+        shorten_method="truncate",
+        sample_break_mode="complete",
+    )
+    task.load_dataset("train")
+    dataset = task.dataset("train")
+    batch = dataset.collater([dataset[0], dataset[1]])
+    source, target = batch["net_input"]["src_tokens"], batch["target"]
+    assert source.shape == target.shape == (2, 4 * CHUNK)
+    bos, unk = task.source_dictionary.bos(), task.source_dictionary.unk()
+    assert (source[:, 0] == bos).all() and (target[:, 0] == bos).all()
+    first = sum((line[:16] for line in lines(seed=0)), [])[: dataset.sizes[0]]
+    expected = [token if token < 20 else unk for token in first]
+    assert target[0, 1 : 1 + len(first)].tolist() == expected
+    assert max(dataset.sizes) <= 16  # as tokens per sample
+
+
+# --- validation and test sets -------------------------------------------------------------------
+
+
+def test_without_streams_other_sets_are_as_in_fairseq(make_task):
+    task, _, cfg = make_task()
+    stock = LanguageModelingTask.setup_task(cfg.task)
+    for each in (task, stock):
+        each.load_dataset("valid")
+    ours, theirs = task.dataset("valid"), stock.dataset("valid")
+    assert type(ours) is type(theirs) and len(ours) == len(theirs) > 10
+    for i in range(len(ours)):
+        assert ours[i]["target"].tolist() == theirs[i]["target"].tolist()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("option, count", [("splits:3", 3), ("size:100", None)])
+def test_streams_are_batched_whatever_their_length(make_task, mode, option, count):
+    """Longer than --max-tokens, --max-target-positions and --tokens-per-sample allow."""
+    task, model, _ = make_task(valid_block=option, sample_break_mode=mode, max_target_positions=20)
+    task.load_dataset("valid")
+    dataset = task.dataset("valid")
+    batches = task.get_batch_iterator(
+        dataset,
+        max_tokens=20,  # of segments of 8
+        max_positions=model.max_positions(),
+        required_batch_size_multiple=8,
+    ).next_epoch_itr(shuffle=False)
+    batches = list(batches)
+    streams = blocks_of(batches)
+    assert tokens_of(streams) == tokens_of(lines(seed=2))
+    assert len(streams) == len(dataset) == (count or len(streams))
+    assert max(map(len, streams)) > 80
+    assert {len(batch["target"]) for batch in batches} <= {1, 2}
+    assert not any("streaming" in batch["net_input"] for batch in batches)
+
+
+@pytest.mark.parametrize("window", [0, 6])
+def test_evaluation_asks_the_model_to_stream(make_task, window):
+    task, model, _ = make_task(valid_block="splits:3")
+    task.load_dataset("valid")
+    seen = []
+    for shard in (0, 1):
+        loader = task.eval_lm_dataloader(
+            dataset=task.dataset("valid"),
+            max_tokens=8,
+            max_positions=model.max_positions(),
+            num_shards=2,
+            shard_id=shard,
+            num_workers=0,
+            context_window=window,
+        )
+        for batch in filter(None, loader):
+            assert batch["net_input"]["streaming"] is True
+            starts = batch.get("start_indices", [0])
+            assert starts == [window if seen and window and shard == 0 else 0]
+            seen += blocks_of([batch])
+    assert tokens_of(seen) == tokens_of(lines(seed=2))
+
+
+def test_evaluation_without_streams_is_that_of_fairseq(make_task):
+    task, _, _ = make_task()
+    task.load_dataset("valid")
+    for batch in task.eval_lm_dataloader(dataset=task.dataset("valid"), num_workers=0):
+        assert set(batch["net_input"]) == {"src_tokens", "src_lengths"}
+
+
+# --- validation in segments ---------------------------------------------------------------------
+
+CRITERIA = [
+    "cross_entropy",
+    "cross_entropy --sentence-avg",
+    "label_smoothed_cross_entropy --label-smoothing 0.1 --report-accuracy",
+    "label_smoothed_cross_entropy --ignore-prefix-size 3",
+    "adaptive_loss --ddp-backend legacy_ddp --adaptive-softmax-cutoff 8,16",
+]
+
+
+def sample_of(*lengths):
+    rows = sentences(*lengths, words=WORDS)
+    sources = [torch.cat([row[-1:], row[:-1]]) for row in rows]
+    return {
+        "id": torch.arange(len(rows)),
+        "nsentences": len(rows),
+        "ntokens": sum(lengths),
+        "net_input": {"src_tokens": batch_of(sources), "src_lengths": torch.tensor(lengths)},
+        "target": batch_of(rows),
+    }
+
+
+class Reads:
+    """Notes how many tokens the model's layers read at a time."""
+
+    def __init__(self, model):
+        self.lengths = []
+        model.decoder.layers[0].register_forward_pre_hook(
+            lambda layer, inputs: self.lengths.append(inputs[0].size(0))
+        )
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("lengths", [(30,), (29, 3, 17), (8,), (9, 8), (24, 24)])
+def test_validation_in_segments_equals_one_pass(make_task, criterion, lengths):
+    task, model, cfg = make_task(criterion)
+    criterion = build_criterion(cfg.criterion, task).eval()
+    sample, reads = sample_of(*lengths), Reads(model)
+    with torch.no_grad():
+        expected = criterion(model, copy.deepcopy(sample))
+    assert reads.lengths.pop() == max(lengths)
+    loss, sample_size, logged = task.valid_step(sample, model, criterion)
+    assert sum(reads.lengths) == max(lengths)
+    if not getattr(criterion, "ignore_prefix_size", 0):
+        assert max(reads.lengths) <= model.segment_length == 8
+
+    assert loss.item() == pytest.approx(expected[0].item(), rel=1e-6)
+    assert sample_size == expected[1]
+    assert logged.keys() == expected[2].keys()
+    for name, value in expected[2].items():
+        assert float(logged[name]) == pytest.approx(float(value), rel=1e-6), name
+
+
+class CopyingWrapper(nn.Module):
+    """Copies dictionaries that it hands on, as torch's DistributedDataParallel does on GPUs."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args, **kwargs):
+        for name, value in kwargs.items():
+            if isinstance(value, dict) and value:
+                kwargs[name] = dict(value)
+        return self.module(*args, **kwargs)
+
+
+def test_wrapped_models_are_validated_in_segments(make_task):
+    task, model, cfg = make_task()
+    criterion = build_criterion(cfg.criterion, task).eval()
+    expected, _, _ = task.valid_step(sample_of(30, 12), model, criterion)
+    reads = Reads(model)
+    wrapped = ModuleProxyWrapper(CopyingWrapper(model))
+    loss, _, _ = task.valid_step(sample_of(30, 12), wrapped, criterion)
+    assert loss.item() == expected.item() > 0
+    assert reads.lengths == [8, 8, 8, 6]
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+def blocks(shortest, longest):
+    return {"variant_block_multiple_min": shortest, "variant_block_multiple_max": longest}
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (blocks(3, 2), ["--variant-block-multiple-min is 3", "-max is 2", "not below"]),
+        (blocks(0, 2), ["--variant-block-multiple-min is 0", "at least 1"]),
+        ({"valid_block": "splits:no"}, ["--valid-block is 'splits:no'", "splits:K", "size:N"]),
+        ({"valid_block": "size:0"}, ["--valid-block is 'size:0'", "positive number"]),
+    ],
+)
+def test_bad_options_end_before_a_dictionary_is_read(make_task, options, says):
+    with pytest.raises(ValueError) as error:
+        make_task(parts=("nowhere",), **options)
+    for words in says:
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "options, split, says",
+    [
+        (
+            blocks(1, 13),
+            "train",
+            ["--variant-block-multiple-max is 13", "up to 52 tokens", "--max-tokens is 48"],
+        ),
+        (
+            {"decoder_chunk_size": -1, "rel_pos_bias": "simple", **blocks(1, 2)},
+            "train",
+            ["up to 32 tokens", "--max-target-positions is 16", "raise it, or lower"],
+        ),
+        (
+            {"decoder_chunk_size": -1, "valid_block": "size:231"},
+            "valid",
+            ["--valid-block is size:231", "231 tokens", "full attention", "--decoder-chunk-size"],
+        ),
+        (
+            {"valid_block": "splits:100", "sample_break_mode": "complete"},
+            "valid",
+            ["--valid-block is splits:100", "only 60 lines"],
+        ),
+    ],
+)
+def test_what_the_model_or_the_text_does_not_allow(make_task, options, split, says):
+    task, _, _ = make_task(**options)
+    with pytest.raises(ValueError) as error:
+        task.load_dataset(split)
+    for words in says:
+        assert words in str(error.value)

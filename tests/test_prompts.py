@@ -1,0 +1,354 @@
+"""Prompts that are read in parallel are continued as fairseq's generator continues them."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fairseq.search import DiverseBeamSearch, Sampling
+from fairseq.sequence_generator import SequenceGenerator
+from fairseq.tasks.language_modeling import LanguageModelingTask
+from helpers import (
+    FUNCTIONS,
+    TINY,
+    assert_close,
+    batch_of,
+    build,
+    make_dictionary,
+    make_model,
+    parse,
+)
+
+from fairseq_mega import MegaLanguageModelingTask
+from fairseq_mega.generation import PromptGenerator
+
+CHUNK = 4
+WORDS = 20
+DICTIONARY = make_dictionary(WORDS)
+OPTIONS = {"beam_size": 3, "max_len_a": 1, "max_len_b": 7}
+CHUNKED = {"decoder_chunk_size": CHUNK, "truncation_length": 0}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return language_model()
+
+
+def language_model(seed=0, **options):
+    """A model that is less sure of itself than telling weights make it, and may end a text."""
+    model = make_model(TINY["mega_lm"], **{**CHUNKED, **options})
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "embed_tokens" in name or name.endswith("output_projection.weight"):
+                noise = torch.randn(value.shape, generator=generator, dtype=value.dtype)
+                value.copy_(noise * value.size(1) ** -0.5)
+    return model
+
+
+def words(*lengths, seed=1):
+    """Prompts of so many words."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(4, WORDS, (length,), generator=generator) for length in lengths]
+
+
+def make_batch(prompts):
+    """A batch as ``LanguageModelingTask`` makes it for inference, and its prompts (B, T)."""
+    eos = torch.tensor([DICTIONARY.eos()])
+    src_tokens = batch_of([torch.cat([eos, prompt]) for prompt in prompts])
+    lengths = torch.tensor([len(prompt) + 1 for prompt in prompts])
+    sample = {"net_input": {"src_tokens": src_tokens, "src_lengths": lengths}}
+    return sample, src_tokens[:, 1:]
+
+
+def generate(kind, models, prompts, **options):
+    sample, prefix = make_batch(prompts)
+    generator = kind(models, DICTIONARY, **{**OPTIONS, **options})
+    return generator.generate(models, sample, prefix_tokens=prefix, bos_token=DICTIONARY.eos())
+
+
+def check(models, prompts, **options):
+    """Hypotheses, scores and positional scores of fairseq's generator, best first."""
+    ours, theirs = (
+        generate(kind, models, prompts, **options) for kind in (PromptGenerator, SequenceGenerator)
+    )
+    assert_same(ours, theirs)
+    return ours
+
+
+def assert_same(ours, theirs):
+    assert [len(each) for each in ours] == [len(each) for each in theirs]
+    for a, b in ((a, b) for pair in zip(ours, theirs) for a, b in zip(*pair)):
+        assert a["tokens"].equal(b["tokens"])
+        assert_close(a["score"], b["score"], 1e-5)
+        assert_close(a["positional_scores"], b["positional_scores"], 1e-5)
+        assert a.keys() == b.keys()
+
+
+class Calls:
+    """The rows and columns of tokens that each call of a model reads."""
+
+    def __init__(self, model):
+        self.shapes = []
+        self.hook = model.decoder.embed_tokens.register_forward_pre_hook(
+            lambda _, inputs: self.shapes.append(tuple(inputs[0].shape))
+        )
+
+    def __enter__(self):
+        return self.shapes
+
+    def __exit__(self, *_):
+        self.hook.remove()
+
+
+# --- the same as fairseq ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 15, 16, 17, 18, 26])
+def test_prompts_around_the_ends_of_chunks_and_segments(model, length):
+    (hypotheses,) = check([model], words(length))
+    assert len({tuple(hypothesis["tokens"].tolist()) for hypothesis in hypotheses}) == 3
+    for hypothesis in hypotheses:
+        assert hypothesis["tokens"][:length].equal(words(length)[0])
+        assert len(hypothesis["tokens"]) > length
+
+
+@pytest.mark.parametrize("lengths", [(9, 9, 9), (9, 12, 17), (17, 4, 9), (1, 12), (0, 5, 21)])
+def test_prompts_of_equal_and_different_lengths(model, lengths):
+    check([model], words(*lengths))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"decoder_chunk_size": -1},
+        {"decoder_chunk_size": -1, "rel_pos_bias": "rotary"},
+        {"decoder_chunk_size": 1, "rel_pos_bias": "rotary"},
+        *({"attention_activation_fn": function} for function in FUNCTIONS),
+        {"normalize_before": True, "share_decoder_input_output_embed": True},
+        {
+            "adaptive_softmax_cutoff": "8,14",
+            "criterion_name": "adaptive_loss",
+            "adaptive_softmax_factor": 2,
+        },
+    ],
+    ids=str,
+)
+def test_other_models(options):
+    check([language_model(**options)], words(9, 14))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"beam_size": 1},
+        {"beam_size": 12},
+        {"temperature": 0.6},
+        {"len_penalty": 0.3},
+        {"normalize_scores": False},
+        {"unk_penalty": 2.0},
+        {"min_len": 14},
+        {"max_len_a": 0, "max_len_b": 14},
+        {"tokens_to_suppress": ("w3", "w5")},
+    ],
+    ids=str,
+)
+def test_options_of_the_search(model, options):
+    prompts = words(9, 11)
+    prompts[1][2] = DICTIONARY.unk()
+    check([model], prompts, **options)
+
+
+def test_ensembles_average_probabilities(model):
+    other = language_model(seed=5, decoder_chunk_size=3)
+    ours = check([model, other], words(13, 17))
+    alone = check([model], words(13, 17))
+    assert abs(ours[0][0]["score"] - alone[0][0]["score"]) > 1e-3
+
+
+def test_a_prompt_that_ends_its_sentence_is_not_continued(model):
+    prompts = words(10, 12)
+    prompts[0][6] = DICTIONARY.eos()
+    first, second = check([model], prompts)
+    assert all(len(hypothesis["tokens"]) == 7 for hypothesis in first)
+    assert all(len(hypothesis["tokens"]) > 12 for hypothesis in second)
+
+
+class FrugalSampling(Sampling):
+    """Draws no random numbers for the tokens of a prompt, of which there is one choice."""
+
+    def step(self, step, lprobs, *args, **kwargs):
+        if lprobs.isfinite().sum(-1).max() > 1:
+            return super().step(step, lprobs, *args, **kwargs)
+        with torch.random.fork_rng():
+            return super().step(step, lprobs, *args, **kwargs)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("limits", [{}, {"sampling_topk": 4}, {"sampling_topp": 0.6}], ids=str)
+def test_sampling_with_a_seed(model, limits, temperature):
+    """The draws of fairseq, but for those that it makes where there is no choice."""
+    prompts, results = words(9, 9, 9), []
+    for kind in (PromptGenerator, SequenceGenerator):
+        torch.manual_seed(7)
+        search = FrugalSampling(DICTIONARY, **limits)
+        options = {"search_strategy": search, "temperature": temperature}
+        results.append(generate(kind, [model], prompts, **options))
+    for ours, theirs in zip(*results):
+        ours, theirs = (sorted(each, key=lambda h: h["tokens"].tolist()) for each in (ours, theirs))
+        assert_same([ours], [theirs])
+    texts = {tuple(hypothesis["tokens"].tolist()) for each in results[0] for hypothesis in each}
+    assert len(texts) > 5
+
+
+def test_sampled_words_come_as_often_as_they_are_probable(model):
+    prompt, beam = words(9)[0], 10
+    torch.manual_seed(1)
+    options = {"search_strategy": Sampling(DICTIONARY), "beam_size": beam}
+    hypotheses = generate(PromptGenerator, [model], [prompt] * 300, max_len_b=0, **options)
+    drawn = torch.stack([h["tokens"][len(prompt)] for each in hypotheses for h in each])
+    assert len(drawn) == 300 * beam
+
+    with torch.no_grad():
+        scores, _ = model(make_batch([prompt])[0]["net_input"]["src_tokens"])
+    scores[..., DICTIONARY.pad()] = -math.inf
+    probs = scores[0, -1].softmax(-1)
+    frequencies = drawn.bincount(minlength=WORDS) / len(drawn)
+    assert ((frequencies - probs).abs() <= 4 * (probs / len(drawn)).sqrt()).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"search_strategy": DiverseBeamSearch(DICTIONARY, 3, 0.5)}, {"no_repeat_ngram_size": 2}],
+    ids=["diverse", "n-grams"],
+)
+def test_searches_that_look_at_forced_tokens_see_them_all(model, options):
+    prompts = [torch.arange(4, 15), torch.arange(6, 17)]
+    with Calls(model) as calls:
+        check([model], prompts, **options)
+    assert set(calls) == {(6, 1)}
+
+
+def test_nothing_is_left_of_the_batch_before(model):
+    generator = PromptGenerator([model], DICTIONARY, **OPTIONS)
+    results = []
+    for lengths in ((12, 12), (3,), (0,), (12, 12)):
+        sample, prefix = make_batch(words(*lengths))
+        results.append(generator.generate([model], sample, prefix_tokens=prefix))
+    assert_same(results[0], results[3])
+    assert_same(results[2], generate(SequenceGenerator, [model], words(0)))
+    assert_same([results[2][0]], generator.generate([model], make_batch(words(0))[0]))
+
+
+# --- in parallel --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk, segments", [(CHUNK, [8] * 24 + [7]), (64, [128, 71]), (-1, [199])])
+def test_a_long_prompt_takes_a_call_for_each_segment(chunk, segments):
+    """And one for each token that follows it, of which the last is the prompt's own last."""
+    model = language_model(decoder_chunk_size=chunk, rel_pos_bias="rotary")
+    with Calls(model) as calls:
+        hypotheses = generate(PromptGenerator, [model], words(200, 200))
+    longest = max(len(hypothesis["tokens"]) for each in hypotheses for hypothesis in each)
+    assert longest > 203
+    read, rest = calls[: len(segments)], calls[len(segments) :]
+    assert read == [(2, width) for width in segments]
+    assert {width for _, width in rest} == {1} and len(rest) <= 1 + 8 + 1
+
+
+def test_of_prompts_of_different_lengths_the_common_part_is_read(model):
+    with Calls(model) as calls:
+        generate(PromptGenerator, [model], words(20, 17), max_len_b=0)
+    assert calls[:2] == [(2, 8), (2, 8)]
+    assert len(calls) == 2 + 6  # with the end of the text
+
+
+def test_few_scores_over_the_vocabulary_are_held_at_a_time(model, monkeypatch):
+    entries = []
+    monkeypatch.setattr("fairseq_mega.models.streaming.ENTRIES", 3 * 2 * WORDS)
+    model.decoder.output_projection.register_forward_hook(
+        lambda _, inputs, output: entries.append(output.numel())
+    )
+    check([model], words(40, 40), beam_size=1)
+    assert max(entries) == 3 * 2 * WORDS
+
+
+# --- from a task --------------------------------------------------------------------------------
+
+
+LONG_TEXT = TINY["mega_lm"].replace("language_modeling", "mega_language_modeling")
+
+
+def task_and_model(options=LONG_TEXT, **model_options):
+    cfg = parse(options)
+    model = build(options, **model_options).eval()
+    return MegaLanguageModelingTask(cfg.task, DICTIONARY), model, cfg.generation
+
+
+def test_a_task_continues_lines_that_were_typed():
+    """An empty line, unknown words, and prompts longer than any text that the model has seen."""
+    options = {"decoder_chunk_size": 8, "truncation_length": 0, "rel_pos_bias": "rotary"}
+    task, model, generation = task_and_model(**options)
+    lines = ["", "w1 w2 never w3", " ".join(f"w{i % 16}" for i in range(100))]
+    tokens, lengths = task.get_interactive_tokens_and_lengths(lines, lambda line: line)
+    dataset = task.build_dataset_for_inference(tokens, lengths)
+    generation = SimpleNamespace(**{**generation, "max_len_a": 1, "max_len_b": 5})
+    stock = LanguageModelingTask(parse(TINY["mega_lm"]).task, DICTIONARY)
+    for rows in ([0], [1], [2], [1, 2], [0, 1, 2]):
+        batch = dataset.collater([dataset[row] for row in rows])
+        ours, theirs = (
+            each.inference_step(each.build_generator([model], generation), [model], batch)
+            for each in (task, stock)
+        )
+        assert_same(ours, theirs)
+        for row, hypotheses in zip(rows, ours):
+            assert hypotheses[0]["tokens"][: lengths[row] - 1].equal(tokens[row][:-1])
+
+
+def test_a_prefix_of_each_sample_is_continued(model):
+    """As fairseq-generate does it: without the prefix, the rest of the target has no part."""
+    task, _, _ = task_and_model()
+    generation = SimpleNamespace(beam=3, max_len_b=16)
+    sample, target = make_batch(words(12, 15))
+    ours = task.inference_step(
+        task.build_generator([model], generation), [model], sample, prefix_tokens=target[:, :10]
+    )
+    assert_same(ours, check([model], [row[:10] for row in target], max_len_a=0, max_len_b=16))
+
+
+def test_other_models_are_left_to_fairseq():
+    options = "--task mega_language_modeling --arch transformer_lm --decoder-layers 1 "
+    options += "--decoder-embed-dim 8 --decoder-attention-heads 2 --tokens-per-sample 32"
+    task, model, generation = task_and_model(options)
+    assert type(task.build_generator([model], generation)) is SequenceGenerator
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+def test_a_prompt_without_room_for_it_is_refused(model):
+    for kind in ({"beam_size": 2}, {"search_strategy": Sampling(DICTIONARY)}):
+        with pytest.raises(
+            ValueError, match="prompt of 12 tokens does not fit in 11.*--max-len-b 11"
+        ):
+            generate(PromptGenerator, [model], words(3, 12), max_len_a=0, max_len_b=11, **kind)
+    (hypotheses,) = check([model], words(12), max_len_a=0, max_len_b=12)
+    assert {len(hypothesis["tokens"]) for hypothesis in hypotheses} == {13}
+
+
+def test_a_prompt_longer_than_the_models_positions_is_refused():
+    unlimited, limited = (
+        language_model(decoder_chunk_size=-1, rel_pos_bias=bias) for bias in ("rotary", "simple")
+    )
+    check([unlimited], words(40))
+    check([limited], words(31))
+    with pytest.raises(ValueError, match="40 tokens is too long for the model's 32 positions"):
+        generate(PromptGenerator, [limited], words(40))
+
+
+def test_alignments_of_a_language_model_are_refused():
+    task, model, _ = task_and_model()
+    with pytest.raises(
+        ValueError, match="--print-alignment is hard: a language model has no source"
+    ):
+        task.build_generator([model], SimpleNamespace(print_alignment="hard"))
