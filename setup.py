@@ -2,6 +2,8 @@
 
 from setuptools import find_packages, setup
 
+TRANSLATION = ["sacremoses", "subword-nmt"]
+
 setup(
     name="fairseq-mega",
     version="0.1.0",
@@ -21,6 +23,7 @@ setup(
     extras_require={
         "bench": ["matplotlib"],
         "demo": ["babel"],
-        "test": ["babel", "hypothesis", "pytest", "pytest-xdist", "ruff"],
+        "test": ["babel", "hypothesis", "pytest", "pytest-xdist", "ruff"] + TRANSLATION,
+        "translation": TRANSLATION,
     },
 )

@@ -216,7 +216,7 @@ def corpus_step(work: Path) -> Step:
 
 def data_step(task: Task, work: Path, corpus: Step) -> Step:
     """Split the text into the pieces of a SentencePiece model, and number them for fairseq."""
-    folder, script = work / task.name / "data", HERE / "subword.py"
+    folder, script = work / task.name / "data", HERE.parent / "subword.py"
     pieces, model = folder / "pieces", folder / "subword"
     splits = "train", "valid", "test"
     texts = [

@@ -1,13 +1,16 @@
 """SentencePiece models: learn one, and split text into its pieces.
 
-python examples/quickstart/subword.py learn MODEL --vocab-size 2000 FILE...
-python examples/quickstart/subword.py encode MODEL.model OUT FILE...
+python examples/subword.py learn MODEL --vocab-size 2000 FILE...
+python examples/subword.py encode MODEL.model OUT FILE...
 """
 
 import argparse
+from itertools import islice
 from pathlib import Path
 
 import sentencepiece
+
+BATCH = 100_000  # lines that are held at once
 
 
 def learn(model: Path, vocab_size: int, files: list[Path]) -> None:
@@ -29,11 +32,18 @@ def encode(model: Path, out: Path, files: list[Path]) -> None:
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
     out.mkdir(parents=True, exist_ok=True)
     for file in files:
-        lines = file.read_text(encoding="utf-8").splitlines()
-        encoded = pieces.encode(lines, out_type=str)
-        text = "".join(" ".join(line) + "\n" for line in encoded)
-        (out / file.name).write_text(text, encoding="utf-8")
-        print(f"{out / file.name}: {len(lines):,} lines, {sum(map(len, encoded)):,} pieces")
+        lines = count = 0
+        # Only \n ends a line here: other separators may stand inside a sentence.
+        with (
+            file.open(encoding="utf-8", newline="\n") as source,
+            (out / file.name).open("w", encoding="utf-8", newline="\n") as target,
+        ):
+            while batch := [line.rstrip("\n") for line in islice(source, BATCH)]:
+                encoded = pieces.encode(batch, out_type=str)
+                target.writelines(" ".join(line) + "\n" for line in encoded)
+                lines += len(batch)
+                count += sum(map(len, encoded))
+        print(f"{out / file.name}: {lines:,} lines, {count:,} pieces", flush=True)
 
 
 def main() -> None:

@@ -1,0 +1,161 @@
+"""Prepares translation data, from the download to what fairseq-train reads.
+
+    python examples/translation/prepare.py wmt16       WMT'16 English–German, both directions
+    python examples/translation/prepare.py iwslt14     IWSLT'14 German–English
+    python examples/translation/prepare.py multi30k    Multi30k English–German
+    python examples/translation/prepare.py files ...   two files of your own, one sentence a line
+
+Each step makes a folder in --workdir: downloads, text (plain sentences), tokens (Moses's; for wmt16
+and iwslt14), subwords, and data-bin, which is for fairseq. A run that was interrupted goes on with
+the step that it was in.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Callable, List, Optional
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from examples.download import Remote, listed  # noqa: E402
+from examples.steps import (  # noqa: E402
+    PreparationError,
+    add_common_options,
+    binarise,
+    keep_settings,
+    once,
+    plain_ends,
+    require,
+)
+from examples.translation import corpora  # noqa: E402
+from examples.translation.corpora import ENGLISH_GERMAN, GERMAN_ENGLISH, SPLITS, Pair  # noqa: E402
+from examples.translation.subwords import (  # noqa: E402
+    Moses,
+    split_with_bpe,
+    split_with_sentencepiece,
+    tokenise,
+)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A published data set; without `moses`, SentencePiece splits the plain text."""
+
+    title: str
+    languages: Pair
+    remotes: Iterable[Remote]
+    write_text: Callable[[Path, Path], None]
+    moses: Optional[Moses] = None
+    preprocess: str = ""  # more options of fairseq-preprocess
+
+
+PUBLISHED = {
+    "wmt16": DataSet(
+        "WMT'16 English–German, newstest2013 and newstest2014",
+        ENGLISH_GERMAN,
+        [*corpora.WMT16_TRAIN, corpora.WMT16_DEV],
+        corpora.wmt16,
+        Moses(longest=80, ratio=9, merges=32_000),
+        "--nwordssrc 32768 --nwordstgt 32768",
+    ),
+    "iwslt14": DataSet(
+        "IWSLT'14 German–English, talks, in lower case",
+        GERMAN_ENGLISH,
+        [corpora.IWSLT14],
+        corpora.iwslt14,
+        Moses(longest=175, ratio=1.5, merges=10_000, lowercase=True, held_out=23),
+    ),
+    "multi30k": DataSet(
+        "Multi30k English–German, captions of pictures",
+        ENGLISH_GERMAN,
+        [remote for pair in corpora.MULTI30K.values() for remote in pair],
+        corpora.multi30k,
+    ),
+}
+
+
+def data_set_of(args: argparse.Namespace) -> DataSet:
+    """The published data set, or the user's, that the command line asks for."""
+    if args.data in PUBLISHED:
+        return PUBLISHED[args.data]
+    files, languages = (args.source_file, args.target_file), (args.source_lang, args.target_lang)
+    for file in files:
+        if not file.is_file():
+            raise PreparationError(f"{file} is not there: give --source-file and --target-file")
+    if languages[0] == languages[1]:
+        raise PreparationError(f"--source-lang and --target-lang are both {languages[0]}")
+
+    def write_text(downloads: Path, out: Path) -> None:
+        corpora.own_files(files, languages, args.held_out, out)
+
+    return DataSet("", languages, (), write_text)
+
+
+def prepare(args: argparse.Namespace) -> None:
+    data, work, workers = data_set_of(args), args.workdir, args.workers
+    if data.moses:
+        require("translation", "sacremoses", "subword_nmt")
+    keep_settings(
+        work, {k: str(v) for k, v in vars(args).items() if k not in ("workdir", "workers")}
+    )
+
+    text = once(work / "text", partial(data.write_text, work / "downloads"))
+    if data.moses:
+        tokens = once(work / "tokens", partial(tokenise, data.moses, data.languages, text, workers))
+        split = partial(split_with_bpe, data.moses.merges, data.languages, tokens, workers)
+    else:
+        split = partial(split_with_sentencepiece, args.vocab_size, data.languages, text)
+    subwords = once(work / "subwords", split)
+
+    source, target = data.languages
+    options = ["--source-lang", source, "--target-lang", target, "--joined-dictionary"]
+    for name in SPLITS:
+        options += [f"--{name}pref", str(subwords / name)]
+    binarised = once(
+        work / "data-bin", partial(binarise, options + data.preprocess.split(), workers)
+    )
+    print(f"\nfairseq-train {binarised} and the options in examples/translation/README.md")
+
+
+def parse(words: Optional[List[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    actions = parser.add_subparsers(dest="data", required=True)
+    for name, data in PUBLISHED.items():
+        published = actions.add_parser(
+            name,
+            help=data.title,
+            epilog=listed(data.remotes),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add_common_options(published, name)
+        if not data.moses:
+            add_vocab_size(published)
+    files = actions.add_parser("files", help="two files of your own")
+    for side in ("source", "target"):
+        files.add_argument(f"--{side}-file", type=Path, required=True, help="a sentence a line")
+        files.add_argument(f"--{side}-lang", required=True, help="its language, such as de")
+    files.add_argument(
+        "--held-out", type=int, default=1000, help="pairs to validate with, and to test with (1000)"
+    )
+    add_common_options(files, "files")
+    add_vocab_size(files)
+    return parser.parse_args(words)
+
+
+def add_vocab_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--vocab-size", type=int, default=8000, help="SentencePiece pieces (8000)")
+
+
+def main(words: Optional[List[str]] = None) -> None:
+    with plain_ends():
+        prepare(parse(words))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""From plain parallel text to subwords: the published way, and with SentencePiece."""
+
+import multiprocessing
+import signal
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import islice
+from pathlib import Path
+from typing import Callable, Optional
+
+from tqdm import tqdm
+
+from examples import subword
+from examples.steps import PreparationError
+from examples.translation.corpora import SPLITS, Pair, lines_of, pairs_of, write_pairs
+
+BATCH = 100_000  # lines that are held at once
+
+
+@dataclass(frozen=True)
+class Moses:
+    """How a published data set is tokenised, cleaned and split into subwords."""
+
+    longest: int  # training sentences with more tokens are left out,
+    ratio: float  # and those with more than so many times the tokens of their translation
+    merges: int  # of the joint BPE
+    lowercase: bool = False
+    held_out: Optional[int] = None  # every n-th pair of the cleaned train becomes valid
+
+
+# --- Moses tokens -------------------------------------------------------------------------------
+
+
+def tokenise(moses: Moses, languages: Pair, text: Path, workers: int, out: Path) -> None:
+    """Tokenise all splits of `text` as the Moses scripts do, and clean the one to train on."""
+    function = partial(tokenise_pair, languages, moses.lowercase)
+    splits = {}
+    for split in SPLITS:
+        files = [text / f"{split}.{language}" for language in languages]
+        if files[0].exists():
+            splits[split] = in_parallel(function, pairs_of(*files), workers, f"tokens of {split}")
+    splits["train"] = filter(partial(is_clean, moses), splits["train"])
+    if moses.held_out:
+        train = list(splits["train"])
+        nth = slice(moses.held_out - 1, None, moses.held_out)
+        splits["valid"] = train[nth]
+        del train[nth]
+        splits["train"] = train
+    for split, pairs in splits.items():
+        write_pairs(out, split, languages, pairs)
+
+
+def tokenise_pair(languages: Pair, lowercase: bool, pair: Pair) -> Pair:
+    source, target = (
+        tokeniser(language).tokenize(sentence, return_str=True)
+        for language, sentence in zip(languages, pair)
+    )
+    return (source.lower(), target.lower()) if lowercase else (source, target)
+
+
+@cache
+def tokeniser(language: str):
+    from sacremoses import MosesTokenizer  # needed for published data only
+
+    return MosesTokenizer(language)
+
+
+def is_clean(moses: Moses, pair: Pair) -> bool:
+    """Neither side is empty or too long, or too long for the other: as clean-corpus-n.perl."""
+    shorter, longer = sorted(len(sentence.split()) for sentence in pair)
+    return shorter > 0 and longer <= min(moses.longest, moses.ratio * shorter)
+
+
+def in_parallel(function: Callable, items: Iterable, workers: int, title: str) -> Iterator:
+    """The function of each item, in order, computed by several processes."""
+    items = iter(items)
+    quietly = dict(initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    with multiprocessing.Pool(workers, **quietly) as pool, tqdm(desc=title, disable=None) as bar:
+        while batch := list(islice(items, BATCH)):
+            yield from pool.map(function, batch)
+            bar.update(len(batch))
+
+
+# --- subwords -----------------------------------------------------------------------------------
+
+
+def split_with_bpe(merges: int, languages: Pair, tokens: Path, workers: int, out: Path) -> None:
+    """Learn a joint BPE of both languages of train, and split all files of tokens with it."""
+    from subword_nmt.learn_bpe import learn_bpe  # needed for published data only
+
+    counts = Counter()
+    for language in languages:
+        for line in lines_of(tokens / f"train.{language}"):
+            counts.update(line.split())
+    codes = out / "codes"
+    with codes.open("w", encoding="utf-8") as file:
+        learn_bpe([f"{word} {n}" for word, n in counts.items()], file, merges, is_dict=True)
+    function = partial(bpe_line, codes)
+    for file in files_of(tokens, languages):
+        with (out / file.name).open("w", encoding="utf-8", newline="\n") as target:
+            lines = in_parallel(function, lines_of(file), workers, f"subwords of {file.name}")
+            target.writelines(f"{line}\n" for line in lines)
+
+
+def bpe_line(codes: Path, line: str) -> str:
+    return bpe(codes).segment(line)
+
+
+@cache
+def bpe(codes: Path):
+    from subword_nmt.apply_bpe import BPE
+
+    with codes.open(encoding="utf-8") as file:
+        return BPE(file)
+
+
+def split_with_sentencepiece(vocab_size: int, languages: Pair, text: Path, out: Path) -> None:
+    """Learn a SentencePiece model of both languages of train, and split all files of text."""
+    model = out / "subword"
+    try:
+        subword.learn(model, vocab_size, [text / f"train.{language}" for language in languages])
+    except RuntimeError as error:
+        if "vocab" not in str(error).lower():
+            raise
+        raise PreparationError(
+            f"--vocab-size {vocab_size}: SentencePiece cannot learn so many pieces ({error})"
+        ) from error
+    subword.encode(model.with_suffix(".model"), out, files_of(text, languages))
+
+
+def files_of(folder: Path, languages: Pair) -> list[Path]:
+    return [folder / f"{split}.{language}" for split in SPLITS for language in languages]

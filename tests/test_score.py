@@ -1,0 +1,183 @@
+"""Averaging is the mean; scores are those of fairseq-score and of the sacrebleu command."""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import archives
+import pytest
+import torch
+
+from examples.translation import average_checkpoints, score
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+
+
+def run(*words, **kwargs):
+    """What a command prints."""
+    done = subprocess.run(
+        [str(word) for word in words],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **kwargs,
+    )
+    assert done.returncode == 0, done.stderr[-1500:]
+    return done.stdout
+
+
+# --- averaging ----------------------------------------------------------------------------------
+
+
+def save(path, weight, step=1, dtype=torch.float32, **more):
+    model = {"weight": torch.tensor(weight, dtype=dtype), "step": torch.tensor([step]), **more}
+    torch.save(
+        {
+            "args": argparse.Namespace(arch="mega"),
+            "model": model,
+            "extra_state": {"step": step},
+            "last_optimizer_state": {"state": {0: torch.ones(2)}},
+        },
+        path,
+    )
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_the_average_is_the_mean_of_the_last_checkpoints(tmp_path, dtype):
+    rows = torch.randn(12, 3, generator=torch.Generator().manual_seed(1)).to(dtype)
+    for i, row in enumerate(rows, start=1):
+        save(tmp_path / f"checkpoint{i}.pt", row.tolist(), step=i, dtype=dtype)
+    for other in ("checkpoint_best.pt", "checkpoint_last.pt", "checkpoint_12_400.pt"):
+        save(tmp_path / other, [1e6] * 3, dtype=dtype)
+    average_checkpoints.main([str(tmp_path), "--last", "10"])
+    averaged = load(tmp_path / "averaged.pt")
+    mean = rows[2:].double().mean(0)
+    assert averaged["model"]["weight"].dtype == dtype
+    torch.testing.assert_close(averaged["model"]["weight"], mean.to(dtype))
+    assert averaged["model"]["step"].tolist() == [12] and averaged["extra_state"]["step"] == 12
+    assert averaged["args"].arch == "mega" and averaged["last_optimizer_state"] is None
+
+
+def test_sums_of_half_precision_do_not_overflow(tmp_path):
+    for i in range(1, 5):
+        save(tmp_path / f"checkpoint{i}.pt", [60000.0], dtype=torch.float16)
+    average_checkpoints.main([str(tmp_path), "--last", "4"])
+    assert load(tmp_path / "averaged.pt")["model"]["weight"].tolist() == [60000.0]
+
+
+def test_checkpoints_made_every_so_many_updates(tmp_path):
+    for epoch, updates, weight in [(1, 900, 5.0), (2, 1000, 1.0), (2, 1100, 2.0)]:
+        save(tmp_path / f"checkpoint_{epoch}_{updates}.pt", [weight])
+    output = tmp_path / "mean.pt"
+    average_checkpoints.main([str(tmp_path), "--last", "2", "--updates", "--output", str(output)])
+    assert load(output)["model"]["weight"].tolist() == [1.5]
+
+
+@pytest.mark.parametrize(
+    "weight, more, name",
+    [([1.0, 2.0], {}, "weight"), ([1.0], {"new": torch.ones(1)}, "new")],
+)
+def test_checkpoints_of_different_models_are_refused(tmp_path, weight, more, name):
+    save(tmp_path / "checkpoint1.pt", [1.0])
+    save(tmp_path / "checkpoint2.pt", weight, **more)
+    with pytest.raises(SystemExit, match=f"not of the same model, they differ in {name}: "):
+        average_checkpoints.main([str(tmp_path), "--last", "2"])
+    assert not (tmp_path / "averaged.pt").exists()
+
+
+@pytest.mark.parametrize("last", ["3", "0"])
+def test_too_few_checkpoints_are_refused(tmp_path, last):
+    for i in (1, 2):
+        save(tmp_path / f"checkpoint{i}.pt", [1.0])
+    with pytest.raises(SystemExit, match=f"--last {last}: .* has 2 checkpoints.*--keep-last"):
+        average_checkpoints.main([str(tmp_path), "--last", last])
+
+
+# --- scoring ------------------------------------------------------------------------------------
+
+TOKENS = [
+    ("Der rot-weiß-rote Ball ist a-b-c .", "Ein rot-weißer Ball ist a-b-c ."),
+    ("&quot; So geht &apos; s &quot; , sagt er - oder ?", "&quot; So geht es &quot; , sagt er ."),
+    ("Zwei Hunde laufen über die gras-grüne Wiese .", "Zwei Hunde laufen über die Wiese ."),
+    ("Am 3. Mai 2014 kostet es mehr &amp; anderes .", "Am 3. Mai 2014 kostet es 1.234,50 € ."),
+]
+PLAIN = [
+    "Ein rot-weißer Ball ist a-b-c.",
+    '"So geht es", sagt er.',
+    "Zwei Hunde laufen über die Wiese.",
+    "Am 3. Mai 2014 kostet es 1.234,50 €.",
+]
+
+
+@pytest.fixture
+def generated(tmp_path):
+    """What fairseq-generate prints, out of order and with a second-best translation."""
+    rows = ["2026-01-01 | INFO | loading"]
+    for i in (2, 0, 3, 1):
+        translation, reference = TOKENS[i]
+        rows += [f"S-{i}\tH-1", f"T-{i}\t{reference}", f"H-{i}\t-0.5\t{translation}"]
+        rows += [f"D-{i}\t-0.5\t{translation}", f"P-{i}\t-0.1 -0.2", f"H-{i}\t-0.9\tschlechter"]
+    rows += ["Generate test with beam=5: BLEU4 = 1.00"]
+    (tmp_path / "generated.txt").write_text(archives.lines(rows))
+    (tmp_path / "test.de").write_text(archives.lines(PLAIN))
+    return tmp_path / "generated.txt"
+
+
+def printed(generated, capsys, *words):
+    score.main([str(generated), *map(str, words)])
+    return capsys.readouterr().out.split("\n")
+
+
+def test_tokenised_bleu_is_that_of_fairseq_score(generated, tmp_path, capsys):
+    (tokenised, _) = printed(generated, capsys)
+    split = ["Der rot ##AT##-##AT## weiß-rote", "rot ##AT##-##AT## weißer", "gras ##AT##-##AT## "]
+    for i, name in enumerate(("sys", "ref")):
+        text = archives.lines(score.split_compounds(pair[i]) for pair in TOKENS)
+        (tmp_path / name).write_text(text)
+        assert any(part in text for part in split)
+    theirs = run(BIN / "fairseq-score", "--sys", tmp_path / "sys", "--ref", tmp_path / "ref")
+    assert tokenised == f"Tokenised, compounds split: {theirs.splitlines()[-1]}"
+    assert 10 < float(re.search(r"BLEU4 = ([\d.]+)", tokenised)[1]) < 90
+
+
+def test_sacrebleu_is_that_of_its_command(generated, tmp_path, capsys):
+    _, ours, signature, _ = printed(
+        generated, capsys, "--tokens", "de", "--reference", tmp_path / "test.de"
+    )
+    plain = [
+        "Der rot-weiß-rote Ball ist a-b-c.",
+        '"So geht \'s", sagt er - oder?',
+        "Zwei Hunde laufen über die gras-grüne Wiese.",
+        "Am 3. Mai 2014 kostet es mehr & anderes.",
+    ]
+    assert score.detokenise("de", [pair[0] for pair in TOKENS]) == plain
+    (tmp_path / "plain").write_text(archives.lines(plain))
+    words = [BIN / "sacrebleu", tmp_path / "test.de", "-i", tmp_path / "plain", "-w", "2"]
+    theirs = json.loads(run(*words))
+    assert f"{theirs['score']:.2f} {theirs['verbose_score']}" in ours
+    assert signature == theirs["signature"]
+    assert 10 < theirs["score"] < 90
+
+
+def test_an_output_that_is_cut_off_is_refused(generated, tmp_path):
+    text = generated.read_text()
+    generated.write_text(text[: text.index("H-3")])
+    with pytest.raises(SystemExit, match="2 translations .* and 3 references"):
+        score.main([str(generated)])
+
+
+def test_an_output_that_leaves_sentences_out_is_refused(generated, tmp_path):
+    (tmp_path / "test.de").write_text(archives.lines([*PLAIN, "Noch einer."]))
+    with pytest.raises(SystemExit, match="5 lines, .* 4 translations .*--required-batch-size-mul"):
+        score.main([str(generated), "--reference", str(tmp_path / "test.de")])
