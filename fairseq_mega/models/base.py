@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 from dataclasses import field, make_dataclass
 from typing import Dict
 
@@ -74,7 +75,9 @@ def register_presets(model: type, config: type, presets: Dict[str, Dict]) -> Non
     what fairseq has completed with the defaults of the model.
     """
     for name, options in presets.items():
-        preset = type(model.__name__, (model,), {"__doc__": f"The preset ``{name}``."})
+        names = {"__module__": model.__module__, "__doc__": f"The preset ``{name}``."}
+        preset = type(name, (model,), names)
+        setattr(sys.modules[model.__module__], name, preset)  # where pickle looks for it
         register_model(name, dataclass=_with_defaults(config, options))(preset)
 
 

@@ -16,7 +16,7 @@ from .config import (
 )
 from .decoder import MegaDecoder
 from .layers import make_embedding
-from .state import TextState
+from .state import OPTIONS, TextState
 from .streaming import StreamedScores
 
 
@@ -31,7 +31,8 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
 
     def __init__(self, decoder: MegaDecoder, cfg: MegaLanguageModelConfig):
         super().__init__(decoder)
-        self.cfg = cfg
+        self.chunk_size = cfg.decoder_chunk_size
+        self.options = [str(cfg[option]) for option in OPTIONS]
 
     @classmethod
     def build_model(cls, cfg: MegaLanguageModelConfig, task) -> "MegaLanguageModel":
@@ -75,8 +76,7 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
     @property
     def segment_length(self) -> Optional[int]:
         """How many tokens of a long text are read at a time: two chunks; None without chunks."""
-        size = self.cfg.decoder_chunk_size
-        return 2 * size if size > 0 else None
+        return 2 * self.chunk_size if self.chunk_size > 0 else None
 
     def forward(self, src_tokens: Tensor, streaming: bool = False, **kwargs):
         """
@@ -107,7 +107,7 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
         Raises:
             ValueError: in training mode, and without chunks.
         """
-        self._check_state()
+        self.check_state()
         return TextState(self, batch)
 
     def restore(self, saved: Dict[str, Tensor]) -> TextState:
@@ -116,10 +116,14 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
         Raises:
             ValueError: where it is of another model; in training mode, and without chunks.
         """
-        self._check_state()
+        self.check_state()
         return TextState.restored(self, saved)
 
-    def _check_state(self) -> None:
+    def check_state(self) -> None:
+        """
+        Raises:
+            ValueError: where the model cannot keep a state.
+        """
         if self.training:
             raise ValueError("the model is in training mode, with dropout: call eval() first")
         if self.segment_length is None:

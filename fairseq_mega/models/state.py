@@ -11,7 +11,7 @@ from ..modules.linear import SMALL
 from .streaming import read_segments, target_scores
 
 # Options that change what a model computes with the same weights.
-_OPTIONS = (
+OPTIONS = (
     "activation_fn",
     "attention_activation_fn",
     "decoder_chunk_size",
@@ -26,7 +26,8 @@ class TextState:
 
     ``MegaLanguageModel.start`` makes it, ``MegaLanguageModel.restore`` makes it of a saved one. Of
     however long a text, it has the same size: in each layer the EMA's ``D N`` numbers (float32 at
-    least) and a chunk's ``C (Z + H)``, and the last token's ``D`` features, for each row.
+    least) and a chunk's ``C (Z + H)``, and the last token's ``D`` features, for each row. The model
+    must not change as long as it is read on.
     """
 
     @torch.no_grad()
@@ -50,8 +51,9 @@ class TextState:
             the log-probability of each token after all the text before it, ``(B, T)``.
 
         Raises:
-            ValueError: at tokens of another shape or outside the dictionary.
+            ValueError: at tokens of another shape or outside the dictionary; in training mode.
         """
+        self._model.check_state()
         self._check(tokens)
         decoder, segment = self._model.decoder, self._model.segment_length
         scores = [torch.empty(tokens.size(0), 0, device=tokens.device)]
@@ -100,7 +102,7 @@ class TextState:
         if not torch.equal(saved["fingerprint"].cpu(), _fingerprint(model)):
             raise ValueError(
                 "the state is of another model: its weights, or the options that they are used "
-                f"with ({', '.join(_OPTIONS)}), differ from this model's"
+                f"with ({', '.join(OPTIONS)}), differ from this model's"
             )
         state = cls(model, saved["features"].size(0))
         expected = state._tensors()
@@ -126,7 +128,7 @@ class TextState:
 
     def _load(self, saved: Dict[str, Tensor], read: int) -> None:
         self._features, self._read = saved["features"].clone(), read
-        filled = read % self._model.cfg.decoder_chunk_size
+        filled = read % self._model.chunk_size
         carried = saved["h"], saved["keys"], saved["values"]
         for layer, h, keys, values in zip(self._model.decoder.layers, *carried):
             layer.mega_layer.carry(self._state, h, keys, values, filled)
@@ -149,7 +151,7 @@ class TextState:
 
 def _fingerprint(model) -> Tensor:
     """A hash ``(32,)`` of the weights and of the options that they are used with."""
-    digest = hashlib.sha256(repr([str(model.cfg[option]) for option in _OPTIONS]).encode())
+    digest = hashlib.sha256(repr(model.options).encode())
     for name, weight in model.state_dict().items():
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())

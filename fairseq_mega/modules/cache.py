@@ -46,8 +46,14 @@ class KeyValueCache:
         return self._lineage
 
     def append(self, keys: Tensor, values: Tensor, padding_mask: Optional[Tensor]) -> None:
-        """Appends ``keys (B, L, Z)``, ``values (B, L, H)``, ``padding_mask (B, L)`` or None."""
-        if self._padding is not None or padding_mask is not None:
+        """Appends ``keys (B, L, Z)``, ``values (B, L, H)``, ``padding_mask (B, L)`` or None.
+
+        What is shared is read one position at a time, and without padding.
+        """
+        padded = self._padding is not None or padding_mask is not None
+        if self.length > 0 and (keys.size(1) > 1 or padded):
+            self.separate()
+        if padded:
             if self._padding is None:
                 self._padding = padding_mask.new_zeros(keys.size(0), self.length)
             if padding_mask is None:
@@ -67,20 +73,18 @@ class KeyValueCache:
 
     def reorder(self, new_order: Tensor) -> None:
         """Keeps the sequences ``new_order``, which may repeat or leave out some."""
+        rows = _sentences(new_order, self.width)
+        if rows is None:
+            self.separate()
+            rows = new_order
         if self.length == 0:
             return
         if self._padding is not None:
             self._padding = self._padding.index_select(0, new_order)
-        rows = new_order
-        if self.width > 1:
-            rows = _sentences(new_order, self.width)
-            if rows is None:
-                self.separate()
-                rows = new_order
-            else:
-                self._lineage = self._lineage.index_select(0, new_order)
-                if torch.equal(rows, torch.arange(self._keys.sentences, device=rows.device)):
-                    return
+        if self._lineage is not None:
+            self._lineage = self._lineage.index_select(0, new_order)
+            if torch.equal(rows, torch.arange(self._keys.sentences, device=rows.device)):
+                return
         self._keys.reorder(rows)
         self._values.reorder(rows)
 
@@ -109,6 +113,8 @@ def _by_sentence(x: Tensor, width: int) -> Tensor:
 
 def _sentences(order: Tensor, width: int) -> Optional[Tensor]:
     """The sentence that every ``width`` of the sequences ``order`` come of, if it is one."""
+    if width == 1:
+        return order
     if order.numel() % width:
         return None
     sentences = order.view(-1, width) // width

@@ -188,16 +188,14 @@ class MovingAverageGatedAttention(nn.Module):
             if length % size:
                 cache.append(k[:, unfinished], v[:, unfinished], _columns(padding_mask, unfinished))
             return o, weights
-        if length > 1 or padding_mask is not None:
-            cache.separate()
         if cached + length <= size:
             cache.append(k, v, padding_mask)
+            # Of the type of this step: autocast may have begun or ended since the others.
+            k, v = cache.keys.to(k.dtype), cache.values.to(v.dtype)
             if cache.width > 1:
-                attended = self._attend_to_hypotheses(cache, q, need_weights)
+                attended = self._attend_to_hypotheses(cache, q, k, v, need_weights)
             else:
-                attended = self._attend(
-                    q, cache.keys, cache.values, cache.padding_mask, need_weights
-                )
+                attended = self._attend(q, k, v, cache.padding_mask, need_weights)
             if cache.length == size:
                 cache.clear()
             return attended
@@ -212,14 +210,15 @@ class MovingAverageGatedAttention(nn.Module):
                 weights[:, piece, cached + piece.stop - w.size(2) : cached + piece.stop] = w
         return torch.cat(outputs, dim=1), weights
 
-    def _attend_to_hypotheses(self, cache: KeyValueCache, q, need_weights):
-        """Attention of one new position of each hypothesis ``q (B, 1, Z)`` to its own past."""
+    def _attend_to_hypotheses(self, cache: KeyValueCache, q, k, v, need_weights):
+        """Attention of one new position of each hypothesis ``q (B, 1, Z)`` to its own past, which
+        is among the keys and values of its sentence."""
         width, keys = cache.width, cache.length
         bias = self.rel_pos_bias(1, keys, start=keys - 1).view(keys, 1) + cache.lineage
         o, weights = attend(
             q.view(-1, width, self.zdim),
-            cache.keys,
-            cache.values,
+            k,
+            v,
             bias.view(-1, width, keys * width),
             self.attention_activation,
             dropout=self.attention_dropout,

@@ -233,7 +233,8 @@ def ema_recurrence(
         decay = torch.exp(rest * coefficients.log_decay).unsqueeze(1)
         added = torch.bmm(last[..., :rest], block.arriving[:, -rest:])
         state = decay * states[-2] + added
-    return y, state.transpose(0, 1).contiguous()
+    # A copy, as a view would keep the states of all blocks.
+    return y, state.transpose(0, 1).clone(memory_format=torch.contiguous_format)
 
 
 def ema_step_(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Dict, Iterator, List, Optional, Tuple
 
 from fairseq.data import LMContextWindowDataset
+from fairseq.distributed import FullyShardedDataParallel
 from fairseq.models import BaseFairseqModel
 from fairseq.tasks import register_task
 from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageModelingTask
@@ -136,11 +137,13 @@ class MegaLanguageModelingTask(PromptTaskMixin, LanguageModelingTask):
         """As fairseq's, but a model with chunks reads a long sample in segments, with memory for
         one. The loss is the same, or that without --truncation-length, which states do not know."""
         length = getattr(model, "segment_length", None)
-        # A prefix that the criterion ignores is that of the sample, not of each segment.
+        # A prefix that the criterion ignores is that of the sample, not of each segment; and fully
+        # sharded layers are whole within a pass of the wrapped model alone.
         if (
             length is None
             or sample["target"].size(1) <= length
             or getattr(criterion, "ignore_prefix_size", 0) > 0
+            or isinstance(model, FullyShardedDataParallel)
         ):
             return super().valid_step(sample, model, criterion)
         # Wrappers for distributed training may copy the state, which the segments are to share.

@@ -1,5 +1,6 @@
 """The presets have the published sizes; options change what they say they change."""
 
+import pickle
 import sys
 
 import pytest
@@ -176,3 +177,11 @@ def tokens(length):
 def test_the_task_and_the_preset_give_way_to_options():
     cfg = parse("--arch mega_wmt_en_de --dropout 0.25 --encoder-z-dim 64").model
     assert (cfg.dropout, cfg.encoder_z_dim, cfg.attention_dropout) == (0.25, 64, 0.1)
+
+
+@pytest.mark.parametrize("arch", ["mega", "mega_wmt_en_de", "mega_lm", "mega_lm_big"])
+def test_a_whole_model_can_be_pickled(arch):
+    base = "mega_lm" if arch.startswith("mega_lm") else "mega"
+    model = build(TINY[base].replace(f"--arch {base} ", f"--arch {arch} "))
+    copied = pickle.loads(pickle.dumps(model))
+    assert type(copied) is type(model) and copied.state_dict().keys() == model.state_dict().keys()

@@ -252,11 +252,12 @@ def test_models_that_have_no_state():
     with pytest.raises(ValueError, match="--decoder-chunk-size is -1.*no state of constant size"):
         make(chunk=-1).start()
     model = make()
-    saved = model.start().save()
+    state = model.start()
+    saved = state.save()
     model.train()
-    for make_state in (model.start, lambda: model.restore(saved)):
+    for use in (model.start, lambda: model.restore(saved), lambda: state.read(torch.tensor([[5]]))):
         with pytest.raises(ValueError, match="in training mode.*eval()"):
-            make_state()
+            use()
 
 
 @pytest.mark.parametrize(

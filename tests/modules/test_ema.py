@@ -159,6 +159,15 @@ def test_long_segments_equal_one_pass(sizes):
     assert_close(run_segments(module, x, sizes), module(x))
 
 
+@pytest.mark.parametrize("length", [1, 64, 70])
+@torch.no_grad()
+def test_a_state_keeps_nothing_but_itself(length):
+    module, state = make_ema(), {}
+    run_segments(module, randn(length, 1, 4), [length], state)
+    (saved,) = state.values()
+    assert saved["h"].untyped_storage().nbytes() == saved["h"].nbytes
+
+
 def test_state_is_the_recurrence_of_the_paper():
     module = make_ema()
     first, then = randn(6, 2, 4), randn(9, 2, 4, seed=3)

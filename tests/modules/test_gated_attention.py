@@ -385,6 +385,38 @@ def test_hypotheses_that_share_a_cache_equal_ones_that_do_not(
             assert_close(shared, alone)
 
 
+@functions
+@pytest.mark.parametrize("chunk_size", [-1, 8])
+@torch.no_grad()
+def test_hypotheses_that_begin_with_padding_do_not_see_it(attention_activation, chunk_size):
+    module, _ = make_gated(attention_activation=attention_activation, chunk_size=chunk_size)
+    x, mask = randn(6, 4, 6), padding(6, [6, 4, 6, 6], left=True)
+    state = {}
+    module(x[:3], mask[:, :3], state, hypotheses=2)
+    steps = [module(x[t : t + 1], None, state, hypotheses=2)[0] for t in range(3, 6)]
+    assert_close(torch.cat(steps), module(x, mask)[0][3:])
+
+
+@torch.no_grad()
+def test_hypotheses_can_leave_their_sentence_at_the_end_of_a_chunk():
+    module, _ = make_gated(chunk_size=4)
+    x, state = randn(6, 4, 6), {}
+    for t in range(4):
+        module(x[t : t + 1], incremental_state=state, hypotheses=2)
+    reorder(module, state, torch.tensor([1]))
+    steps = [module(x[t : t + 1, [1]], incremental_state=state)[0] for t in (4, 5)]
+    assert_close(torch.cat(steps), module(x[:, [1]])[0][4:])
+
+
+def test_a_state_can_be_read_on_without_autocast():
+    module, _ = make_gated(torch.float32)
+    x, state = randn(9, 2, 6, dtype=torch.float32), {}
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            run_segments(module, x[:6], [5, 1], state)
+        assert_close(run_segments(module, x[6:], [1, 2], state), module(x)[0][6:], 0.05)
+
+
 def test_hypotheses_of_several_sentences_cannot_share():
     module, _ = make_gated()
     states = {}, {}
