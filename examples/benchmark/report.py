@@ -148,9 +148,10 @@ def _chart(path: Path, results: List[Result]) -> str:
         gib = [(r["peak_mib"][side] or 0) / 1024 for _, _, r in steps]
         memory.plot(lengths, gib, marker="o", label=side)
     for axes, label in ((speed, "tokens per second"), (memory, "peak memory, GiB")):
-        axes.set(xlabel="length", ylabel=label, xscale="log", yscale="log")
+        axes.set(xlabel="length", ylabel=label, xscale="log")
         axes.set_xticks(lengths, [str(length) for length in lengths])
         axes.minorticks_off()
+        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
     speed.legend()
     figure.suptitle("Training step of a language model, chunk 1024")
