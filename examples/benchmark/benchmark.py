@@ -1,6 +1,6 @@
 """Measures Mega against its published formulation, fairseq's Transformers, and the floor.
 
-    python examples/benchmark/benchmark.py           ten minutes on two CPU cores
+    python examples/benchmark/benchmark.py           ten to twelve minutes on two CPU cores
     python examples/benchmark/benchmark.py --full    with the lengths that take longer
     python examples/benchmark/benchmark.py --only ema lm-1024
 
