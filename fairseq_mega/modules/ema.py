@@ -8,9 +8,9 @@ from fairseq.incremental_decoding_utils import with_incremental_state
 from torch import Tensor, nn
 
 from ..ops.ema import (
-    BLOCK,
     EMABlock,
     EMACoefficients,
+    block_size,
     ema_block,
     ema_by_blocks,
     ema_coefficients,
@@ -84,6 +84,18 @@ class MultiHeadEMA(nn.Module):
         Returns:
             ``(L, B, D)``, laid out in memory as ``x`` is.
         """
+        return F.silu(self.average(x, padding_mask, incremental_state)).to(x.dtype)
+
+    def average(
+        self,
+        x: Tensor,
+        padding_mask: Optional[Tensor] = None,
+        incremental_state: Optional[Dict] = None,
+    ) -> Tensor:
+        """``EMA(x) + omega x``, ``(L, B, D)`` in at least float32; arguments as of ``forward``.
+
+        For a layer that applies ``silu`` together with what follows.
+        """
         # The whole sublayer computes in at least float32, whatever the model's precision.
         with torch.autocast(x.device.type, enabled=False):
             batch_first = x.transpose(0, 1)  # (B, L, D)
@@ -98,7 +110,7 @@ class MultiHeadEMA(nn.Module):
                 y = self._convolve(inputs) + batch_first * omega
             else:
                 y = self._convolve(inputs, omega)
-            return F.silu(y).to(x.dtype).transpose(0, 1)
+            return y.transpose(0, 1)
 
     def coefficients(self) -> EMACoefficients:
         """``(K, N)`` each, with ``K = 2 D`` (forward rows, then backward) if bidirectional."""
@@ -109,7 +121,8 @@ class MultiHeadEMA(nn.Module):
         length = x.size(1)
         taps = min(length, self.truncation or length)
         if runs_by_blocks(x, taps, self.bidirectional):
-            return ema_by_blocks(x, self._block(omega), self.bidirectional)
+            block = self._block(block_size(x), taps if taps < length else None, omega)
+            return ema_by_blocks(x, block, self.bidirectional)
         kernels = self._kernels(taps)
         if omega is not None:
             first = F.pad(omega.unsqueeze(1), (0, taps - 1))
@@ -124,12 +137,12 @@ class MultiHeadEMA(nn.Module):
 
         return self._once(make, taps)
 
-    def _block(self, omega: Optional[Tensor]) -> EMABlock:
+    def _block(self, size: int, taps: Optional[int], omega: Optional[Tensor]) -> EMABlock:
         def make():
             directions = zip(*(t.split(self.embed_dim) for t in self.coefficients()))
-            return ema_block([EMACoefficients(*c) for c in directions], BLOCK, omega)
+            return ema_block([EMACoefficients(*c) for c in directions], size, omega, taps)
 
-        return self._once(make, "block" if omega is None else "block with omega")
+        return self._once(make, (size, taps, omega is None))
 
     def _once(self, make: Callable, key: Hashable):
         """``make()``; in evaluation once, as long as parameters and ``key`` are the same."""
@@ -148,16 +161,17 @@ class MultiHeadEMA(nn.Module):
         saved = self.get_incremental_state(incremental_state, "ema")
         if saved is None:
             with torch.no_grad():
-                coefficients = self.coefficients()
+                coefficients = EMACoefficients(*(t.t().contiguous() for t in self.coefficients()))
                 decay = torch.exp(coefficients.log_decay)
-            h = x.new_zeros(x.size(0), self.embed_dim, self.ndim)
+            h = x.new_zeros(x.size(0), self.ndim, self.embed_dim)
             saved = {"coefficients": coefficients, "decay": decay, "h": h, "spare": h.clone()}
-        coefficients, decay, h, spare = saved.values()
+        coefficients, decay, h, spare = saved.values()  # (N, D), (N, D), (B, N, D) twice
         if x.size(1) == 1 and not torch.is_grad_enabled():
             y = ema_step_(x.squeeze(1), coefficients, decay, h, spare).unsqueeze(1)
         else:
-            y, h = ema_recurrence(x, coefficients, h)
-        self.set_incremental_state(incremental_state, "ema", {**saved, "h": h.detach()})
+            y, h = ema_recurrence(x, coefficients.t(), h.transpose(1, 2))
+            h = h.detach().transpose(1, 2).contiguous()
+        self.set_incremental_state(incremental_state, "ema", {**saved, "h": h})
         return y
 
     def reorder_incremental_state(self, incremental_state: Dict, new_order: Tensor) -> None:
@@ -173,13 +187,14 @@ class MultiHeadEMA(nn.Module):
             self.set_incremental_state(incremental_state, "ema", saved)
 
     def carried(self, incremental_state: Dict) -> Tensor:
-        """``h (B, D, N)`` after what the state has seen, of which the next step makes another."""
-        return self.get_incremental_state(incremental_state, "ema")["h"]
+        """``h (B, D, N)`` after what the state has seen: a view, which the next step changes."""
+        return self.get_incremental_state(incremental_state, "ema")["h"].transpose(1, 2)
 
     def carry(self, incremental_state: Dict, h: Tensor) -> None:
         """Lets a state, in which something was read, go on from ``h (B, D, N)``."""
         saved = self.get_incremental_state(incremental_state, "ema")
-        self.set_incremental_state(incremental_state, "ema", {**saved, "h": h.clone()})
+        h = h.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+        self.set_incremental_state(incremental_state, "ema", {**saved, "h": h})
 
     def extra_repr(self) -> str:
         return (

@@ -18,17 +18,24 @@ from typing import NamedTuple, Optional, Sequence, Tuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .toeplitz import toeplitz
 
 # Which form is fastest, forward and backward, as measured on two CPU cores, D 512, N 16: a product
-# with one matrix up to LONGEST_DIRECT positions, if the batch shares it; beyond that, if no tap is
-# cut off, blocks of BLOCK positions, both ways from SHORTEST_BOTH_WAYS on; else FFTs. Blocks take a
-# loop over L / BLOCK states, for which other devices would have to start as many small kernels:
+# with one matrix up to LONGEST_DIRECT positions, if the batch shares it; beyond that blocks of
+# positions, both ways from SHORTEST_BOTH_WAYS on, and for a causal kernel that is cut, if that is
+# for many positions of a batch and after SHORTEST_CUT taps or more; else FFTs. Blocks take a loop
+# over the states between them, for which other devices would have to start as many small kernels:
 # they take FFTs.
 LONGEST_DIRECT = 64
-BLOCK = 32
 SHORTEST_BOTH_WAYS = 1024
+SHORTEST_CUT, MANY_FOR_CUT = 1024, 16384
+# What lies before the cut is taken off the states again. In float32 that is as accurate as FFTs are
+# (1e-5 of a slow average) as long as it is not so many times more than what stays.
+MOST_CUT = 16
+# Larger blocks take more products and keep fewer states: faster where the batch has many positions.
+BLOCK, LARGE_BLOCK, MANY_FOR_LARGE = 32, 64, 8192
 
 
 class EMACoefficients(NamedTuple):
@@ -37,6 +44,10 @@ class EMACoefficients(NamedTuple):
     log_decay: Tensor  # log q
     input_weight: Tensor  # p beta
     output_weight: Tensor  # gamma / sqrt(N)
+
+    def t(self) -> "EMACoefficients":
+        """``(D, N)`` to ``(N, D)``, and back."""
+        return EMACoefficients(*(tensor.t() for tensor in self))
 
 
 def ema_coefficients(delta: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor) -> EMACoefficients:
@@ -76,9 +87,17 @@ def ema_kernel(coefficients: EMACoefficients, length: int) -> Tensor:
 def runs_by_blocks(x: Tensor, taps: int, bidirectional: bool) -> bool:
     """Whether ``ema_by_blocks`` is the fastest form for ``x (B, L, D)`` and so many taps."""
     batch, length, _ = x.shape
-    if x.device.type != "cpu" or taps < length or _is_direct(batch, length):
+    if x.device.type != "cpu" or _is_direct(batch, length):
         return False
+    if taps < length:
+        possible = not bidirectional and taps % block_size(x) == 0 and length <= MOST_CUT * taps
+        return possible and taps >= SHORTEST_CUT and batch * length >= MANY_FOR_CUT
     return not bidirectional or length >= SHORTEST_BOTH_WAYS
+
+
+def block_size(x: Tensor) -> int:
+    """How many positions of ``x (B, L, D)`` make a block."""
+    return BLOCK if x.size(0) * x.size(1) < MANY_FOR_LARGE else LARGE_BLOCK
 
 
 def _is_direct(batch: int, length: int) -> bool:
@@ -108,7 +127,7 @@ def _direct_convolution(x: Tensor, kernel: Tensor, backward_kernel: Optional[Ten
     if backward_kernel is not None:
         diagonals = diagonals + F.pad(backward_kernel, (length - 1, length - taps))
     matrix = toeplitz(diagonals, length, length)  # (D, L, L)
-    return _channels_last(torch.bmm(_channels_first(x), matrix.transpose(1, 2)))
+    return _FromChannels.apply(torch.bmm(_ToChannels.apply(x), matrix.transpose(1, 2)))
 
 
 class _FFTConvolution(torch.autograd.Function):
@@ -134,6 +153,7 @@ class _FFTConvolution(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad_y: Tensor):
         x_conj, kernel_conj = ctx.saved_tensors
         grad_f = torch.fft.rfft(_channels_first(grad_y), n=ctx.n)
@@ -174,25 +194,52 @@ class EMABlock(NamedTuple):
     arriving: Tensor  # (D, C, K): what an input adds to the state after its block
     leaving: Tensor  # (D, K, C): the output for the state before the block
     decay: Tensor  # (D, 1, K): q^C
+    end: Optional["EMAEnd"] = None  # of the kernel, where it is cut
+
+
+class EMAEnd(NamedTuple):
+    """A kernel that is cut after ``T = m C`` taps: the outputs of a block depend on the ``m - 1``
+    blocks before it, and on some of the positions of the one before those."""
+
+    blocks: int  # m
+    inside: Tensor  # (D, C, C): as of EMABlock, for an input m blocks before
+    decay: Tensor  # (D, 1, K): q^(T - C)
 
 
 def ema_block(
-    directions: Sequence[EMACoefficients], size: int, skip: Optional[Tensor] = None
+    directions: Sequence[EMACoefficients],
+    size: int,
+    skip: Optional[Tensor] = None,
+    taps: Optional[int] = None,
 ) -> EMABlock:
-    """The parts of an EMA, forward or both ways, for blocks of ``size``, plus ``skip x`` where
-    ``skip (D,)`` is given."""
-    taps, arriving, leaving, decay = _block_parts(directions[0], size)
+    """The parts of an EMA, forward or both ways, for blocks of ``size``.
+
+    Args:
+        skip: ``(D,)``, adds ``skip x``.
+        taps: how many there are, a multiple of ``size``, of a forward EMA.
+    """
+    kernel, arriving, leaving, decay = _block_parts(directions[0], size)
     arriving = arriving.flip(1)
     if skip is not None:
-        taps = taps + F.pad(skip.unsqueeze(1), (0, size - 1))
-    diagonals = F.pad(taps, (size - 1, 0))
+        kernel = kernel + F.pad(skip.unsqueeze(1), (0, size - 1))
+    diagonals = F.pad(kernel, (size - 1, 0))
     for backward in directions[1:]:  # the same with the positions of a block counted from its end
-        taps, starting, ending, other = _block_parts(backward, size)
-        diagonals = diagonals + F.pad(taps.flip(1), (0, size - 1))
+        kernel, starting, ending, other = _block_parts(backward, size)
+        diagonals = diagonals + F.pad(kernel.flip(1), (0, size - 1))
         arriving = torch.cat([arriving, starting], dim=2)
         leaving = torch.cat([leaving, ending.flip(1)], dim=2)
         decay = torch.cat([decay, other], dim=2)
-    return EMABlock(toeplitz(diagonals, size, size), arriving, leaving.transpose(1, 2), decay)
+    inside = toeplitz(diagonals, size, size)
+    end = _end(directions[0], size, taps) if taps else None
+    return EMABlock(inside, arriving, leaving.transpose(1, 2), decay, end)
+
+
+def _end(coefficients: EMACoefficients, size: int, taps: int) -> EMAEnd:
+    log_decay, input_weight, output_weight = coefficients
+    decay = torch.exp((taps - size) * log_decay)
+    later, *_ = _block_parts(EMACoefficients(log_decay, input_weight, decay * output_weight), size)
+    diagonals = F.pad(later[:, 1:], (0, size))  # of inputs at a later position in their block
+    return EMAEnd(taps // size, toeplitz(diagonals, size, size), decay.unsqueeze(1))
 
 
 def _block_parts(coefficients: EMACoefficients, size: int):
@@ -206,7 +253,8 @@ def _block_parts(coefficients: EMACoefficients, size: int):
 
 
 def ema_by_blocks(x: Tensor, block: EMABlock, bidirectional: bool = False) -> Tensor:
-    """The EMA of ``x (B, L, D)``, as ``ema_convolution`` with kernels of ``L`` taps."""
+    """The EMA of ``x (B, L, D)``, as ``ema_convolution`` with kernels of all ``L`` taps, or of as
+    many as ``block`` was made for."""
     state = x.new_zeros(x.size(2), x.size(0), block.decay.size(2))
     return _run_blocks(x, block, state, bidirectional)[0]
 
@@ -224,7 +272,7 @@ def ema_recurrence(
         y ``(B, L, D)`` and the state after the last step ``(B, D, N)``.
     """
     length = x.size(1)
-    block = ema_block([coefficients], min(BLOCK, length))
+    block = ema_block([coefficients], min(block_size(x), length))
     y, last, states = _run_blocks(x, block, state.transpose(0, 1))
     rest = length % block.inside.size(1)
     if rest == 0:
@@ -242,17 +290,19 @@ def ema_step_(
 ) -> Tensor:
     """One step of the recurrence, without gradients.
 
+    Channels come last here, as in ``x``, so that sums over ``N`` run over whole vectors of them.
+
     Args:
         x: ``(B, D)``.
-        decay: ``q``, ``(D, N)``.
-        state: ``h``, ``(B, D, N)``: before the step, and in its place after it.
+        coefficients, decay: ``(N, D)`` each; ``decay`` is ``q``.
+        state: ``h``, ``(B, N, D)``: before the step, and in its place after it.
         scratch: memory for as much, which is overwritten.
 
     Returns:
         y ``(B, D)``.
     """
-    state.mul_(decay).addcmul_(coefficients.input_weight, x.unsqueeze(-1))
-    return torch.mul(state, coefficients.output_weight, out=scratch).sum(-1)
+    state.mul_(decay).addcmul_(coefficients.input_weight, x.unsqueeze(1))
+    return torch.mul(state, coefficients.output_weight, out=scratch).sum(1)
 
 
 def _run_blocks(x: Tensor, block: EMABlock, state: Tensor, bidirectional: bool = False):
@@ -275,10 +325,30 @@ def _run_blocks(x: Tensor, block: EMABlock, state: Tensor, bidirectional: bool =
     before = states[:-1]
     if bidirectional:
         before = _reverse_second_half(before)
+    if block.end is not None:
+        before = _without_old(before, block.end)
     before = before.permute(1, 2, 0, 3).reshape(channels, batch * blocks, -1)
     y = torch.baddbmm(torch.bmm(x, block.inside), before, block.leaving)
+    if block.end is not None:
+        y = _add_last_taps(y, x, block.end, blocks)
     y = _FromChannels.apply(y.view(channels, batch, blocks * size))[:, :length]
     return y, x.view(channels, batch, blocks, size)[:, :, -1], states
+
+
+def _without_old(states: Tensor, end: EMAEnd) -> Tensor:
+    """The states before each block ``(blocks, D, B, K)``, of the ``m - 1`` blocks before alone."""
+    whole = end.blocks - 1
+    recent = states[whole:] - end.decay * states[: states.size(0) - whole]
+    return torch.cat([states[:whole], recent])
+
+
+def _add_last_taps(y: Tensor, x: Tensor, end: EMAEnd, blocks: int) -> Tensor:
+    """``y (D, B blocks, C)`` and what inputs of ``m`` blocks before add to it."""
+    channels, _, size = x.shape
+    old = x.view(channels, -1, blocks, size)[:, :, : -end.blocks]
+    late = torch.bmm(old.reshape(channels, -1, size), end.inside).view(old.shape)
+    y.view(channels, -1, blocks, size)[:, :, end.blocks :] += late
+    return y
 
 
 class _Scan(torch.autograd.Function):
@@ -301,6 +371,7 @@ class _Scan(torch.autograd.Function):
         return states
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad_states: Tensor):
         states, decay = ctx.saved_tensors
         grads = torch.empty_like(states)

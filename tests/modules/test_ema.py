@@ -25,6 +25,7 @@ from fairseq_mega.ops.ema import (
     ema_convolution,
     ema_kernel,
     ema_recurrence,
+    runs_by_blocks,
 )
 
 
@@ -83,6 +84,35 @@ def test_blocks_and_ffts_are_the_same_function(length, bidirectional):
     by_blocks = ema_by_blocks(x, ema_block(directions, 32, skip), bidirectional)
     leaves = {"x": x, "skip": skip, **dict(module.named_parameters())}
     assert_same_function(by_blocks, by_fft, leaves)
+
+
+@pytest.mark.parametrize("taps", [8, 16, 40, 64])
+@pytest.mark.parametrize("length", [65, 72, 100])
+def test_blocks_of_a_cut_kernel_and_ffts_are_the_same_function(length, taps):
+    module = make_ema()
+    x, skip = randn(2, length, 4, requires_grad=True), randn(4, seed=2, requires_grad=True)
+    by_fft = ema_convolution(x, ema_kernel(module.coefficients(), taps)) + skip * x
+    by_blocks = ema_by_blocks(x, ema_block([module.coefficients()], 8, skip, taps))
+    assert_same_function(
+        by_blocks, by_fft, {"x": x, "skip": skip, **dict(module.named_parameters())}
+    )
+
+
+@pytest.mark.parametrize("logit", [-9.0, -4.0, 0.0, 4.0])
+def test_a_long_cut_kernel_is_accurate_in_float32(logit):
+    """What lies before the cut is taken off the states again, however slowly they forget."""
+    exact = set_decay(make_ema(truncation=1024), logit)
+    rough = set_decay(make_ema(truncation=1024, dtype=torch.float32), logit)
+    x = randn(16384, 1, 4, dtype=torch.float32) + 1
+    with torch.no_grad():
+        exact.omega.zero_()
+        rough.omega.zero_()
+        expected = ema_convolution(
+            x.double().transpose(0, 1), ema_kernel(exact.coefficients(), 1024)
+        )
+    expected = torch.nn.functional.silu(expected).transpose(0, 1)
+    assert runs_by_blocks(x.transpose(0, 1), 1024, False)  # the longest that does, for 1024 taps
+    assert_close(rough(x).double(), expected, 2e-5, floor=0.0)
 
 
 @pytest.mark.parametrize("length", [5, 64, 75])
