@@ -3,15 +3,14 @@
 from typing import Dict, NamedTuple, Optional, Tuple
 
 import torch
-import torch.nn.functional as F
 from fairseq.incremental_decoding_utils import with_incremental_state
 from torch import Tensor, nn
 
 from ..ops.attention import ATTENTION_FUNCTIONS, attend
-from ..ops.gating import gated_residual
 from .activations import ACTIVATIONS
 from .checks import check_choice, check_positive
 from .dropout import make_dropout
+from .gating import gated_linear, gated_update
 from .linear import make_linear
 from .norm import SequenceNorm
 from .relative_bias import make_relative_bias
@@ -134,16 +133,15 @@ class GatedCrossAttention(nn.Module):
             bias,
             self.attention_activation,
             padding=key_padding_mask,
-            dropout=self.attention_dropout,
+            draw=self.attention_dropout.draw,
             need_weights=need_weights,
         )
         o = o.view(batch, length, self.embed_dim)
         if need_weights:
             weights = weights.view(batch, length, -1)
 
-        h = self.h_proj(o * F.silu(r), incremental_state)
-        h = self.dropout(self.activation(h))
-        y = gated_residual(residual, h, u)
+        h = gated_linear(o, r, self.h_proj, incremental_state)
+        y = gated_update(residual, h, u, self.activation, self.dropout)
         if not self.prenorm:
             y = self.norm(y)
         return y.transpose(0, 1), weights

@@ -9,6 +9,7 @@ from .checks import check_choice, check_positive
 from .dropout import make_dropout
 from .linear import make_linear
 from .norm import SequenceNorm
+from .recompute import recompute
 
 
 class NormalizedFeedForwardNetwork(nn.Module):
@@ -50,9 +51,14 @@ class NormalizedFeedForwardNetwork(nn.Module):
         x = x.transpose(0, 1)  # (B, L, D), the order in memory inside the models
         residual = x
         if self.prenorm:
-            x = self.norm(x)
-        x = self.hidden_dropout(self.activation(self.fc1(x, incremental_state)))
-        x = residual + self.dropout(self.fc2(x, incremental_state))
+            _, x = self.norm.project(x, self.fc1, incremental_state)
+        else:
+            x = self.fc1(x, incremental_state)
+        x = recompute(self._second_half, x, incremental_state, draws=self.hidden_dropout.active)
+        x = residual + self.dropout(x)
         if not self.prenorm:
             x = self.norm(x)
         return x.transpose(0, 1)
+
+    def _second_half(self, x: Tensor, incremental_state: Optional[Dict]) -> Tensor:
+        return self.fc2(self.hidden_dropout(self.activation(x)), incremental_state)

@@ -9,14 +9,15 @@ from fairseq.incremental_decoding_utils import with_incremental_state
 from torch import Tensor, nn
 
 from ..ops.attention import ATTENTION_FUNCTIONS, attend
-from ..ops.gating import gated_residual
 from .activations import ACTIVATIONS
 from .cache import KeyValueCache
 from .checks import check_choice, check_chunk_size, check_positive
 from .dropout import make_dropout
 from .ema import MultiHeadEMA
-from .linear import INIT_STD, make_linear
+from .gating import gated_linear, gated_update
+from .linear import INIT_STD, make_linear, split_linear
 from .norm import SequenceNorm
+from .recompute import recompute
 from .relative_bias import make_relative_bias
 
 
@@ -115,40 +116,49 @@ class MovingAverageGatedAttention(nn.Module):
         x = x.transpose(0, 1)  # (B, L, D) from here on
         residual = x
         if self.prenorm:
-            x = self.norm(x)
+            x, v = self.norm.project(x, self.v_proj, incremental_state)  # v (B, L, H)
+        else:
+            v = self.v_proj(x, incremental_state)
+        averaged = self.move.average(x.transpose(0, 1), padding_mask, incremental_state)
+        u, z, r, hx = self._project(averaged.transpose(0, 1), x.dtype, incremental_state)
+        q, k = recompute(self._queries_and_keys, z)
 
-        v = self.activation(self.v_proj(x, incremental_state))  # (B, L, H)
-        averaged = self.move(x.transpose(0, 1), padding_mask, incremental_state)
-        averaged = self.dropout(averaged.transpose(0, 1))
-        u, z, r, hx = self._project(averaged, incremental_state)
-        z = F.silu(z)
-        q, k = (torch.addcmul(b, z, g) for g, b in zip(self.gamma, self.beta))
-
-        v = self.hidden_dropout(v)
+        activation = self.activation  # left to the attention, which need not keep its result
+        if incremental_state is not None or self.hidden_dropout.active:
+            v, activation = self.hidden_dropout(activation(v)), None
         if incremental_state is None:
-            o, weights = self._attend_in_chunks(q, k, v, padding_mask, need_weights)
+            o, weights = self._attend_in_chunks(q, k, v, padding_mask, need_weights, activation)
         else:
             cache = self._cache(incremental_state, hypotheses)
             o, weights = self._continue_chunks(cache, q, k, v, padding_mask, need_weights)
 
-        h = hx + self.h_proj(o * F.silu(r), incremental_state)
-        h = self.dropout(self.activation(h))
-        y = gated_residual(residual, h, u)
+        h = hx + gated_linear(o, r, self.h_proj, incremental_state)
+        y = gated_update(residual, h, u, self.activation, self.dropout)
         if not self.prenorm:
             y = self.norm(y)
         return y.transpose(0, 1), weights
 
-    def _project(self, x: Tensor, incremental_state: Optional[Dict]) -> Sequence[Tensor]:
-        """The parts ``u, z, r, hx`` of ``mx_proj(x)``, ``(B, L, D | Z | H | D)``."""
-        sizes = [self.embed_dim, self.zdim, self.hdim, self.embed_dim]
-        if incremental_state is not None:
-            return self.mx_proj(x, incremental_state).split(sizes, dim=-1)
-        # A product for each part costs the same as one for all, and leaves none to be cut out of a
-        # wide result, or put together again in the backward pass.
-        weights, biases = self.mx_proj.weight.split(sizes), self.mx_proj.bias.split(sizes)
-        return [F.linear(x, weight, bias) for weight, bias in zip(weights, biases)]
+    def _queries_and_keys(self, z: Tensor) -> Tuple[Tensor, Tensor]:
+        """``q`` and ``k`` from ``z``, ``(B, L, Z)`` each."""
+        z = F.silu(z)
+        q, k = (torch.addcmul(b, z, g) for g, b in zip(self.gamma, self.beta))
+        return q, k
 
-    def _attend(self, q, k, v, padding_mask, need_weights):
+    def _project(
+        self, averaged: Tensor, dtype: torch.dtype, incremental_state: Optional[Dict]
+    ) -> Sequence[Tensor]:
+        """The parts ``u, z, r, hx`` of ``mx_proj``, ``(B, L, D | Z | H | D)``."""
+        drop = self.dropout.draw(averaged)
+
+        def activate(averaged: Tensor) -> Tensor:
+            return drop(F.silu(averaged).to(dtype))
+
+        sizes = [self.embed_dim, self.zdim, self.hdim, self.embed_dim]
+        if incremental_state is None:
+            return split_linear(averaged, self.mx_proj, sizes, activate)
+        return self.mx_proj(activate(averaged), incremental_state).split(sizes, dim=-1)
+
+    def _attend(self, q, k, v, padding_mask, need_weights, activation=None):
         """Attention of the last ``L`` positions ``q`` to all ``S``: ``(B, L, H), (B, L, S)``."""
         causal, queries, keys = not self.bidirectional, q.size(1), k.size(1)
         return attend(
@@ -159,22 +169,23 @@ class MovingAverageGatedAttention(nn.Module):
             self.attention_activation,
             causal,
             padding_mask,
-            self.attention_dropout,
+            activation,
+            self.attention_dropout.draw,
             need_weights,
         )
 
-    def _attend_in_chunks(self, q, k, v, padding_mask, need_weights):
+    def _attend_in_chunks(self, q, k, v, padding_mask, need_weights, activation=None):
         """Attention inside each chunk, or over the whole if that is one chunk."""
         batch, length, size = q.size(0), q.size(1), self.chunk_size
         if size < 0 or length <= size:
-            return self._attend(q, k, v, padding_mask, need_weights)
+            return self._attend(q, k, v, padding_mask, need_weights, activation)
         excess = -length % size
         if padding_mask is None and excess and self.bidirectional:
             padding_mask = torch.zeros(batch, length, dtype=torch.bool, device=q.device)
         if padding_mask is not None:
             padding_mask = F.pad(padding_mask, (0, excess), value=True).reshape(-1, size)
         q, k, v = (_to_chunks(t, size, excess) for t in (q, k, v))
-        o, weights = self._attend(q, k, v, padding_mask, need_weights)
+        o, weights = self._attend(q, k, v, padding_mask, need_weights, activation)
         o = o.view(batch, length + excess, -1)[:, :length]
         return o, _block_diagonal(weights, batch, length) if need_weights else None
 
@@ -221,7 +232,7 @@ class MovingAverageGatedAttention(nn.Module):
             v,
             bias.view(-1, width, keys * width),
             self.attention_activation,
-            dropout=self.attention_dropout,
+            draw=self.attention_dropout.draw,
             need_weights=need_weights,
             copies=width,
         )

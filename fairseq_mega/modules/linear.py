@@ -1,11 +1,13 @@
 """Linear layers: with the published initialisation, and fast with few rows."""
 
 import copy
-from typing import Dict, Optional
+from typing import Callable, Dict, Optional, Sequence
 
 import torch
+import torch.nn.functional as F
 from fairseq.incremental_decoding_utils import with_incremental_state
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 INIT_STD = 0.02
 LEAST_PACKED = 2**18  # numbers in a weight: below, oneDNN's fixed cost of a call outweighs the gain
@@ -55,6 +57,48 @@ def _can_pack(x: Tensor, weight: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+def split_linear(
+    x: Tensor, linear: nn.Linear, sizes: Sequence[int], prepare: Callable[[Tensor], Tensor]
+) -> Sequence[Tensor]:
+    """The parts of ``linear(prepare(x))``, ``(..., size)`` for each size.
+
+    A product for each part costs the same as one for all, and leaves none to be cut out of a wide
+    result, or put together again in the backward pass. For that ``x`` is kept and prepared again
+    (except under autocast): ``prepare`` must be cheap, and give the same in every call.
+    """
+    if torch.is_grad_enabled() and not torch.is_autocast_enabled(x.device.type):
+        return _SplitLinear.apply(x, linear.weight, linear.bias, sizes, prepare)
+    parts = zip(linear.weight.split(sizes), linear.bias.split(sizes))
+    x = prepare(x)
+    return [F.linear(x, weight, bias) for weight, bias in parts]
+
+
+class _SplitLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, sizes, prepare):
+        ctx.save_for_backward(x, weight)
+        ctx.sizes, ctx.prepare = sizes, prepare
+        x = prepare(x)
+        return tuple(F.linear(x, w, b) for w, b in zip(weight.split(sizes), bias.split(sizes)))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads):
+        raw, weight = ctx.saved_tensors
+        raw = raw.detach().requires_grad_()
+        with torch.enable_grad():
+            prepared = ctx.prepare(raw)
+        rows = prepared.detach().flatten(0, -2)
+        grads = [grad.flatten(0, -2) for grad in grads]
+        grad_rows, grad_weight = torch.zeros_like(rows), torch.empty_like(weight)
+        for grad, w, grad_w in zip(grads, weight.split(ctx.sizes), grad_weight.split(ctx.sizes)):
+            grad_rows.addmm_(grad, w)
+            torch.mm(grad.t(), rows, out=grad_w)
+        (grad_x,) = torch.autograd.grad(prepared, raw, grad_rows.view_as(prepared))
+        grad_bias = torch.cat([grad.sum(0) for grad in grads])
+        return grad_x, grad_weight, grad_bias, None, None
 
 
 def make_linear(in_features: int, out_features: int) -> Linear:

@@ -1,10 +1,14 @@
 """Normalisation layers behind one name (``--normalization-type``)."""
 
+from typing import Dict, Optional, Tuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import check_choice
+from .linear import Linear
+from .recompute import recompute
 
 
 class ScaleNorm(nn.Module):
@@ -53,3 +57,17 @@ class SequenceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(x)
+
+    def project(
+        self, x: Tensor, linear: Linear, incremental_state: Optional[Dict] = None
+    ) -> Tuple[Tensor, Tensor]:
+        """``x (..., D)`` normalised, and ``linear`` of that, which for the backward pass is
+        normalised again."""
+
+        def both(x: Tensor) -> Tuple[Tensor, Tensor]:
+            x = self.norm(x)
+            return x, linear(x, incremental_state)
+
+        if isinstance(self.norm, (BatchNorm, SyncBatchNorm)):  # they count what they see
+            return both(x)
+        return recompute(both, x)

@@ -2,17 +2,21 @@
 Attention" and "Laplace Attention Function")."""
 
 import math
-from typing import Callable, Optional, Tuple
+from typing import Callable, List, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 LAPLACE_MEAN = math.sqrt(0.5)
 LAPLACE_STD = math.sqrt(0.25 / math.pi)
 # Causal attention runs in blocks of so many queries, each with the keys up to its end alone. On two
 # CPU cores blocks of 256 took two thirds of the time of the whole square at L 1024.
 ROWS = 256
+# On CPUs it runs for so many sequences at once as have so many weights, what fits into the caches,
+# but for no fewer than a product of matrices needs to be fast.
+WEIGHTS, SEQUENCES = 2**20, 4
 
 
 def attend(
@@ -23,11 +27,15 @@ def attend(
     function: str,
     causal: bool = False,
     padding: Optional[Tensor] = None,
-    dropout: Callable[[Tensor], Tensor] = lambda weights: weights,
+    activation: Optional[Callable[[Tensor], Tensor]] = None,
+    draw: Callable[[Tensor], Callable[[Tensor], Tensor]] = lambda weights: _keep,
     need_weights: bool = False,
     copies: int = 1,
 ) -> Tuple[Tensor, Optional[Tensor]]:
     """Attention of queries to keys.
+
+    For the backward pass the weights are made again, unless they are needed, or autocast mixes
+    types: its casts are not those of the backward pass.
 
     Args:
         q: ``(B, L, Z)``.
@@ -39,34 +47,122 @@ def attend(
         causal: the queries are the last ``L`` of the ``S`` positions, and see no later key: there,
             ``bias`` is minus infinity.
         padding: ``(B, S)``, true at keys that no query sees, or None.
-        dropout: applied to the weights.
+        activation: applied to ``v`` first, or None.
+        draw: makes a dropout for weights like those it is given, the same in every call.
         need_weights: also return the weights, before dropout.
         copies: each position is among the keys so many times, and a query sees one of them.
 
     Returns:
         ``(B, L, H)`` and, if asked for, the weights ``(B, L, S)``.
     """
-    queries, keys = q.size(1), k.size(1)
+
+    def weigh(block: _Block, q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+        seen = None if padding is None else block.of_keys(padding)
+        return ATTENTION_FUNCTIONS[function](q, k, bias, causal, seen, copies)
+
+    plain = need_weights or not torch.is_grad_enabled()
+    if not plain and not torch.is_autocast_enabled(q.device.type):
+        blocks = _blocks(q, k, causal, WEIGHTS if q.device.type == "cpu" else None)
+        return _Attention.apply(q, k, v, bias, weigh, activation, draw, blocks), None
+
+    v = v if activation is None else activation(v)
     outputs, weights = [], []
-    for start in range(0, queries, ROWS if causal else queries):
-        stop = min(start + ROWS, queries) if causal else queries
-        seen = keys - queries + stop if causal else keys
-        w = ATTENTION_FUNCTIONS[function](
-            q[:, start:stop],
-            k[:, :seen],
-            bias[..., start:stop, :seen],
-            causal,
-            None if padding is None else padding[:, :seen],
-            copies,
-        )
-        outputs.append(torch.bmm(dropout(w), v[:, :seen]))
+    for block in _blocks(q, k, causal):
+        w = weigh(block, *block.of(q, k, bias))
+        outputs.append(torch.bmm(draw(w)(w), block.of_keys(v)))
         if need_weights:
-            weights.append(F.pad(w, (0, keys - seen)))
+            weights.append(F.pad(w, (0, k.size(1) - w.size(2))))
     return _join(outputs), _join(weights) if need_weights else None
 
 
-def _join(blocks):
-    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+class _Block(NamedTuple):
+    """Queries of some sequences, and the keys that they see."""
+
+    sequences: slice
+    queries: slice
+    keys: slice
+
+    def of_queries(self, x: Tensor) -> Tensor:
+        return x[self.sequences, self.queries]
+
+    def of_keys(self, x: Tensor) -> Tensor:
+        return x[self.sequences, self.keys]
+
+    def of_bias(self, x: Tensor) -> Tensor:
+        return (x if x.dim() == 2 else x[self.sequences])[..., self.queries, self.keys]
+
+    def of(self, q: Tensor, k: Tensor, bias: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        return self.of_queries(q), self.of_keys(k), self.of_bias(bias)
+
+
+def _blocks(q: Tensor, k: Tensor, causal: bool, weights: Optional[int] = None) -> List[_Block]:
+    """All of it, in blocks of about so many weights at most."""
+    batch, queries, keys = q.size(0), q.size(1), k.size(1)
+    rows = min(ROWS, queries) if causal else queries
+    sequences = max(SEQUENCES, weights // max(rows * keys, 1)) if weights else max(batch, 1)
+    return [
+        _Block(
+            slice(b, b + sequences),
+            slice(i, i + rows),
+            slice(keys - queries + min(i + rows, queries) if causal else keys),
+        )
+        for b in range(0, batch, sequences)
+        for i in range(0, queries, rows)
+    ]
+
+
+class _Attention(torch.autograd.Function):
+    """``drop(weigh(q, k, bias)) activation(v)``, block by block.
+
+    Both factors are made again for the backward pass, which spares the memory for them, for one
+    product of width ``Z`` more than the three of width ``Z`` and three of width ``H`` that there
+    are. Gradients of all blocks add up in place.
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, v, bias, weigh, activation, draw, blocks):
+        ctx.save_for_backward(q, k, v, bias)
+        ctx.weigh, ctx.activation, ctx.blocks, ctx.drops = weigh, activation, blocks, []
+        v = v if activation is None else activation(v)
+        o = v.new_empty(q.size(0), q.size(1), v.size(2))
+        for block in blocks:
+            w = weigh(block, *block.of(q, k, bias))
+            drop = draw(w)
+            torch.bmm(drop(w), block.of_keys(v), out=block.of_queries(o))
+            ctx.drops.append(drop)
+        return o
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_o):
+        q, k, v, bias = ctx.saved_tensors
+        raw = v.detach().requires_grad_()
+        if ctx.activation is not None:
+            with torch.enable_grad():
+                v = ctx.activation(raw)
+        values = v.detach()
+        grad_q, grad_k, grad_v, grad_bias = (torch.zeros_like(t) for t in (q, k, v, bias))
+        for block, drop in zip(ctx.blocks, ctx.drops):
+            grad = block.of_queries(grad_o)
+            with torch.enable_grad():
+                parts = [t.detach().requires_grad_() for t in block.of(q, k, bias)]
+                w = drop(ctx.weigh(block, *parts))
+            block.of_keys(grad_v).baddbmm_(w.detach().transpose(1, 2), grad)
+            grad_w = torch.bmm(grad, block.of_keys(values).transpose(1, 2))
+            grads = torch.autograd.grad(w, parts, grad_w)
+            for total, part in zip(block.of(grad_q, grad_k, grad_bias), grads):
+                total += part
+        if ctx.activation is not None:
+            (grad_v,) = torch.autograd.grad(v, raw, grad_v)
+        return grad_q, grad_k, grad_v, grad_bias, None, None, None, None
+
+
+def _keep(weights: Tensor) -> Tensor:
+    return weights
+
+
+def _join(parts: List[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def softmax(

@@ -547,6 +547,20 @@ def test_dropout_can_be_retained_in_generation(kind, feature_dropout):
     assert (module(x)[0] - module(x)[0]).abs().max() > 1e-3
 
 
+@torch.no_grad()
+def test_attention_dropout_can_be_retained_in_beam_search():
+    """Where hypotheses share a cache, too."""
+    module, _ = make_gated(attention_dropout=0.5)
+    retain_dropout(module)
+    steps = randn(6, 4, 6)
+
+    def read():
+        state = {}
+        return torch.cat([module(x.unsqueeze(0), None, state, hypotheses=2)[0] for x in steps])
+
+    assert (read() - read())[1:].abs().max() > 1e-3
+
+
 def test_dropout_can_be_retained_by_class_name():
     x = randn(10, 2, 6)
     module, _ = make_gated(dropout=0.5)

@@ -3,7 +3,16 @@
 import pytest
 import reference
 import torch
-from helpers import NORMS, assert_close, assert_same_function, make_feed_forward, randn, tensors_of
+from helpers import (
+    NORMS,
+    assert_close,
+    assert_same_function,
+    first,
+    make_feed_forward,
+    make_gated,
+    randn,
+    tensors_of,
+)
 
 PARAMETERS = {
     "layernorm": {"weight", "bias"},
@@ -87,3 +96,11 @@ def test_zero_stays_finite(norm_type):
     x = torch.zeros(2, 1, 6, dtype=torch.float64, requires_grad=True)
     module(x).sum().backward()
     assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("norm_type", ["batchnorm", "syncbatchnorm"])
+def test_batchnorm_counts_a_batch_once_forward_and_backward(norm_type):
+    for make in (make_gated, make_feed_forward):
+        module, _ = make(norm_type=norm_type)
+        first(module.train()(randn(7, 2, 6))).sum().backward()
+        assert module.norm.norm.num_batches_tracked == 1

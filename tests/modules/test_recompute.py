@@ -1,0 +1,121 @@
+"""What the backward pass computes again: little is kept for it, and gradients are right."""
+
+import pytest
+import torch
+from helpers import CROSS, FEED_FORWARD, GATED, first, randn, retain_dropout, scatter
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fairseq_mega.modules import (
+    GatedCrossAttention,
+    MovingAverageGatedAttention,
+    NormalizedFeedForwardNetwork,
+)
+
+DROPOUTS = dict(dropout=0.3, hidden_dropout=0.3)
+ATTENTION_DROPOUTS = dict(DROPOUTS, attention_dropout=0.3)
+
+
+def make(kind, feature_dropout=False, dtype=torch.float64):
+    """A layer with all of its dropouts, as a function of its input ``(L, B, D)``."""
+    options = dict(feature_dropout=feature_dropout)
+    if kind == "gated":
+        layer = MovingAverageGatedAttention(**{**GATED, **ATTENTION_DROPOUTS, **options})
+    elif kind == "cross":
+        layer = GatedCrossAttention(**{**CROSS, **ATTENTION_DROPOUTS, **options})
+    else:
+        layer = NormalizedFeedForwardNetwork(**{**FEED_FORWARD, **DROPOUTS, **options})
+    layer = scatter(layer.to(dtype)).train()
+    source = randn(4, 2, 6, seed=5, dtype=dtype)
+    return layer, (lambda x: first(layer(x, source) if kind == "cross" else layer(x)))
+
+
+kinds = pytest.mark.parametrize("kind", ["gated", "cross", "feed forward"])
+features = pytest.mark.parametrize("feature_dropout", [False, True])
+
+
+@kinds
+@features
+def test_gradients_are_those_of_what_was_dropped(kind, feature_dropout):
+    _, run = make(kind, feature_dropout)
+
+    def dropped(x):
+        torch.manual_seed(1)
+        return run(x)
+
+    assert torch.autograd.gradcheck(dropped, randn(5, 2, 6, requires_grad=True))
+
+
+@kinds
+@features
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_layers_of_half_precision_drop_too(kind, feature_dropout, dtype):
+    layer, run = make(kind, feature_dropout, dtype)
+    x = randn(5, 2, 6, dtype=dtype, requires_grad=True)
+    y = run(x)
+    y.sum().backward()
+    assert y.dtype == x.grad.dtype == dtype and torch.isfinite(x.grad).all()
+    retain_dropout(layer)
+    with torch.no_grad():
+        assert run(x).dtype == dtype
+
+
+def test_the_backward_pass_can_run_twice():
+    _, run = make("gated")
+    x = randn(5, 2, 6, requires_grad=True)
+    y = run(x).sum()
+    once, twice = (torch.autograd.grad(y, x, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(once, twice)
+
+
+def test_second_derivatives_are_an_error():
+    _, run = make("gated")
+    x = randn(5, 2, 6, requires_grad=True)
+    (grad,) = torch.autograd.grad(run(x).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        grad.sum().backward()
+
+
+class Made(TorchDispatchMode):
+    """Notes the memory of all tensors that are made, without keeping it."""
+
+    def __init__(self):
+        super().__init__()
+        self.storages = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self.storages[storage.data_ptr()] = StorageWeakRef(storage), storage.nbytes()
+        return out
+
+    def kept(self):
+        return sum(size for storage, size in self.storages.values() if not storage.expired())
+
+
+@pytest.mark.parametrize("chunk_size", [-1, 32])
+def test_a_mega_layer_keeps_little(chunk_size):
+    """Of a position three numbers for each hidden dimension: the values and the gate before their
+    activations, and what attention gives. Nothing else is as wide, and no weights are kept."""
+    length, hdim = 512, 256
+    layer = MovingAverageGatedAttention(8, 4, hdim, 2, dropout=0.1, chunk_size=chunk_size)
+    x = torch.randn(length, 1, 8, requires_grad=True)
+    with Made() as made:
+        y, _ = layer(x)
+    bias = (length if chunk_size < 0 else chunk_size) ** 2
+    numbers = (made.kept() - sum(p.nbytes for p in layer.parameters())) / 4 - bias
+    assert 3 * hdim < numbers / length < 3.7 * hdim
+
+
+def test_a_feed_forward_layer_keeps_little():
+    """Of a position one number for each hidden dimension."""
+    length, hdim = 512, 256
+    layer = NormalizedFeedForwardNetwork(8, hdim, dropout=0.1)
+    x = torch.randn(length, 1, 8, requires_grad=True)
+    with Made() as made:
+        y = layer(x)
+    assert y.requires_grad  # or it would keep nothing
+    numbers = (made.kept() - sum(p.nbytes for p in layer.parameters())) / 4
+    assert hdim < numbers / length < 1.2 * hdim
