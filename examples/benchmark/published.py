@@ -11,9 +11,16 @@ import math
 
 import torch
 import torch.nn.functional as F
+from fairseq.modules import FairseqDropout
 from torch import nn
 
-from fairseq_mega.modules import GatedCrossAttention, MovingAverageGatedAttention, MultiHeadEMA
+from fairseq_mega.modules import (
+    GatedCrossAttention,
+    MovingAverageGatedAttention,
+    MultiHeadEMA,
+    NormalizedFeedForwardNetwork,
+)
+from fairseq_mega.modules.dropout import Dropout
 from fairseq_mega.modules.linear import Linear
 
 
@@ -281,8 +288,21 @@ class PublishedLinear(Linear):
         return F.linear(x, self.weight, self.bias)
 
 
+class PublishedFeedForward(NormalizedFeedForwardNetwork):
+    def forward(self, x, incremental_state=None):
+        """``x (L, B, D)`` to ``(L, B, D)``."""
+        residual = x
+        if self.prenorm:
+            x = self.norm(x)
+        x = self.fc2(self.hidden_dropout(self.activation(self.fc1(x))))
+        x = residual + self.dropout(x)
+        return x if self.prenorm else self.norm(x)
+
+
 PUBLISHED = {
+    Dropout: FairseqDropout,
     Linear: PublishedLinear,
+    NormalizedFeedForwardNetwork: PublishedFeedForward,
     MultiHeadEMA: PublishedEMA,
     MovingAverageGatedAttention: PublishedGatedAttention,
     GatedCrossAttention: PublishedCrossAttention,
