@@ -5,7 +5,7 @@ from typing import Callable
 from fairseq.modules import FairseqDropout
 from torch import Tensor
 
-from ..ops.dropout import DropoutMask, dropout
+from ..ops.dropout import DropoutMask, dropout, keep
 
 
 class Dropout(FairseqDropout):
@@ -20,7 +20,7 @@ class Dropout(FairseqDropout):
 
     def draw(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         """Dropout for tensors of the shape of ``x``, of the same values in every call."""
-        return DropoutMask(x, self.p) if self.active else _keep
+        return DropoutMask(x, self.p) if self.active else keep
 
 
 class FeatureDropout(Dropout):
@@ -32,7 +32,7 @@ class FeatureDropout(Dropout):
 
     def draw(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         if not self.active:
-            return _keep
+            return keep
         channels = dropout(x.new_ones(x.size(0), 1, x.size(2)), self.p)
         return lambda x: x * channels.to(x.dtype)
 
@@ -41,7 +41,3 @@ def make_dropout(p: float, owner: object, feature_dropout: bool = False) -> Drop
     """The dropout of a module, named after its owner for ``--retain-dropout-modules``."""
     kind = FeatureDropout if feature_dropout else Dropout
     return kind(p, module_name=type(owner).__name__)
-
-
-def _keep(x: Tensor) -> Tensor:
-    return x

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .dropout import keep
+
 LAPLACE_MEAN = math.sqrt(0.5)
 LAPLACE_STD = math.sqrt(0.25 / math.pi)
 # Causal attention runs in blocks of so many queries, each with the keys up to its end alone. On two
@@ -28,7 +30,7 @@ def attend(
     causal: bool = False,
     padding: Optional[Tensor] = None,
     activation: Optional[Callable[[Tensor], Tensor]] = None,
-    draw: Callable[[Tensor], Callable[[Tensor], Tensor]] = lambda weights: _keep,
+    draw: Callable[[Tensor], Callable[[Tensor], Tensor]] = lambda weights: keep,
     need_weights: bool = False,
     copies: int = 1,
 ) -> Tuple[Tensor, Optional[Tensor]]:
@@ -155,10 +157,6 @@ class _Attention(torch.autograd.Function):
         if ctx.activation is not None:
             (grad_v,) = torch.autograd.grad(v, raw, grad_v)
         return grad_q, grad_k, grad_v, grad_bias, None, None, None, None
-
-
-def _keep(weights: Tensor) -> Tensor:
-    return weights
 
 
 def _join(parts: List[Tensor]) -> Tensor:

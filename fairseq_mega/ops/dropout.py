@@ -14,6 +14,11 @@ def dropout(x: Tensor, p: float) -> Tensor:
     return DropoutMask(x, p)(x)
 
 
+def keep(x: Tensor) -> Tensor:
+    """No dropout."""
+    return x
+
+
 class DropoutMask:
     """Drops the same values of ``x``, which were drawn once, in every call.
 
