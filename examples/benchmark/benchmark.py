@@ -81,7 +81,7 @@ def all_cases(full: bool) -> List[Case]:
     cases.append(TranslationCase("translation", "translation training step, 4096 tokens", goals))
     for tokens, batch, parts, least in (
         (27, 40, 5, 1.3),
-        (200, *((40, 5) if full else (12, 1)), 2),
+        (200, *((40, 5) if full else (10, 1)), 2),
     ):
         title = f"beam 5, {batch * parts} sentences, outputs of {tokens}"
         goals = {"published": least, "transformer": 1.2}
