@@ -10,7 +10,7 @@ from . import optim
 from .checkpoints import allow_checkpoint_types
 from .models.mega import MegaModel
 from .models.mega_lm import MegaLanguageModel
-from .models.state import TextState
+from .models.text_state import TextState
 from .tasks.language_modeling import MegaLanguageModelingTask
 
 allow_checkpoint_types()

@@ -10,6 +10,7 @@ from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
 from torch import Tensor
 
 from .models.mega_lm import MegaLanguageModel
+from .models.state import DecodingState
 from .models.streaming import read_segments, target_scores
 
 
@@ -144,7 +145,7 @@ class PromptedEnsemble(EnsembleModel):
 
     def __init__(self, models: List[MegaLanguageModel]):
         super().__init__(models)
-        self._states: List[Dict] = []
+        self._states: List[DecodingState] = []
 
     def read(self, tokens: Tensor, beam_size: int, temperature: float) -> Tensor:
         """Reads ``tokens (B, T)`` but for the last of each row, which the generation gives.
@@ -157,24 +158,24 @@ class PromptedEnsemble(EnsembleModel):
             log-probabilities ``(B, T - 1)`` of all tokens but the first.
         """
         rows = torch.arange(tokens.size(0), device=tokens.device).repeat_interleave(beam_size)
-        self._states = [{} for _ in self.models]
+        self._states = [model.decoder.new_state() for model in self.models]
         log_probs = []
         for model, state in zip(self.models, self._states):
             log_probs.append(_read(model, tokens, state, temperature))
-            model.decoder.reorder_incremental_state_scripting(state, rows)
+            state.reorder(rows)
         return torch.logsumexp(torch.stack(log_probs), dim=0) - math.log(self.models_size)
 
     def forward_decoder(
         self, tokens: Tensor, encoder_outs, incremental_states: List[Dict], temperature: float = 1.0
     ):
-        for state, read in zip(incremental_states, self._states):
-            state.update(read)
+        for incremental_state, state in zip(incremental_states, self._states):
+            state.enter_into(incremental_state)
         self._states = []  # handed over
         return super().forward_decoder(tokens, encoder_outs, incremental_states, temperature)
 
 
 def _read(
-    model: MegaLanguageModel, tokens: Tensor, incremental_state: Dict, temperature: float
+    model: MegaLanguageModel, tokens: Tensor, state: DecodingState, temperature: float
 ) -> Tensor:
     """Reads all but the last of ``tokens (B, T)``.
 
@@ -184,7 +185,7 @@ def _read(
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     segment = model.segment_length or max(inputs.size(1), 1)
     log_probs = [torch.empty(tokens.size(0), 0, device=tokens.device)]
-    parts = read_segments(model.decoder, inputs, segment, incremental_state)
+    parts = read_segments(model.decoder, inputs, segment, state)
     for features, words in zip(parts, targets.split(segment, dim=1)):
         # As good as dividing the scores: they are linear in the features.
         log_probs.append(target_scores(model.decoder, features / temperature, words))

@@ -20,6 +20,7 @@ from fairseq_mega.modules import (
     MultiHeadEMA,
     NormalizedFeedForwardNetwork,
 )
+from fairseq_mega.modules.state import LayerState
 
 FUNCTIONS = ("softmax", "relu2", "laplace")
 BIASES = ("simple", "rotary")
@@ -167,15 +168,8 @@ def first(result):
 def run_segments(module, x, sizes, state=None):
     """The output for x (L, B, D) given in consecutive segments of these sizes."""
     assert sum(sizes) == x.size(0)
-    state = {} if state is None else state
-    return torch.cat([first(module(part, incremental_state=state)) for part in x.split(sizes)])
-
-
-def reorder(module, state, new_order):
-    """What fairseq's decoders do in beam search: every part that has a state reorders it, once."""
-    for part in module.modules():
-        if hasattr(part, "reorder_incremental_state"):
-            part.reorder_incremental_state(state, new_order)
+    state = LayerState() if state is None else state
+    return torch.cat([first(module(part, state=state)) for part in x.split(sizes)])
 
 
 def retain_dropout(module, names=None):

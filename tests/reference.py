@@ -7,10 +7,11 @@ or a `state_dict` fits. Sequences are time first, (L, B, D); padding masks are (
 padding. Paper: Ma et al., "Mega: Moving Average Equipped Gated Attention", arXiv 2209.10655.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
+
+from fairseq_mega.ops.attention.naive import attention, visible_keys
+from fairseq_mega.ops.ema import naive as naive_ema
 
 ACTIVATIONS = {"silu": F.silu, "relu": torch.relu, "tanh": torch.tanh, "gelu": F.gelu}
 
@@ -28,52 +29,25 @@ def linear(params, x):
 # --- Multi-dimensional damped EMA -----------------------------------------------------------------
 
 
-def ema_coefficients(params):
-    """p, q, beta, gamma, each (K, N), with gamma already divided by sqrt(N)."""
-    p = torch.sigmoid(params["delta"]).squeeze(-1)
-    a = torch.sigmoid(params["alpha"]).squeeze(-1)
-    gamma = params["gamma"] / math.sqrt(params["gamma"].size(-1))
-    return p, 1 - p * a, params["beta"].squeeze(-1), gamma
-
-
-def ema_recurrence(x, coefficients, h=None):
-    """h_t = p beta x_t + q h_{t-1}; returns y (L, B, D) and the last h (B, D, N)."""
-    p, q, beta, gamma = coefficients
-    if h is None:
-        h = x.new_zeros(x.size(1), *p.shape)
-    y = []
-    for x_t in x:  # (B, D)
-        h = p * beta * x_t.unsqueeze(-1) + q * h
-        y.append((gamma * h).sum(-1))
-    return torch.stack(y), h
-
-
-def ema_kernel(coefficients, length):
-    """k[d, tau] = sum_n p beta gamma / sqrt(N) q^tau, (D, length)."""
-    p, q, beta, gamma = coefficients
-    return torch.stack([(p * beta * gamma * q**tau).sum(-1) for tau in range(length)], dim=-1)
-
-
-def ema_convolution(x, coefficients, truncation):
-    """y_t = sum of k[tau] x_{t - tau} over 0 <= tau < truncation."""
-    length = x.size(0)
-    k = ema_kernel(coefficients, min(length, truncation))
-    tau = torch.arange(length).unsqueeze(1) - torch.arange(length)  # (L, L), [t, s] = t - s
-    used = (tau >= 0) & (tau < truncation)
-    toeplitz = k[:, tau.clamp(0, k.size(1) - 1)] * used  # (D, L, L)
-    return torch.einsum("dts,sbd->tbd", toeplitz, x)
-
-
-def ema_direction(x, coefficients, truncation):
+def ema_direction(x, parameters, truncation):
+    """One direction of the average of x (L, B, D), by the paper's own forms."""
+    x = x.transpose(0, 1)
     if truncation:
-        return ema_convolution(x, coefficients, truncation)
-    return ema_recurrence(x, coefficients)[0]
+        kernel = naive_ema.ema_kernel(*parameters, min(x.size(1), truncation))
+        y = naive_ema.ema_convolution(x, kernel)
+    else:
+        y, _ = naive_ema.ema_recurrence(x, *parameters)
+    return y.transpose(0, 1)
 
 
 def ema_causal_with_state(x, params, h=None):
     """The recurrent form, continued from h: the output (L, B, D) and the new h (B, D, N)."""
-    y, h = ema_recurrence(x, ema_coefficients(params), h)
-    return F.silu(y + params["omega"] * x), h
+    y, h = naive_ema.ema_recurrence(x.transpose(0, 1), *ema_parameters(params), h)
+    return F.silu(y.transpose(0, 1) + params["omega"] * x), h
+
+
+def ema_parameters(params):
+    return [params[name] for name in ("delta", "alpha", "beta", "gamma")]
 
 
 def ema(x, padding_mask, params, bidirectional=False, truncation=None):
@@ -81,13 +55,14 @@ def ema(x, padding_mask, params, bidirectional=False, truncation=None):
     heard = x
     if padding_mask is not None:
         heard = x.masked_fill(padding_mask.transpose(0, 1).unsqueeze(-1), 0.0)
-    coefficients = ema_coefficients(params)
+    parameters = ema_parameters(params)
     if bidirectional:
         dim = x.size(-1)
-        y = ema_direction(heard, [c[:dim] for c in coefficients], truncation)
-        y = y + ema_direction(heard.flip(0), [c[dim:] for c in coefficients], truncation).flip(0)
+        y = ema_direction(heard, [p[:dim] for p in parameters], truncation)
+        backward = [p[dim:] for p in parameters]
+        y = y + ema_direction(heard.flip(0), backward, truncation).flip(0)
     else:
-        y = ema_direction(heard, coefficients, truncation)
+        y = ema_direction(heard, parameters, truncation)
     return F.silu(y + params["omega"] * x)
 
 
@@ -113,45 +88,6 @@ def relative_bias(params, kind, L_q, L_k):
     rows = torch.stack([rotate(params["alpha"].squeeze(0), i) for i in range(L_q)])
     columns = torch.stack([rotate(params["beta"].squeeze(0), j) for j in range(L_k)])
     return rows @ columns.transpose(0, 1)
-
-
-# --- Attention ------------------------------------------------------------------------------------
-
-
-def attention_weights(q, k, bias, kind, visible):
-    """Weights (B, L, S) of q (B, L, Z) on k (B, S, Z) under bias (L, S).
-
-    `visible` (B, L, S) is True where a query may see a key; elsewhere the weight is exactly 0.
-    """
-    scores = q @ k.transpose(1, 2)
-    if kind == "softmax":
-        scores = scores / math.sqrt(q.size(-1)) + bias
-        scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
-        weights = torch.softmax(scores, dim=-1)
-    else:
-        count = visible.sum(dim=-1, keepdim=True).clamp(min=1)
-        scores = scores / count.to(q.dtype) + bias
-        if kind == "relu2":
-            weights = torch.relu(scores) ** 2
-        else:
-            mu, sd = math.sqrt(0.5), math.sqrt(0.25 / math.pi)
-            weights = 0.5 * (1 + torch.erf((scores - mu) / (sd * math.sqrt(2))))
-    return weights.masked_fill(~visible, 0.0)
-
-
-def visible_keys(batch, length, padding_mask, chunk_size, causal):
-    """(B, L, L): query i sees key j of its own chunk, not after it if causal, not padding."""
-    i = torch.arange(length).unsqueeze(1)
-    j = torch.arange(length)
-    visible = torch.ones(length, length, dtype=torch.bool)
-    if chunk_size > 0:
-        visible &= i // chunk_size == j // chunk_size
-    if causal:
-        visible &= j <= i
-    visible = visible.expand(batch, length, length)
-    if padding_mask is not None:
-        visible = visible & ~padding_mask.unsqueeze(1)
-    return visible
 
 
 # --- Norms ----------------------------------------------------------------------------------------
@@ -198,11 +134,10 @@ def mega_layer(params, config, x, padding_mask=None):
     bias = relative_bias(under(params, "rel_pos_bias"), config["rel_pos_bias"], span, span)
     inside = torch.arange(length) % span
     bias = bias[inside.unsqueeze(1), inside]
-    visible = visible_keys(batch, length, padding_mask, chunk, causal=not config["bidirectional"])
-    weights = attention_weights(
-        q.transpose(0, 1), k.transpose(0, 1), bias, config["attention_activation"], visible
-    )
-    o = (weights @ v.transpose(0, 1)).transpose(0, 1)
+    visible = visible_keys(batch, length, length, not config["bidirectional"], padding_mask, chunk)
+    q, k, v = (t.transpose(0, 1) for t in (q, k, v))
+    o, weights = attention(q, k, v, bias, config["attention_activation"], visible)
+    o = o.transpose(0, 1)
     h = phi(hx + linear(under(params, "h_proj"), o * r))
     y = residual + u * (h - residual)
     if not config["prenorm"]:
@@ -225,13 +160,10 @@ def cross_attention(params, config, query, key, key_padding_mask=None):
     v = phi(linear(under(params, "v_proj"), key))
 
     bias = relative_bias(under(params, "rel_pos_bias"), config["rel_pos_bias"], length, source)
-    visible = torch.ones(batch, length, source, dtype=torch.bool)
-    if key_padding_mask is not None:
-        visible = visible & ~key_padding_mask.unsqueeze(1)
-    weights = attention_weights(
-        q.transpose(0, 1), k.transpose(0, 1), bias, config["attention_activation"], visible
-    )
-    o = (weights @ v.transpose(0, 1)).transpose(0, 1)
+    visible = visible_keys(batch, length, source, key_padding_mask=key_padding_mask)
+    q, k, v = (t.transpose(0, 1) for t in (q, k, v))
+    o, weights = attention(q, k, v, bias, config["attention_activation"], visible)
+    o = o.transpose(0, 1)
     h = phi(linear(under(params, "h_proj"), o * r))
     y = query + u * (h - query)
     if not config["prenorm"]:

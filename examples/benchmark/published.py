@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from fairseq.modules import FairseqDropout
 from torch import nn
 
+from fairseq_mega.models.decoder import MegaDecoder
+from fairseq_mega.models.state import DecodingState
 from fairseq_mega.modules import (
     GatedCrossAttention,
     MovingAverageGatedAttention,
@@ -21,7 +23,7 @@ from fairseq_mega.modules import (
     NormalizedFeedForwardNetwork,
 )
 from fairseq_mega.modules.dropout import Dropout
-from fairseq_mega.modules.linear import Linear
+from fairseq_mega.ops.ema.naive import damping
 
 
 def as_published(model: nn.Module) -> nn.Module:
@@ -31,32 +33,44 @@ def as_published(model: nn.Module) -> nn.Module:
     return model
 
 
+class Kept(dict):
+    """Tensors of a layer's state, all of whose rows are moved in every step of beam search."""
+
+    def reorder(self, order):
+        for name, tensor in self.items():
+            self[name] = tensor.index_select(0, order.rows)
+
+
+class PublishedDecoder(MegaDecoder):
+    def new_state(self, encoder_out=None, pack_weights=True):
+        """Hypotheses share nothing, and weights are as they are."""
+        return DecodingState(len(self.layers), pack_weights=False)
+
+
 # --- moving average -------------------------------------------------------------------------------
 
 
 class PublishedEMA(MultiHeadEMA):
     kept_coefficients = None  # without gradients: nothing here changes the weights then
 
-    def forward(self, x, padding_mask=None, incremental_state=None):
+    def forward(self, x, padding_mask=None, state=None):
         """``x (L, B, D)`` to ``(L, B, D)``."""
         residual = x * self.omega
         x = x.permute(1, 2, 0)  # (B, D, L)
         if padding_mask is not None:
             x = x * (~padding_mask).unsqueeze(1).type_as(x)
-        if incremental_state is None:
+        if state is None:
             y = self._parallel(x)
         else:
-            saved = self.get_incremental_state(incremental_state, "ema") or {"h": None}
-            y, h = self._step(x, saved["h"])
-            self.set_incremental_state(incremental_state, "ema", {"h": h})
+            y, h = self._step(x, None if state.ema is None else state.ema["h"])
+            state.ema = Kept(h=h)
         return F.silu(y.permute(2, 0, 1) + residual)
 
     def _coefficients(self):
         """``p beta (K, N, 1)``, ``q (K, N, 1)``, ``gamma / sqrt(N) (K, N)``."""
         if self.kept_coefficients is not None:
             return self.kept_coefficients
-        p = torch.sigmoid(self.delta)
-        q = 1.0 - p * torch.sigmoid(self.alpha)
+        p, q = (t.unsqueeze(-1) for t in damping(self.delta, self.alpha))
         coefficients = p * self.beta, q, self.gamma * math.sqrt(1.0 / self.ndim)
         if not torch.is_grad_enabled():
             self.kept_coefficients = coefficients
@@ -89,12 +103,6 @@ class PublishedEMA(MultiHeadEMA):
         y = y + torch.einsum("bdn,dnl->bdl", h * gamma, decay[..., 1:])
         h = decay[..., -1] * h + torch.einsum("bdl,dnl->bdn", x, taps.flip(-1))
         return y, h
-
-    def reorder_incremental_state(self, incremental_state, new_order):
-        saved = self.get_incremental_state(incremental_state, "ema")
-        if saved is not None:
-            h = saved["h"].index_select(0, new_order)
-            self.set_incremental_state(incremental_state, "ema", {"h": h})
 
 
 def powers(q, length):
@@ -170,15 +178,13 @@ def attention(function, q, k, bias, causal, padding_mask):
 
 
 class PublishedGatedAttention(MovingAverageGatedAttention):
-    def forward(
-        self, x, padding_mask=None, incremental_state=None, need_weights=False, hypotheses=1
-    ):
+    def forward(self, x, padding_mask=None, state=None, need_weights=False):
         """``x (L, B, D)`` to ``(L, B, D)``; never gives weights."""
         residual = x
         if self.prenorm:
             x = self.norm(x)
         v = self.activation(self.v_proj(x))  # (L, B, H)
-        averaged = self.dropout(self.move(x, padding_mask, incremental_state))
+        averaged = self.dropout(self.move(x, padding_mask, state))
         u, zr, hx = self.mx_proj(averaged).split(
             [self.embed_dim, self.zdim + self.hdim, self.embed_dim], dim=-1
         )
@@ -187,8 +193,8 @@ class PublishedGatedAttention(MovingAverageGatedAttention):
         q, k = (z.unsqueeze(2) * self.gamma + self.beta).unbind(dim=2)  # (L, B, Z)
 
         q, k, v = (t.transpose(0, 1) for t in (q, k, v))
-        if incremental_state is not None:
-            k, v = self._concatenated(k, v, incremental_state)
+        if state is not None:
+            k, v = self._concatenated(k, v, state)
             o = self._attend(q, k, v, padding_mask)
         elif 0 < self.chunk_size < q.size(1):
             o = self._attend_in_chunks(q, k, v, padding_mask)
@@ -218,53 +224,36 @@ class PublishedGatedAttention(MovingAverageGatedAttention):
         o = self._attend(q, k, v, padding_mask)
         return o.view(batch, length + excess, self.hdim)[:, :length]
 
-    def _concatenated(self, k, v, incremental_state):
+    def _concatenated(self, k, v, state):
         """All keys and values of the chunk; the new ones must fit in it."""
-        saved = self.get_incremental_state(incremental_state, "attention")
-        if saved:
-            k = torch.cat([saved["k"], k], dim=1)
-            v = torch.cat([saved["v"], v], dim=1)
+        if isinstance(state.cache, Kept) and state.cache:
+            k = torch.cat([state.cache["k"], k], dim=1)
+            v = torch.cat([state.cache["v"], v], dim=1)
         if 0 < self.chunk_size < k.size(1):
             raise ValueError(f"{k.size(1)} positions do not fit in a chunk of {self.chunk_size}")
-        full = k.size(1) == self.chunk_size
-        saved = {} if full else {"k": k, "v": v}
-        self.set_incremental_state(incremental_state, "attention", saved)
+        state.cache = Kept() if k.size(1) == self.chunk_size else Kept(k=k, v=v)
         return k, v
-
-    def reorder_incremental_state(self, incremental_state, new_order):
-        saved = self.get_incremental_state(incremental_state, "attention")
-        if saved:
-            saved = {name: t.index_select(0, new_order) for name, t in saved.items()}
-            self.set_incremental_state(incremental_state, "attention", saved)
 
 
 class PublishedCrossAttention(GatedCrossAttention):
-    def forward(
-        self,
-        query,
-        key,
-        key_padding_mask=None,
-        incremental_state=None,
-        need_weights=False,
-        shared=None,
-    ):
+    def forward(self, query, key, key_padding_mask=None, state=None, need_weights=False):
         """``query (L, B, D)``, ``key (S, B, D)`` to ``(L, B, D)``, weights ``(B, L, S)``."""
-        rows = None if shared is None else shared.index.repeat_interleave(shared.width)
-        if rows is not None and key_padding_mask is not None:
-            key_padding_mask = key_padding_mask.index_select(0, rows)
         x = self.norm(query) if self.prenorm else query
         u, r, q = self.q_proj(x).split([self.embed_dim, self.embed_dim, self.zdim], dim=-1)
         u, r = torch.sigmoid(u), F.silu(r)
 
-        saved = self.get_incremental_state(incremental_state, "source")
-        if saved is None:
-            key = key if rows is None else key.index_select(1, rows)
+        source = None if state is None else state.source
+        if source is None:
             k = self.k_proj(key).transpose(0, 1)
             v = self.activation(self.v_proj(key)).transpose(0, 1)
-            saved = {"k": k, "v": v, "start": 0}
-        k, v, start = saved["k"], saved["v"], saved["start"]
-        stop = start + query.size(0)
-        self.set_incremental_state(incremental_state, "source", {**saved, "start": stop})
+            source = KeptSource(k=k, v=v)
+            if key_padding_mask is not None:
+                source["key_padding_mask"] = key_padding_mask
+        k, v, key_padding_mask = source["k"], source["v"], source.get("key_padding_mask")
+        start = source.start
+        stop = source.start = start + query.size(0)
+        if state is not None:
+            state.source = source
 
         bias = dense_bias(self.rel_pos_bias, max(stop, k.size(1)))[start:stop, : k.size(1)]
         weights = attention(
@@ -275,21 +264,19 @@ class PublishedCrossAttention(GatedCrossAttention):
         y = torch.addcmul(query, u, h - query)
         return (y if self.prenorm else self.norm(y)), weights if need_weights else None
 
-    def reorder_incremental_state(self, incremental_state, new_order):
-        saved = self.get_incremental_state(incremental_state, "source")
-        # While no sentence is finished, the order changes inside the beams of a sentence alone.
-        if saved is not None and saved["k"].size(0) != new_order.size(0):
-            reordered = {name: saved[name].index_select(0, new_order) for name in ("k", "v")}
-            self.set_incremental_state(incremental_state, "source", {**saved, **reordered})
 
+class KeptSource(Kept):
+    """While no sentence is finished, the order changes inside the beams of a sentence alone."""
 
-class PublishedLinear(Linear):
-    def forward(self, x, incremental_state=None):
-        return F.linear(x, self.weight, self.bias)
+    start = 0  # position of the next query
+
+    def reorder(self, order):
+        if self["k"].size(0) != order.rows.numel():
+            super().reorder(order)
 
 
 class PublishedFeedForward(NormalizedFeedForwardNetwork):
-    def forward(self, x, incremental_state=None):
+    def forward(self, x):
         """``x (L, B, D)`` to ``(L, B, D)``."""
         residual = x
         if self.prenorm:
@@ -301,7 +288,7 @@ class PublishedFeedForward(NormalizedFeedForwardNetwork):
 
 PUBLISHED = {
     Dropout: FairseqDropout,
-    Linear: PublishedLinear,
+    MegaDecoder: PublishedDecoder,
     NormalizedFeedForwardNetwork: PublishedFeedForward,
     MultiHeadEMA: PublishedEMA,
     MovingAverageGatedAttention: PublishedGatedAttention,

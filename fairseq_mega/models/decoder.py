@@ -2,7 +2,8 @@
 
 import math
 import sys
-from typing import Dict, List, Optional, Tuple
+from contextlib import nullcontext
+from typing import Any, ContextManager, Dict, List, Optional, Tuple
 
 import torch
 from fairseq.models import FairseqIncrementalDecoder
@@ -10,11 +11,12 @@ from fairseq.modules import AdaptiveSoftmax
 from torch import Tensor, nn
 
 from ..modules import SequenceNorm
-from ..modules.cross_attention import SharedSource
 from ..modules.dropout import make_dropout
-from ..modules.linear import Linear
 from .config import cutoffs
 from .layers import DecoderLayer, make_layers, zero_padding
+from .state import DecodingState, beam_size
+
+EncoderOut = Dict[str, List[Tensor]]
 
 
 class MegaDecoder(FairseqIncrementalDecoder):
@@ -66,7 +68,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
                 tie_proj=cfg.tie_adaptive_proj,
             )
         else:
-            self.output_projection = Linear(dim, len(dictionary), bias=False)
+            self.output_projection = nn.Linear(dim, len(dictionary), bias=False)
             if cfg.share_decoder_input_output_embed:
                 self.output_projection.weight = embed_tokens.weight
             else:
@@ -79,8 +81,8 @@ class MegaDecoder(FairseqIncrementalDecoder):
     def forward(
         self,
         prev_output_tokens: Tensor,
-        encoder_out: Optional[Dict[str, List[Tensor]]] = None,
-        incremental_state: Optional[Dict] = None,
+        encoder_out: Optional[EncoderOut] = None,
+        incremental_state: Optional[Dict[str, Any]] = None,
         features_only: bool = False,
         alignment_layer: Optional[int] = None,
         return_all_hiddens: bool = False,
@@ -89,99 +91,131 @@ class MegaDecoder(FairseqIncrementalDecoder):
         """
         Args:
             prev_output_tokens: ``(B, T)``, from the start of the sentence.
-            encoder_out: output of ``MegaEncoder``.
-            incremental_state: what was read of the sentence before; only the tokens after it are
-                read, any number of them.
-            features_only: return features in place of scores.
+            encoder_out: output of ``MegaEncoder``, or of any encoder of fairseq's.
+            incremental_state: fairseq's dictionary, in which our ``DecodingState`` knows what was
+                read of the sentence before; only the tokens after it are read, any number of them.
+            features_only: return features in place of logits.
             alignment_layer: the layer whose cross attention is returned (default: the last).
             return_all_hiddens: also return the layers' outputs.
 
         Returns:
-            scores over the vocabulary ``(B, T', V)`` (features ``(B, T', D)`` with an adaptive
+            logits over the vocabulary ``(B, T', V)`` (features ``(B, T', D)`` with an adaptive
             softmax) of the ``T'`` tokens that were read, and a dict of ``attn`` ``[(B, T', S)]``
             and ``inner_states`` ``[(T', B, D), ...]``.
+
+        Raises:
+            InterruptedReadError: where an earlier read of the state has failed.
         """
         x, extra = self.extract_features(
             prev_output_tokens, encoder_out, incremental_state, alignment_layer, return_all_hiddens
         )
-        return (x if features_only else self.output_layer(x, incremental_state)), extra
+        if features_only:
+            return x, extra
+        state = None if incremental_state is None else DecodingState.of(incremental_state)
+        with _packed_weights(state):
+            return self.output_layer(x), extra
 
     def extract_features(
         self,
         prev_output_tokens: Tensor,
-        encoder_out: Optional[Dict[str, List[Tensor]]] = None,
-        incremental_state: Optional[Dict] = None,
+        encoder_out: Optional[EncoderOut] = None,
+        incremental_state: Optional[Dict[str, Any]] = None,
         alignment_layer: Optional[int] = None,
         return_all_hiddens: bool = False,
         **unused,
     ) -> Tuple[Tensor, Dict[str, List[Optional[Tensor]]]]:
-        """As ``forward``, but features ``(B, T', D)`` in place of scores."""
-        tokens = self._unread(prev_output_tokens, incremental_state)
+        """As ``forward``, but features ``(B, T', D)`` in place of logits."""
+        options = encoder_out, alignment_layer, return_all_hiddens
+        if incremental_state is None:
+            return self._features(prev_output_tokens, None, *options)
+        state = DecodingState.of(incremental_state)
+        if state is None:
+            state = self.new_state(encoder_out)
+            state.enter_into(incremental_state)
+        features = self._features(prev_output_tokens[:, state.prefix :], state, *options)
+        state.prefix = prev_output_tokens.size(1)
+        return features
+
+    def prefill(self, tokens: Tensor, state: DecodingState) -> Tensor:
+        """Reads ``tokens (B, T)``, any number of them, which follow what the state has read.
+
+        A decoding that continues from the state has only the tokens after them in its
+        ``prev_output_tokens``.
+
+        Returns:
+            features ``(B, T, D)``.
+        """
+        return self._features(tokens, state)[0]
+
+    def new_state(
+        self, encoder_out: Optional[EncoderOut] = None, pack_weights: bool = True
+    ) -> DecodingState:
+        """The state at the start of a sentence, or of several in a batch."""
+        rows = None if encoder_out is None else encoder_out.get("rows")
+        return DecodingState(len(self.layers), beam_size(rows[0]) if rows else 1, pack_weights)
+
+    def _features(
+        self,
+        tokens: Tensor,
+        state: Optional[DecodingState],
+        encoder_out: Optional[EncoderOut] = None,
+        alignment_layer: Optional[int] = None,
+        return_all_hiddens: bool = False,
+    ) -> Tuple[Tensor, Dict[str, List[Optional[Tensor]]]]:
+        """Features ``(B, T, D)`` of ``tokens (B, T)``, which follow what the state has read."""
         padding_mask = tokens.eq(self.padding_idx)
         has_padding = bool(padding_mask.any())
-        # Causal layers see no padding that follows the tokens; in a segment, tokens may follow it.
-        seen = has_padding and (
-            incremental_state is not None
-            or bool((padding_mask[:, :-1] & ~padding_mask[:, 1:]).any())
-        )
-        source, source_padding, shared = _source(encoder_out, incremental_state is not None)
-        need_attn = alignment_layer is not None or not self.training
-        if alignment_layer is None:
-            alignment_layer = len(self.layers) - 1
-
-        x = self.embed_scale * self.embed_tokens(tokens)  # (B, T, D)
-        if self.project_in_dim is not None:
-            x = self.project_in_dim(x)
-        if self.embed_norm is not None:
-            x = self.embed_norm(x)
-        x = self.dropout(x)
+        x = self._embed(tokens)  # (B, T, D)
         if has_padding:
             x = zero_padding(x, padding_mask)
+        seen = padding_mask if has_padding and _is_seen(padding_mask, state) else None
+        source, source_mask = _source(encoder_out, state)
+        if alignment_layer is not None or not self.training:
+            aligned = len(self.layers) - 1 if alignment_layer is None else alignment_layer
+        else:
+            aligned = None
 
         x = x.transpose(0, 1)  # (T, B, D)
-        states = [x] if return_all_hiddens else []
+        hiddens = [x] if return_all_hiddens else []
         attn = None
-        for i, layer in enumerate(self.layers):
-            x, weights = layer(
-                x,
-                padding_mask if seen else None,
-                source,
-                source_padding,
-                shared,
-                incremental_state,
-                need_attn and i == alignment_layer,
-            )
-            attn = weights if weights is not None else attn
-            if return_all_hiddens:
-                states.append(x)
+        states = [None] * len(self.layers) if state is None else state.layers
+        with _packed_weights(state), nullcontext() if state is None else state.reading():
+            for i, (layer, layer_state) in enumerate(zip(self.layers, states)):
+                x, weights = layer(x, seen, source, source_mask, layer_state, i == aligned)
+                attn = weights if weights is not None else attn
+                if return_all_hiddens:
+                    hiddens.append(x)
         if self.final_norm is not None:
             x = self.final_norm(x)
         x = x.transpose(0, 1)  # (B, T, D)
         if has_padding:
             x = zero_padding(x, padding_mask)
-        if attn is not None and encoder_out["left_padding"]:
-            shifts = encoder_out["left_padding"][0]
-            for rows in encoder_out["rows"]:
-                shifts = shifts.index_select(0, rows)
-            attn = _as_padded(attn, shifts)
-        return x, {"attn": [attn], "inner_states": states}
+        return x, {"attn": [_aligned(attn, encoder_out)], "inner_states": hiddens}
 
-    def read_on(self, tokens: Tensor, incremental_state: Dict) -> Tensor:
-        """The features ``(B, T, D)`` of the ``tokens (B, T)`` that follow what the state has read.
+    def _embed(self, tokens: Tensor) -> Tensor:
+        """``(B, T)`` to ``(B, T, D)``."""
+        x = self.embed_scale * self.embed_tokens(tokens)
+        if self.project_in_dim is not None:
+            x = self.project_in_dim(x)
+        if self.embed_norm is not None:
+            x = self.embed_norm(x)
+        return self.dropout(x)
 
-        With such a state, ``prev_output_tokens`` starts where it has read to.
-        """
-        features, _ = self.extract_features(tokens, incremental_state=incremental_state)
-        self.set_incremental_state(incremental_state, "tokens", {"read": 0})
-        return features
-
-    def output_layer(
-        self, features: Tensor, incremental_state: Optional[Dict] = None, **unused
-    ) -> Tensor:
-        """Scores ``(B, T, V)``; the features themselves where the criterion projects them."""
+    def output_layer(self, features: Tensor, **unused) -> Tensor:
+        """Logits ``(B, T, V)``; the features themselves where the criterion projects them."""
         if self.adaptive_softmax is not None:
             return features
-        return self.output_projection(features, incremental_state)
+        return self.output_projection(features)
+
+    def reorder_incremental_state(
+        self, incremental_state: Dict[str, Any], new_order: Tensor
+    ) -> None:
+        """As beam search asks for it: goes on from rows ``new_order (B,)``."""
+        state = DecodingState.of(incremental_state)
+        if state is not None:
+            state.reorder(new_order)
+
+    reorder_incremental_state_scripting = reorder_incremental_state
 
     def max_positions(self) -> int:
         """The longest target: of the ``simple`` bias's table; without limit otherwise."""
@@ -191,35 +225,42 @@ class MegaDecoder(FairseqIncrementalDecoder):
         state_dict.pop(f"{name}.version", None)  # published checkpoints hold one
         return state_dict
 
-    def _unread(self, tokens: Tensor, incremental_state: Optional[Dict]) -> Tensor:
-        """The tokens that the incremental state has not seen yet; notes that it has now."""
-        if incremental_state is None:
-            return tokens
-        saved = self.get_incremental_state(incremental_state, "tokens")
-        read = saved["read"] if saved else 0
-        self.set_incremental_state(incremental_state, "tokens", {"read": tokens.size(1)})
-        return tokens[:, read:]
+
+def _packed_weights(state: Optional[DecodingState]) -> ContextManager:
+    return nullcontext() if state is None else state.packed_weights()
 
 
-def _as_padded(attn: Tensor, left_padding: Tensor) -> Tensor:
-    """Attention ``(B, T, S)`` with its columns where fairseq has the source tokens: the encoder
-    moved them ``left_padding (B,)`` to the left."""
-    columns = torch.arange(attn.size(2), device=attn.device) - left_padding.unsqueeze(1)
-    return attn.gather(2, (columns % attn.size(2)).unsqueeze(1).expand_as(attn))
+def _is_seen(padding_mask: Tensor, state: Optional[DecodingState]) -> bool:
+    """Whether tokens may follow padding. Causal layers see none that follows the tokens; with a
+    state, tokens may follow in the next segment."""
+    return state is not None or bool((padding_mask[:, :-1] & ~padding_mask[:, 1:]).any())
 
 
-def _source(encoder_out: Optional[Dict[str, List[Tensor]]], incremental: bool):
-    """Encoder output ``(S, B, D)``, its padding mask ``(B, S)``, and which rows share a sentence,
-    each None where there is none."""
-    if encoder_out is None:
-        return None, None, None
+def _source(
+    encoder_out: Optional[EncoderOut], state: Optional[DecodingState]
+) -> Tuple[Optional[Tensor], Optional[Tensor]]:
+    """What the layers attend to: encoder output ``(S, B, D)`` and key padding mask ``(B, S)``, each
+    None where there is none. With a state, of one row for all hypotheses of a sentence, and only
+    until the layers have read it."""
+    if encoder_out is None or (state is not None and state.has_source):
+        return None, None
     source = encoder_out["encoder_out"][0]
-    padding = (
-        encoder_out["encoder_padding_mask"][0] if encoder_out["encoder_padding_mask"] else None
-    )
-    if encoder_out["rows"]:
-        return source, padding, SharedSource.of(encoder_out["rows"][0])
-    if incremental:  # the next step may come with rows
-        rows = torch.arange(source.size(1), device=source.device)
-        return source, padding, SharedSource(rows, 1)
-    return source, padding, None
+    mask = encoder_out["encoder_padding_mask"][0] if encoder_out["encoder_padding_mask"] else None
+    rows = encoder_out.get("rows")
+    if rows:
+        index = rows[0] if state is None else rows[0][:: state.beam]
+        source = source.index_select(1, index)
+        mask = None if mask is None else mask.index_select(0, index)
+    return source, mask
+
+
+def _aligned(attn: Optional[Tensor], encoder_out: Optional[EncoderOut]) -> Optional[Tensor]:
+    """Attention ``(B, T, S)`` with its columns where fairseq has the source tokens: our encoder
+    moved them to the left by what padding there was."""
+    if attn is None or encoder_out is None or not encoder_out.get("left_padding"):
+        return attn
+    shifts = encoder_out["left_padding"][0]
+    for rows in encoder_out["rows"]:
+        shifts = shifts.index_select(0, rows)
+    columns = torch.arange(attn.size(2), device=attn.device) - shifts.unsqueeze(1)
+    return attn.gather(2, (columns % attn.size(2)).unsqueeze(1).expand_as(attn))

@@ -1,6 +1,6 @@
 """The layers of encoder and decoder, built from the options."""
 
-from typing import Dict, Optional, Tuple
+from typing import Optional, Tuple
 
 from fairseq import utils
 from fairseq.distributed import fsdp_wrap
@@ -12,7 +12,7 @@ from ..modules import (
     MovingAverageGatedAttention,
     NormalizedFeedForwardNetwork,
 )
-from ..modules.cross_attention import SharedSource
+from ..modules.state import LayerState
 
 
 def make_embedding(dictionary, dim: int, path: Optional[str] = None) -> nn.Embedding:
@@ -71,19 +71,15 @@ class DecoderLayer(nn.Module):
         padding_mask: Optional[Tensor],
         encoder_out: Optional[Tensor],
         encoder_padding_mask: Optional[Tensor],
-        shared: Optional[SharedSource],
-        incremental_state: Optional[Dict],
+        state: Optional[LayerState],
         need_weights: bool,
     ) -> Tuple[Tensor, Optional[Tensor]]:
         """``x (L, B, D)``, ``encoder_out (S, B, D)`` to ``(L, B, D)``, attention ``(B, L, S)``."""
-        hypotheses = 1 if shared is None else shared.width
-        x, _ = self.mega_layer(x, padding_mask, incremental_state, hypotheses=hypotheses)
+        x, _ = self.mega_layer(x, padding_mask, state)
         weights = None
         if self.cross_attn is not None:
-            x, weights = self.cross_attn(
-                x, encoder_out, encoder_padding_mask, incremental_state, need_weights, shared
-            )
-        return x if self.nffn is None else self.nffn(x, incremental_state), weights
+            x, weights = self.cross_attn(x, encoder_out, encoder_padding_mask, state, need_weights)
+        return x if self.nffn is None else self.nffn(x), weights
 
 
 def _common(cfg) -> dict:

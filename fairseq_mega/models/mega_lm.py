@@ -16,8 +16,8 @@ from .config import (
 )
 from .decoder import MegaDecoder
 from .layers import make_embedding
-from .state import OPTIONS, TextState
 from .streaming import StreamedScores
+from .text_state import OPTIONS, TextState
 
 
 @register_model("mega_lm", dataclass=MegaLanguageModelConfig)

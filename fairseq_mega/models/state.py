@@ -1,158 +1,113 @@
-"""What a language model carries of a text, to read on later, elsewhere, or in several ways."""
+"""The one state of decoding: what a decoder has read, and what its layers keep of it."""
 
-import copy
-import hashlib
-from typing import Dict, List
+from contextlib import contextmanager, nullcontext
+from typing import Any, ContextManager, Dict, Iterator, Optional
 
-import torch
 from torch import Tensor
 
-from ..modules.linear import SMALL
-from .streaming import read_segments, target_scores
+from ..modules.packing import PackedWeights
+from ..modules.state import LayerState, Reordering
 
-# Options that change what a model computes with the same weights.
-OPTIONS = (
-    "activation_fn",
-    "attention_activation_fn",
-    "decoder_chunk_size",
-    "no_scale_embedding",
-    "normalization_type",
-    "normalize_before",
-)
+KEY = "mega"  # of our entry in fairseq's incremental_state
 
 
-class TextState:
-    """All that a chunked language model keeps of the text it has read.
+class InterruptedReadError(RuntimeError):
+    """A read was interrupted, so that layers may differ in what they have read."""
 
-    ``MegaLanguageModel.start`` makes it, ``MegaLanguageModel.restore`` makes it of a saved one. Of
-    however long a text, it has the same size: in each layer the EMA's ``D N`` numbers (float32 at
-    least) and a chunk's ``C (Z + H)``, and the last token's ``D`` features, for each row. The model
-    must not change as long as it is read on.
+
+class DecodingState:
+    """The state of a decoder between steps.
+
+    fairseq hands a dictionary, its ``incremental_state``, through all steps of a generation; this
+    is our one entry in it.
+
+    Args:
+        layers: how many the decoder has.
+        beam: rows that follow each other and are hypotheses of one sentence, in beam search.
+        pack_weights: whether large weights are packed at the first step; not worth their memory
+            for a state of which many are kept.
+
+    Attributes:
+        layers: a ``LayerState`` for each layer.
+        beam: as given, until hypotheses of a sentence part.
+        prefix: how many tokens of the decoder's ``prev_output_tokens`` have been read. Those of a
+            prefill are not among ``prev_output_tokens``.
     """
 
-    @torch.no_grad()
-    def __init__(self, model, batch: int):
-        self._model = model
-        self._state: Dict = {SMALL: {}}
-        self._read = 0
-        eos = model.decoder.dictionary.eos()
-        device = next(model.parameters()).device
-        start = torch.full((batch, 1), eos, device=device)  # as fairseq's texts have it
-        self._note(model.decoder.read_on(start, self._state))
+    def __init__(self, layers: int, beam: int = 1, pack_weights: bool = True):
+        self.layers = [LayerState(beam) for _ in range(layers)]
+        self.beam = beam
+        self.prefix = 0
+        self._packed = PackedWeights() if pack_weights else None
+        self._interrupted, self._depth = False, 0
 
-    @torch.no_grad()
-    def read(self, tokens: Tensor) -> Tensor:
-        """Reads on, at most a segment at a time.
+    @staticmethod
+    def of(incremental_state: Dict[str, Any]) -> Optional["DecodingState"]:
+        """The state in fairseq's dictionary, None at the start."""
+        return incremental_state.get(KEY)
 
-        Args:
-            tokens: ``(B, T)``, any number of them, without padding.
-
-        Returns:
-            the log-probability of each token after all the text before it, ``(B, T)``.
-
-        Raises:
-            ValueError: at tokens of another shape or outside the dictionary; in training mode.
-        """
-        self._model.check_state()
-        self._check(tokens)
-        decoder, segment = self._model.decoder, self._model.segment_length
-        scores = [torch.empty(tokens.size(0), 0, device=tokens.device)]
-        parts = read_segments(decoder, tokens, segment, self._state)
-        for features, words in zip(parts, tokens.split(segment, dim=1)):
-            before = torch.cat([self._features.unsqueeze(1), features[:, :-1]], dim=1)
-            scores.append(target_scores(decoder, before, words))
-            self._note(features)
-        return torch.cat(scores, dim=1)
-
-    @torch.no_grad()
-    def predict(self) -> Tensor:
-        """The log-probabilities of the next token, ``(B, V)``."""
-        decoder = self._model.decoder
-        scores = decoder.output_layer(self._features.unsqueeze(1))
-        return decoder.get_normalized_probs((scores,), log_probs=True).squeeze(1)
-
-    def fork(self, count: int) -> List["TextState"]:
-        """``count`` copies that read on independently of each other and of this one."""
-        forks = [copy.copy(self) for _ in range(count)]
-        for fork in forks:
-            fork._state = copy.deepcopy(self._state)
-        return forks
+    def enter_into(self, incremental_state: Dict[str, Any]) -> None:
+        """Makes fairseq's decoding continue from this state."""
+        incremental_state[KEY] = self
 
     @property
-    def nbytes(self) -> int:
-        """The size in bytes of what is saved, but for the few of a length and a fingerprint."""
-        return sum(t.numel() * t.element_size() for t in self._tensors().values())
+    def has_source(self) -> bool:
+        """Whether the layers have keys and values of the source sentences."""
+        return self.layers[0].source is not None
 
-    def save(self) -> Dict[str, Tensor]:
-        """Everything as tensors, for ``torch.save``; ``MegaLanguageModel.restore`` takes it.
+    def packed_weights(self) -> ContextManager:
+        """A context in which linear layers multiply by packed weights, if this state packs them."""
+        return nullcontext() if self._packed is None else self._packed
 
-        Reads all weights once, to name the model that the state belongs to.
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Makes the state unusable if what runs inside fails: layers may have read part of it.
+
+        Raises:
+            InterruptedReadError: where an earlier read has failed.
         """
-        return {
-            **self._tensors(),
-            "read": torch.tensor(self._read),
-            "fingerprint": _fingerprint(self._model),
-        }
+        if self._depth == 0:
+            self.check()
+        self._depth += 1
+        try:
+            yield
+        except BaseException:  # Ctrl-C, too
+            self._interrupted = True
+            raise
+        finally:
+            self._depth -= 1
 
-    @classmethod
-    def restored(cls, model, saved: Dict[str, Tensor]) -> "TextState":
-        """What ``MegaLanguageModel.restore`` returns."""
-        if not {"features", "read", "fingerprint"} <= saved.keys():
-            raise ValueError(f"not a saved TextState: it holds {sorted(saved)}")
-        if not torch.equal(saved["fingerprint"].cpu(), _fingerprint(model)):
-            raise ValueError(
-                "the state is of another model: its weights, or the options that they are used "
-                f"with ({', '.join(OPTIONS)}), differ from this model's"
-            )
-        state = cls(model, saved["features"].size(0))
-        expected = state._tensors()
-        for name, tensor in expected.items():
-            if name not in saved or saved[name].shape != tensor.shape:
-                raise ValueError(f"the state is damaged: {name} must be {tuple(tensor.shape)}")
-        tensors = {name: saved[name].to(tensor) for name, tensor in expected.items()}
-        state._load(tensors, int(saved["read"]))
-        return state
-
-    def _note(self, features: Tensor) -> None:
-        """That tokens with the features ``(B, T, D)`` were read."""
-        self._features = features[:, -1].clone()  # not a view, which would keep all of them
-        self._read += features.size(1)
-
-    def _tensors(self) -> Dict[str, Tensor]:
-        """``features (B, D)`` of the last token; of the layers, in a dimension before the others,
-        the EMA's ``h (B, D, N)``, and the chunk's ``keys (B, C, Z)`` and ``values (B, C, H)``, with
-        zeros where it is not full."""
-        layers = [layer.mega_layer.carried(self._state) for layer in self._model.decoder.layers]
-        h, keys, values = (torch.stack(tensors) for tensors in zip(*layers))
-        return {"features": self._features, "h": h, "keys": keys, "values": values}
-
-    def _load(self, saved: Dict[str, Tensor], read: int) -> None:
-        self._features, self._read = saved["features"].clone(), read
-        filled = read % self._model.chunk_size
-        carried = saved["h"], saved["keys"], saved["values"]
-        for layer, h, keys, values in zip(self._model.decoder.layers, *carried):
-            layer.mega_layer.carry(self._state, h, keys, values, filled)
-
-    def _check(self, tokens: Tensor) -> None:
-        batch, words = self._features.size(0), len(self._model.decoder.dictionary)
-        if tokens.dim() != 2 or tokens.size(0) != batch:
-            raise ValueError(
-                f"tokens must be ({batch}, any length), as the state was started with {batch} "
-                f"row(s), but are {tuple(tokens.shape)}"
-            )
-        pad = self._model.decoder.padding_idx
-        outside = (tokens < 0) | (tokens >= words) | (tokens == pad)
-        if outside.any():
-            raise ValueError(
-                f"tokens must be from 0 to {words - 1} and not padding ({pad}), but one is "
-                f"{int(tokens[outside][0])}"
+    def check(self) -> None:
+        """
+        Raises:
+            InterruptedReadError: where a read has failed.
+        """
+        if self._interrupted:
+            raise InterruptedReadError(
+                "this state cannot be used: a read of it was interrupted or failed, and some "
+                "layers have read the tokens where others have not. Start a new state, or restore "
+                "a saved one"
             )
 
+    def reorder(self, new_order: Tensor) -> None:
+        """Goes on from rows ``new_order (B,)``, which may repeat or leave out some."""
+        self.check()
+        order = Reordering.of(new_order, self.beam)
+        with self.reading():
+            for layer in self.layers:
+                layer.reorder(order)
+        if order.sentences is None:
+            self.beam = 1
 
-def _fingerprint(model) -> Tensor:
-    """A hash ``(32,)`` of the weights and of the options that they are used with."""
-    digest = hashlib.sha256(repr(model.options).encode())
-    for name, weight in model.state_dict().items():
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+
+def beam_size(rows: Tensor) -> int:
+    """How many rows that follow each other are of one sentence, if all sentences have as many; else
+    1. Waits for the device, once.
+
+    Args:
+        rows: the sentence that each row translates, ``(B,)``.
+    """
+    sentences = rows.tolist()
+    starts = [i for i, s in enumerate(sentences) if i == 0 or s != sentences[i - 1]]
+    sizes = {end - start for start, end in zip(starts, [*starts[1:], len(sentences)])}
+    return sizes.pop() if len(sizes) == 1 else 1

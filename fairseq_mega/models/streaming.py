@@ -8,24 +8,25 @@ targets' scores are picked.
 """
 
 from dataclasses import dataclass, replace
-from typing import Dict, Iterator
+from typing import Iterator
 
 import torch
 from torch import Tensor
 
 from .decoder import MegaDecoder
+from .state import DecodingState
 
 # Scores over the vocabulary that are held at a time: 64 MiB in float32.
 ENTRIES = 2**24
 
 
 def read_segments(
-    decoder: MegaDecoder, tokens: Tensor, segment: int, incremental_state: Dict
+    decoder: MegaDecoder, tokens: Tensor, segment: int, state: DecodingState
 ) -> Iterator[Tensor]:
-    """The features of ``tokens (B, T)``, which the state reads on: parts ``(B, t, D)``, with ``t``
-    up to ``segment``."""
+    """The features of ``tokens (B, T)``, which follow what the state has read: parts ``(B, t, D)``,
+    with ``t`` up to ``segment``."""
     for start in range(0, tokens.size(1), segment):
-        yield decoder.read_on(tokens[:, start : start + segment], incremental_state)
+        yield decoder.prefill(tokens[:, start : start + segment], state)
 
 
 def target_scores(
@@ -50,7 +51,9 @@ class _Features:
 
     def __init__(self, decoder: MegaDecoder, tokens: Tensor, segment: int):
         self._segments = (
-            part for row in tokens.split(1) for part in read_segments(decoder, row, segment, {})
+            part
+            for row in tokens.split(1)
+            for part in read_segments(decoder, row, segment, decoder.new_state())
         )
         self._rest = torch.empty(1, 0)  # of the last segment, what was not taken
         self._taken = 0

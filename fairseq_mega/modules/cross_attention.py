@@ -1,42 +1,21 @@
 """Gated cross attention: the decoder's view of the encoder (Mega, section "Mega Blocks")."""
 
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import Optional, Tuple
 
-import torch
-from fairseq.incremental_decoding_utils import with_incremental_state
 from torch import Tensor, nn
 
-from ..ops.attention import ATTENTION_FUNCTIONS, attend
+from ..ops.attention import ATTENTION_FUNCTIONS, tiled_attention
+from ..ops.gating import activated, gated_update, reset_gated
+from ..ops.recompute import project, recompute, recomputed
 from .activations import ACTIVATIONS
 from .checks import check_choice, check_positive
 from .dropout import make_dropout
-from .gating import gated_linear, gated_update
 from .linear import make_linear
 from .norm import SequenceNorm
 from .relative_bias import make_relative_bias
+from .state import LayerState, SourceCache
 
 
-class SharedSource(NamedTuple):
-    """Which sequence each query attends to: in beam search, many of them to one.
-
-    ``index (B / width,)``: queries ``b width .. (b + 1) width - 1`` attend to sequence
-    ``index[b]``.
-    """
-
-    index: Tensor
-    width: int
-
-    @classmethod
-    def of(cls, rows: Tensor) -> "SharedSource":
-        """From the sequence that each query attends to, ``(B,)``."""
-        index, counts = torch.unique_consecutive(rows, return_counts=True)
-        width = int(counts[0])
-        if bool((counts == width).all()):
-            return cls(index, width)
-        return cls(rows, 1)
-
-
-@with_incremental_state
 class GatedCrossAttention(nn.Module):
     """Single-head attention to another sequence, with a gated residual connection.
 
@@ -93,82 +72,74 @@ class GatedCrossAttention(nn.Module):
         query: Tensor,
         key: Tensor,
         key_padding_mask: Optional[Tensor] = None,
-        incremental_state: Optional[Dict] = None,
+        state: Optional[LayerState] = None,
         need_weights: bool = False,
-        shared: Optional[SharedSource] = None,
     ) -> Tuple[Tensor, Optional[Tensor]]:
         """
         Args:
             query: ``(L, B, D)``.
             key: ``(S, B, D)``, of which keys and values are made.
             key_padding_mask: ``(B, S)``, true at padding.
-            incremental_state: ``query`` continues (any number of positions) what was there before;
-                keys and values are made once.
+            state: ``query`` continues (any number of positions) what it has read. At the first of
+                them it takes over keys, values and mask, of ``B / state.beam`` sentences in
+                ``key``; after that ``key`` and ``key_padding_mask`` are not looked at.
             need_weights: also return the attention weights.
-            shared: which of the sequences in ``key`` each query attends to, where those are fewer
-                than ``B``; None: each to its own.
 
         Returns:
             y ``(L, B, D)`` and, if asked for, the weights ``(B, L, S)``.
         """
-        x = query.transpose(0, 1)  # (B, L, D) from here on
-        residual = x
+        residual = x = query.transpose(0, 1)  # (B, L, D) from here on
         if self.prenorm:
             x = self.norm(x)
+        # u, r, Q = X W + b
         sizes = [self.embed_dim, self.embed_dim, self.zdim]
-        u, r, q = self.q_proj(x, incremental_state).split(sizes, dim=-1)
+        u, r, q = self.q_proj(x).split(sizes, dim=-1)
 
-        k, v, start = self._keys_and_values(key, q.size(1), incremental_state, shared)
-        bias = self.rel_pos_bias(q.size(1), k.size(1), start)  # (L, S)
-        batch, length = q.shape[:2]
-        if shared is not None:  # the queries of a sequence follow each other
-            q = q.reshape(-1, shared.width * length, self.zdim)
-            bias = bias if length == 1 else bias.repeat(shared.width, 1)
-            if key_padding_mask is not None:
-                key_padding_mask = key_padding_mask.index_select(0, shared.index)
-        o, weights = attend(
-            q,
-            k,
-            v,
-            bias,
-            self.attention_activation,
-            padding=key_padding_mask,
-            draw=self.attention_dropout.draw,
-            need_weights=need_weights,
-        )
-        o = o.view(batch, length, self.embed_dim)
-        if need_weights:
-            weights = weights.view(batch, length, -1)
+        # O = A V
+        if state is None:
+            o, weights = self._attend(q, key.transpose(0, 1), key_padding_mask, need_weights)
+        else:
+            if state.source is None:
+                state.source = self._source(key.transpose(0, 1), key_padding_mask, state.beam)
+            o, weights = self._attend_to(state.source, q, need_weights)
 
-        h = gated_linear(o, r, self.h_proj, incremental_state)
-        y = gated_update(residual, h, u, self.activation, self.dropout)
+        # Y = (1 - u) X + u dropout(activation((O * silu(r)) W_h + b_h))
+        h = project(self.h_proj, reset_gated, o, r)
+        y = recompute(gated_update, residual, h, u, self.activation, self.dropout.mask(h))
         if not self.prenorm:
             y = self.norm(y)
         return y.transpose(0, 1), weights
 
-    def _keys_and_values(self, key, length: int, incremental_state, shared):
-        """Keys ``(B, S, Z)``, values ``(B, S, D)``, and the position of the first query.
+    def _attend(self, q, source, key_padding_mask, need_weights):
+        """Attention of ``q (B, L, Z)`` to K and V = activation(V) of ``source (B, S, D)``."""
+        k, v = self.k_proj(source), self.v_proj(source)
+        values = activated, v, self.activation, self.hidden_dropout.mask(v)
+        v = recompute(*values)
+        with recomputed(v, *values):
+            return tiled_attention(
+                q,
+                k,
+                v,
+                self.rel_pos_bias(q.size(1), k.size(1)),
+                self.attention_activation,
+                key_padding_mask=key_padding_mask,
+                dropout=self.attention_dropout.rate,
+                need_weights=need_weights,
+            )
 
-        The incremental state keeps them as they were made, and as the queries last shared them.
-        """
-        saved = self.get_incremental_state(incremental_state, "source")
-        if saved is None:
-            source = key.transpose(0, 1)
-            made = self.k_proj(source), self.activation(self.v_proj(source))
-            index = torch.arange(key.size(1), device=key.device)
-            saved = {"made": made, "used": made, "index": index, "start": 0}
-        if shared is not None and not torch.equal(shared.index, saved["index"]):
-            used = tuple(t.index_select(0, shared.index) for t in saved["made"])
-            saved = {**saved, "used": used, "index": shared.index}
-        start = saved["start"]
-        saved = {**saved, "start": start + length, "shared": shared is not None}
-        self.set_incremental_state(incremental_state, "source", saved)
-        k, v = saved["used"]
-        return k, self.hidden_dropout(v), start
+    def _source(self, source: Tensor, key_padding_mask: Optional[Tensor], beam: int) -> SourceCache:
+        keys, values = self.k_proj(source), self.activation(self.v_proj(source))
+        return SourceCache(keys, values, key_padding_mask, beam)
 
-    def reorder_incremental_state(self, incremental_state: Dict, new_order: Tensor) -> None:
-        saved = self.get_incremental_state(incremental_state, "source")
-        if saved is not None and not saved["shared"]:  # else `shared` tells what is attended to
-            made = tuple(t.index_select(0, new_order) for t in saved["made"])
-            saved = {**saved, "made": made, "used": made}
-            self.set_incremental_state(incremental_state, "source", saved)
+    def _attend_to(self, source: SourceCache, q: Tensor, need_weights: bool):
+        """Attention of ``q (B, L, Z)``, the positions after those that have attended before."""
+        bias = self.rel_pos_bias(q.size(1), source.keys.size(1), source.start)
+        source.start += q.size(1)
+        return source.attend(
+            q,
+            self.hidden_dropout(source.values),
+            bias,
+            self.attention_activation,
+            dropout=self.attention_dropout.rate,
+            need_weights=need_weights,
+        )

@@ -1,26 +1,27 @@
 """Dropout, of single values or of whole channels."""
 
-from typing import Callable
+from typing import Optional
 
 from fairseq.modules import FairseqDropout
 from torch import Tensor
 
-from ..ops.dropout import DropoutMask, dropout, keep
+from ..ops.dropout import DropoutMask, apply_mask, draw_mask, dropout
 
 
 class Dropout(FairseqDropout):
     """Dropout of single values. Being a ``FairseqDropout`` it obeys ``--retain-dropout``."""
 
     @property
-    def active(self) -> bool:
-        return self.p > 0 and (self.training or self.apply_during_inference)
+    def rate(self) -> float:
+        """The probability in the present mode: 0 in evaluation, unless dropout is retained."""
+        return self.p if self.training or self.apply_during_inference else 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        return dropout(x, self.p) if self.active else x
+        return dropout(x, self.rate) if self.rate > 0 else x
 
-    def draw(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        """Dropout for tensors of the shape of ``x``, of the same values in every call."""
-        return DropoutMask(x, self.p) if self.active else keep
+    def mask(self, x: Tensor) -> Optional[DropoutMask]:
+        """Draws a mask for ``x (B, L, D)``; None where nothing is dropped."""
+        return draw_mask(x, self.rate) if self.rate > 0 else None
 
 
 class FeatureDropout(Dropout):
@@ -28,13 +29,12 @@ class FeatureDropout(Dropout):
     sequence."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.draw(x)(x)
+        return apply_mask(x, self.mask(x))
 
-    def draw(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        if not self.active:
-            return keep
-        channels = dropout(x.new_ones(x.size(0), 1, x.size(2)), self.p)
-        return lambda x: x * channels.to(x.dtype)
+    def mask(self, x: Tensor) -> Optional[DropoutMask]:
+        if self.rate == 0:
+            return None
+        return draw_mask(x.new_empty(x.size(0), 1, x.size(2)), self.rate)
 
 
 def make_dropout(p: float, owner: object, feature_dropout: bool = False) -> Dropout:

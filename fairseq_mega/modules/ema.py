@@ -1,30 +1,23 @@
 """The EMA sublayer (Mega, section "Multi-dimensional Damped EMA")."""
 
-from typing import Callable, Dict, Hashable, Optional, Tuple
+from typing import List, Optional
 
 import torch
 import torch.nn.functional as F
-from fairseq.incremental_decoding_utils import with_incremental_state
 from torch import Tensor, nn
 
 from ..ops.ema import (
-    EMABlock,
     EMACoefficients,
-    block_size,
-    ema_block,
-    ema_by_blocks,
+    StepCoefficients,
+    ema,
     ema_coefficients,
-    ema_convolution,
-    ema_kernel,
-    ema_recurrence,
+    ema_segment,
     ema_step_,
-    runs_by_blocks,
 )
 from .checks import check_positive
-from .memo import Memo
+from .state import EMAState, LayerState
 
 
-@with_incremental_state
 class MultiHeadEMA(nn.Module):
     """``silu(EMA(x) + omega x)``: a damped EMA of ``ndim`` dimensions in each channel.
 
@@ -32,8 +25,8 @@ class MultiHeadEMA(nn.Module):
         embed_dim: channels ``D``.
         ndim: EMA dimensions ``N`` of a channel.
         bidirectional: adds a second EMA that runs from the end to the start.
-        truncation: kernel taps that are kept; None, 0 or less for all of them. The incremental
-            form has no truncation.
+        truncation: kernel taps that are kept; None, 0 or less for all of them. Decoding with a
+            state has no truncation.
     """
 
     def __init__(
@@ -55,7 +48,6 @@ class MultiHeadEMA(nn.Module):
         self.beta = nn.Parameter(torch.empty(kernel_dim, ndim, 1))
         self.gamma = nn.Parameter(torch.empty(kernel_dim, ndim))
         self.omega = nn.Parameter(torch.empty(embed_dim))
-        self._memo = Memo()
         self.reset_parameters()
 
     @torch.no_grad()
@@ -72,129 +64,66 @@ class MultiHeadEMA(nn.Module):
         self,
         x: Tensor,
         padding_mask: Optional[Tensor] = None,
-        incremental_state: Optional[Dict] = None,
+        state: Optional[LayerState] = None,
     ) -> Tensor:
         """
         Args:
             x: ``(L, B, D)``.
             padding_mask: ``(B, L)``, true at padding, which contributes nothing.
-            incremental_state: continues from the state in it, and leaves the new one there. For
-                inference: it holds no gradients.
+            state: continues from the positions that it has read, and reads these.
 
         Returns:
             ``(L, B, D)``, laid out in memory as ``x`` is.
+
+        Raises:
+            ValueError: where a bidirectional EMA is given a state.
         """
-        return F.silu(self.average(x, padding_mask, incremental_state)).to(x.dtype)
+        y = self.average(x.transpose(0, 1), padding_mask, state)
+        return F.silu(y).to(x.dtype).transpose(0, 1)
 
     def average(
-        self,
-        x: Tensor,
-        padding_mask: Optional[Tensor] = None,
-        incremental_state: Optional[Dict] = None,
+        self, x: Tensor, padding_mask: Optional[Tensor], state: Optional[LayerState]
     ) -> Tensor:
-        """``EMA(x) + omega x``, ``(L, B, D)`` in at least float32; arguments as of ``forward``.
+        """``EMA(x) + omega x`` of ``x (B, L, D)``, ``(B, L, D)`` in at least float32.
 
         For a layer that applies ``silu`` together with what follows.
         """
         # The whole sublayer computes in at least float32, whatever the model's precision.
         with torch.autocast(x.device.type, enabled=False):
-            batch_first = x.transpose(0, 1)  # (B, L, D)
             dtype = torch.promote_types(x.dtype, torch.float32)
-            inputs = batch_first.to(dtype)
+            inputs, omega = x.to(dtype), self.omega.to(dtype)
+            if state is None and padding_mask is None:
+                return ema(inputs, self.directions(), omega, self.truncation)
+            heard = inputs
             if padding_mask is not None:
-                inputs = inputs.masked_fill(padding_mask.unsqueeze(-1), 0.0)
-            omega = self.omega.to(dtype)
-            if incremental_state is not None:
-                y = self._continue(inputs, incremental_state) + batch_first * omega
-            elif padding_mask is not None:
-                y = self._convolve(inputs) + batch_first * omega
+                heard = inputs.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+            if state is None:
+                y = ema(heard, self.directions(), None, self.truncation)
             else:
-                y = self._convolve(inputs, omega)
-            return y.transpose(0, 1)
+                y = self._continue(heard, state)
+            return torch.addcmul(y, inputs, omega)
 
-    def coefficients(self) -> EMACoefficients:
-        """``(K, N)`` each, with ``K = 2 D`` (forward rows, then backward) if bidirectional."""
-        return ema_coefficients(self.delta, self.alpha, self.beta, self.gamma)
+    def directions(self) -> List[EMACoefficients]:
+        """Coefficients ``(D, N)`` of the forward EMA, and of the backward EMA if bidirectional."""
+        parts = (self.delta, self.alpha, self.beta, self.gamma)
+        return [
+            ema_coefficients(*direction)
+            for direction in zip(*(part.split(self.embed_dim) for part in parts))
+        ]
 
-    def _convolve(self, x: Tensor, omega: Optional[Tensor] = None) -> Tensor:
-        """The EMA of ``x (B, L, D)`` in parallel, plus ``omega x``: one more of tap 0."""
-        length = x.size(1)
-        taps = min(length, self.truncation or length)
-        if runs_by_blocks(x, taps, self.bidirectional):
-            block = self._block(block_size(x), taps if taps < length else None, omega)
-            return ema_by_blocks(x, block, self.bidirectional)
-        kernels = self._kernels(taps)
-        if omega is not None:
-            first = F.pad(omega.unsqueeze(1), (0, taps - 1))
-            kernels = (kernels[0] + first, *kernels[1:])
-        return ema_convolution(x, *kernels)
-
-    def _kernels(self, taps: int) -> Tuple[Tensor, ...]:
-        """The kernel, or both, ``(D, taps)`` each."""
-
-        def make():
-            return ema_kernel(self.coefficients(), taps).split(self.embed_dim)
-
-        return self._once(make, taps)
-
-    def _block(self, size: int, taps: Optional[int], omega: Optional[Tensor]) -> EMABlock:
-        def make():
-            directions = zip(*(t.split(self.embed_dim) for t in self.coefficients()))
-            return ema_block([EMACoefficients(*c) for c in directions], size, omega, taps)
-
-        return self._once(make, (size, taps, omega is None))
-
-    def _once(self, make: Callable, key: Hashable):
-        """``make()``; in evaluation once, as long as parameters and ``key`` are the same."""
-        if self.training or torch.is_grad_enabled():
-            return make()
-        return self._memo(make, key, self.delta, self.alpha, self.beta, self.gamma, self.omega)
-
-    def train(self, mode: bool = True) -> "MultiHeadEMA":
-        self._memo = Memo()  # kernels of long sequences are large
-        return super().train(mode)
-
-    def _continue(self, x: Tensor, incremental_state: Dict) -> Tensor:
-        """The EMA of ``x (B, L, D)`` after what the state has seen. States hold no gradients."""
+    def _continue(self, x: Tensor, state: LayerState) -> Tensor:
+        """The EMA of ``x (B, L, D)`` after what the state has read."""
         if self.bidirectional:
-            raise ValueError("a bidirectional EMA cannot run incrementally: it needs the future")
-        saved = self.get_incremental_state(incremental_state, "ema")
-        if saved is None:
-            with torch.no_grad():
-                coefficients = EMACoefficients(*(t.t().contiguous() for t in self.coefficients()))
-                decay = torch.exp(coefficients.log_decay)
-            h = x.new_zeros(x.size(0), self.ndim, self.embed_dim)
-            saved = {"coefficients": coefficients, "decay": decay, "h": h, "spare": h.clone()}
-        coefficients, decay, h, spare = saved.values()  # (N, D), (N, D), (B, N, D) twice
+            raise ValueError("a bidirectional EMA cannot take a state: it needs the future")
+        if state.ema is None:
+            state.ema = EMAState(x.new_zeros(x.size(0), self.embed_dim, self.ndim))
         if x.size(1) == 1 and not torch.is_grad_enabled():
-            y = ema_step_(x.squeeze(1), coefficients, decay, h, spare).unsqueeze(1)
-        else:
-            y, h = ema_recurrence(x, coefficients.t(), h.transpose(1, 2))
-            h = h.detach().transpose(1, 2).contiguous()
-        self.set_incremental_state(incremental_state, "ema", {**saved, "h": h})
+            if state.ema.step_coefficients is None:
+                state.ema.step_coefficients = StepCoefficients.of(*self.directions())
+            h, scratch = state.ema.memory()
+            return ema_step_(x.squeeze(1), state.ema.step_coefficients, h, scratch).unsqueeze(1)
+        y, state.ema.h = ema_segment(x, *self.directions(), state.ema.h)
         return y
-
-    def reorder_incremental_state(self, incremental_state: Dict, new_order: Tensor) -> None:
-        saved = self.get_incremental_state(incremental_state, "ema")
-        if saved:
-            h, spare = saved["h"], saved["spare"]
-            if new_order.numel() == h.size(0):
-                torch.index_select(h, 0, new_order, out=spare)
-                saved = {**saved, "h": spare, "spare": h}
-            else:
-                h = h.index_select(0, new_order)
-                saved = {**saved, "h": h, "spare": torch.empty_like(h)}
-            self.set_incremental_state(incremental_state, "ema", saved)
-
-    def carried(self, incremental_state: Dict) -> Tensor:
-        """``h (B, D, N)`` after what the state has seen: a view, which the next step changes."""
-        return self.get_incremental_state(incremental_state, "ema")["h"].transpose(1, 2)
-
-    def carry(self, incremental_state: Dict, h: Tensor) -> None:
-        """Lets a state, in which something was read, go on from ``h (B, D, N)``."""
-        saved = self.get_incremental_state(incremental_state, "ema")
-        h = h.transpose(1, 2).clone(memory_format=torch.contiguous_format)
-        self.set_incremental_state(incremental_state, "ema", {**saved, "h": h})
 
     def extra_repr(self) -> str:
         return (

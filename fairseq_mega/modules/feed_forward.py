@@ -1,15 +1,14 @@
 """The feed-forward sublayer (Mega, section "Mega Blocks")."""
 
-from typing import Dict, Optional
-
 from torch import Tensor, nn
 
+from ..ops.gating import activated
+from ..ops.recompute import project
 from .activations import ACTIVATIONS
 from .checks import check_choice, check_positive
 from .dropout import make_dropout
 from .linear import make_linear
 from .norm import SequenceNorm
-from .recompute import recompute
 
 
 class NormalizedFeedForwardNetwork(nn.Module):
@@ -46,19 +45,15 @@ class NormalizedFeedForwardNetwork(nn.Module):
         self.fc1 = make_linear(embed_dim, ffn_hidden_dim)
         self.fc2 = make_linear(ffn_hidden_dim, embed_dim)
 
-    def forward(self, x: Tensor, incremental_state: Optional[Dict] = None) -> Tensor:
-        """``(L, B, D)`` to ``(L, B, D)``; ``incremental_state`` makes many short calls faster."""
-        x = x.transpose(0, 1)  # (B, L, D), the order in memory inside the models
-        residual = x
+    def forward(self, x: Tensor) -> Tensor:
+        """``(L, B, D)`` to ``(L, B, D)``."""
+        residual = x.transpose(0, 1)  # (B, L, D), the order in memory inside the models
         if self.prenorm:
-            _, x = self.norm.project(x, self.fc1, incremental_state)
+            _, h = self.norm.project(residual, self.fc1)
         else:
-            x = self.fc1(x, incremental_state)
-        x = recompute(self._second_half, x, incremental_state, draws=self.hidden_dropout.active)
-        x = residual + self.dropout(x)
+            h = self.fc1(residual)
+        h = project(self.fc2, activated, h, self.activation, self.hidden_dropout.mask(h))
+        y = residual + self.dropout(h)
         if not self.prenorm:
-            x = self.norm(x)
-        return x.transpose(0, 1)
-
-    def _second_half(self, x: Tensor, incremental_state: Optional[Dict]) -> Tensor:
-        return self.fc2(self.hidden_dropout(self.activation(x)), incremental_state)
+            y = self.norm(y)
+        return y.transpose(0, 1)

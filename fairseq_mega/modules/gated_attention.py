@@ -1,27 +1,26 @@
 """The Mega layer (Mega, section "Moving Average Equipped Gated Attention", and "Mega-chunk")."""
 
-import sys
-from typing import Dict, Optional, Sequence, Tuple
+from typing import Optional, Tuple
 
 import torch
-import torch.nn.functional as F
-from fairseq.incremental_decoding_utils import with_incremental_state
 from torch import Tensor, nn
 
-from ..ops.attention import ATTENTION_FUNCTIONS, attend
+from ..ops.attention import ATTENTION_FUNCTIONS, tiled_attention
+from ..ops.gating import activated, ema_output, gated_update, queries_and_keys, reset_gated
+from ..ops.recompute import project, recompute, recomputed
 from .activations import ACTIVATIONS
-from .cache import KeyValueCache
 from .checks import check_choice, check_chunk_size, check_positive
+from .chunks import block_diagonal, chunk_mask, join_weights, to_chunks
 from .dropout import make_dropout
 from .ema import MultiHeadEMA
-from .gating import gated_linear, gated_update
-from .linear import INIT_STD, make_linear, split_linear
+from .linear import INIT_STD, make_linear
 from .norm import SequenceNorm
-from .recompute import recompute
 from .relative_bias import make_relative_bias
+from .state import BeamKVCache, LayerState
+
+Attended = Tuple[Tensor, Optional[Tensor]]
 
 
-@with_incremental_state
 class MovingAverageGatedAttention(nn.Module):
     """Single-head attention with queries and keys from an EMA, and a gated residual connection.
 
@@ -95,204 +94,119 @@ class MovingAverageGatedAttention(nn.Module):
         self,
         x: Tensor,
         padding_mask: Optional[Tensor] = None,
-        incremental_state: Optional[Dict] = None,
+        state: Optional[LayerState] = None,
         need_weights: bool = False,
-        hypotheses: int = 1,
-    ) -> Tuple[Tensor, Optional[Tensor]]:
+    ) -> Attended:
         """
         Args:
             x: ``(L, B, D)``.
             padding_mask: ``(B, L)``, true at padding.
-            incremental_state: continues (any number of positions) what was read before. For
-                inference: it holds no gradients.
+            state: continues (any number of positions) what it has read, and reads these.
             need_weights: also return the attention weights.
-            hypotheses: of how many sequences, one after the other, it is expected that they go on
-                from each other: the hypotheses of a sentence in beam search.
 
         Returns:
             y ``(L, B, D)`` and, if asked for, the weights ``(B, L, S)``: ``S`` is ``L``, preceded
-            in incremental mode by the positions that are still cached.
+            with a state by the positions that are in its cache.
         """
-        x = x.transpose(0, 1)  # (B, L, D) from here on
-        residual = x
+        residual = x = x.transpose(0, 1)  # (B, L, D) from here on
         if self.prenorm:
-            x, v = self.norm.project(x, self.v_proj, incremental_state)  # v (B, L, H)
+            x, v = self.norm.project(x, self.v_proj)  # v (B, L, H)
         else:
-            v = self.v_proj(x, incremental_state)
-        averaged = self.move.average(x.transpose(0, 1), padding_mask, incremental_state)
-        u, z, r, hx = self._project(averaged.transpose(0, 1), x.dtype, incremental_state)
-        q, k = recompute(self._queries_and_keys, z)
+            v = self.v_proj(x)
 
-        activation = self.activation  # left to the attention, which need not keep its result
-        if incremental_state is not None or self.hidden_dropout.active:
-            v, activation = self.hidden_dropout(activation(v)), None
-        if incremental_state is None:
-            o, weights = self._attend_in_chunks(q, k, v, padding_mask, need_weights, activation)
-        else:
-            cache = self._cache(incremental_state, hypotheses)
-            o, weights = self._continue_chunks(cache, q, k, v, padding_mask, need_weights)
+        # X' = dropout(EMA(X));  u, z, r, hx = X' W + b
+        y = self.move.average(x, padding_mask, state)
+        mask = self.dropout.mask(y)
+        gates = project(self.mx_proj, ema_output, y, x.dtype, mask)
+        sizes = [self.embed_dim, self.zdim, self.hdim, self.embed_dim]
+        u, z, r, hx = gates.split(sizes, dim=-1)  # (B, L, D | Z | H | D)
 
-        h = hx + gated_linear(o, r, self.h_proj, incremental_state)
-        y = gated_update(residual, h, u, self.activation, self.dropout)
+        # Q = gamma_0 silu(z) + beta_0;  K = gamma_1 silu(z) + beta_1;  V = activation(v)
+        q, k = recompute(queries_and_keys, z, self.gamma, self.beta)  # (B, L, Z)
+        values = activated, v, self.activation, self.hidden_dropout.mask(v)
+        v = recompute(*values)
+
+        # O = A V
+        with recomputed(v, *values):
+            if state is None:
+                o, weights = self._attend_in_chunks(q, k, v, padding_mask, need_weights)
+            else:
+                o, weights = self._continue_chunks(state.cache, q, k, v, padding_mask, need_weights)
+
+        # H = dropout(activation(hx + (O * silu(r)) W_h + b_h));  Y = (1 - u) X + u H
+        h = hx + project(self.h_proj, reset_gated, o, r)
+        mask = self.dropout.mask(h)
+        y = recompute(gated_update, residual, h, u, self.activation, mask)
         if not self.prenorm:
             y = self.norm(y)
         return y.transpose(0, 1), weights
 
-    def _queries_and_keys(self, z: Tensor) -> Tuple[Tensor, Tensor]:
-        """``q`` and ``k`` from ``z``, ``(B, L, Z)`` each."""
-        z = F.silu(z)
-        q, k = (torch.addcmul(b, z, g) for g, b in zip(self.gamma, self.beta))
-        return q, k
-
-    def _project(
-        self, averaged: Tensor, dtype: torch.dtype, incremental_state: Optional[Dict]
-    ) -> Sequence[Tensor]:
-        """The parts ``u, z, r, hx`` of ``mx_proj``, ``(B, L, D | Z | H | D)``."""
-        drop = self.dropout.draw(averaged)
-
-        def activate(averaged: Tensor) -> Tensor:
-            return drop(F.silu(averaged).to(dtype))
-
-        sizes = [self.embed_dim, self.zdim, self.hdim, self.embed_dim]
-        if incremental_state is None:
-            return split_linear(averaged, self.mx_proj, sizes, activate)
-        return self.mx_proj(activate(averaged), incremental_state).split(sizes, dim=-1)
-
-    def _attend(self, q, k, v, padding_mask, need_weights, activation=None):
-        """Attention of the last ``L`` positions ``q`` to all ``S``: ``(B, L, H), (B, L, S)``."""
-        causal, queries, keys = not self.bidirectional, q.size(1), k.size(1)
-        return attend(
+    def _attend(self, q, k, v, padding_mask, need_weights) -> Attended:
+        """Attention over all positions: ``(B, L, H)`` and the weights ``(B, L, L)`` or None."""
+        causal, length = not self.bidirectional, q.size(1)
+        return tiled_attention(
             q,
             k,
             v,
-            self.rel_pos_bias(queries, keys, start=keys - queries, causal=causal),
+            self.rel_pos_bias(length, length, causal=causal),
             self.attention_activation,
             causal,
             padding_mask,
-            activation,
-            self.attention_dropout.draw,
+            self.attention_dropout.rate,
             need_weights,
         )
 
-    def _attend_in_chunks(self, q, k, v, padding_mask, need_weights, activation=None):
+    def _attend_in_chunks(self, q, k, v, padding_mask, need_weights) -> Attended:
         """Attention inside each chunk, or over the whole if that is one chunk."""
         batch, length, size = q.size(0), q.size(1), self.chunk_size
         if size < 0 or length <= size:
-            return self._attend(q, k, v, padding_mask, need_weights, activation)
-        excess = -length % size
-        if padding_mask is None and excess and self.bidirectional:
-            padding_mask = torch.zeros(batch, length, dtype=torch.bool, device=q.device)
-        if padding_mask is not None:
-            padding_mask = F.pad(padding_mask, (0, excess), value=True).reshape(-1, size)
-        q, k, v = (_to_chunks(t, size, excess) for t in (q, k, v))
-        o, weights = self._attend(q, k, v, padding_mask, need_weights, activation)
-        o = o.view(batch, length + excess, -1)[:, :length]
-        return o, _block_diagonal(weights, batch, length) if need_weights else None
+            return self._attend(q, k, v, padding_mask, need_weights)
+        # A causal mask hides the padding of the last chunk; else a key padding mask must.
+        padding_mask = chunk_mask(padding_mask, q, size, self.bidirectional)
+        q, k, v = (to_chunks(t, size) for t in (q, k, v))
+        o, weights = self._attend(q, k, v, padding_mask, need_weights)
+        o = o.reshape(batch, -1, self.hdim)[:, :length]
+        return o, block_diagonal(weights, batch, length) if need_weights else None
 
-    def _continue_chunks(self, cache: KeyValueCache, q, k, v, padding_mask, need_weights):
-        """Attention that first fills the chunk in ``cache``, then starts new ones."""
+    def _continue_chunks(self, cache: BeamKVCache, q, k, v, padding_mask, need_weights) -> Attended:
+        """Attention that first fills the chunk in the cache, then starts new ones."""
         length, cached = q.size(1), cache.length
-        size = self.chunk_size if self.chunk_size > 0 else sys.maxsize
+        room = self.chunk_size - cached if self.chunk_size > 0 else length
         if cached == 0:
-            o, weights = self._attend_in_chunks(q, k, v, padding_mask, need_weights)
-            unfinished = slice(length - length % size, length)
-            if length % size:
-                cache.append(k[:, unfinished], v[:, unfinished], _columns(padding_mask, unfinished))
-            return o, weights
-        if cached + length <= size:
-            cache.append(k, v, padding_mask)
-            # Of the type of this step: autocast may have begun or ended since the others.
-            k, v = cache.keys.to(k.dtype), cache.values.to(v.dtype)
-            if cache.width > 1:
-                attended = self._attend_to_hypotheses(cache, q, k, v, need_weights)
-            else:
-                attended = self._attend(q, k, v, cache.padding_mask, need_weights)
-            if cache.length == size:
-                cache.clear()
-            return attended
-
-        split, outputs = size - cached, []
-        weights = q.new_zeros(q.size(0), length, cached + length) if need_weights else None
-        for piece in (slice(0, split), slice(split, length)):
-            parts = [_columns(t, piece) for t in (q, k, v, padding_mask)]
-            o, w = self._continue_chunks(cache, *parts, need_weights)
-            outputs.append(o)
-            if need_weights:
-                weights[:, piece, cached + piece.stop - w.size(2) : cached + piece.stop] = w
-        return torch.cat(outputs, dim=1), weights
-
-    def _attend_to_hypotheses(self, cache: KeyValueCache, q, k, v, need_weights):
-        """Attention of one new position of each hypothesis ``q (B, 1, Z)`` to its own past, which
-        is among the keys and values of its sentence."""
-        width, keys = cache.width, cache.length
-        bias = self.rel_pos_bias(1, keys, start=keys - 1).view(keys, 1) + cache.lineage
-        o, weights = attend(
-            q.view(-1, width, self.zdim),
-            k,
-            v,
-            bias.view(-1, width, keys * width),
-            self.attention_activation,
-            draw=self.attention_dropout.draw,
-            need_weights=need_weights,
-            copies=width,
+            return self._start_chunks(cache, q, k, v, padding_mask, need_weights)
+        if length <= room:
+            return self._fill_chunk(cache, q, k, v, padding_mask, need_weights)
+        tensors = q, k, v, padding_mask
+        first = (None if t is None else t[:, :room] for t in tensors)
+        rest = (None if t is None else t[:, room:] for t in tensors)
+        (o, weights), (o_rest, weights_rest) = (
+            self._fill_chunk(cache, *first, need_weights),
+            self._start_chunks(cache, *rest, need_weights),
         )
-        o = o.view(-1, 1, self.hdim)
-        return o, weights.view(-1, 1, keys, width).sum(-1) if need_weights else None
+        if need_weights:
+            weights = join_weights(weights, weights_rest)
+        return torch.cat([o, o_rest], dim=1), weights
 
-    def _cache(self, incremental_state: Dict, hypotheses: int = 1) -> KeyValueCache:
-        saved = self.get_incremental_state(incremental_state, "attention")
-        if saved is None:
-            saved = {"cache": KeyValueCache(hypotheses)}
-            self.set_incremental_state(incremental_state, "attention", saved)
-        return saved["cache"]
+    def _start_chunks(self, cache: BeamKVCache, q, k, v, padding_mask, need_weights) -> Attended:
+        """Attention of positions that begin a chunk; the cache keeps what they leave unfinished."""
+        attended = self._attend_in_chunks(q, k, v, padding_mask, need_weights)
+        length = q.size(1)
+        start = length - length % self.chunk_size if self.chunk_size > 0 else 0
+        if start < length:
+            mask = None if padding_mask is None else padding_mask[:, start:]
+            cache.append(k[:, start:], v[:, start:], mask)
+        return attended
 
-    def reorder_incremental_state(self, incremental_state: Dict, new_order: Tensor) -> None:
-        saved = self.get_incremental_state(incremental_state, "attention")
-        if saved is not None:
-            saved["cache"].reorder(new_order)
-
-    def carried(self, incremental_state: Dict) -> Tuple[Tensor, Tensor, Tensor]:
-        """What a chunked layer keeps of the tokens without padding that the state has seen: the
-        EMA's ``h (B, D, N)``, and the keys ``(B, C, Z)`` and values ``(B, C, H)`` of the chunk that
-        is not full yet, followed by zeros."""
-        h, cache = self.move.carried(incremental_state), self._cache(incremental_state)
-        like = self.v_proj.weight  # of the model's type, in which keys and values are
-        keys = like.new_zeros(h.size(0), self.chunk_size, self.zdim)
-        values = like.new_zeros(h.size(0), self.chunk_size, self.hdim)
-        if cache.length > 0:
-            keys[:, : cache.length] = cache.keys
-            values[:, : cache.length] = cache.values
-        return h, keys, values
-
-    def carry(
-        self, incremental_state: Dict, h: Tensor, keys: Tensor, values: Tensor, length: int
-    ) -> None:
-        """Lets a state, in which something was read, go on from what another ``carried``.
-
-        Args:
-            length: how many positions of the chunk are filled.
-        """
-        self.move.carry(incremental_state, h)
-        cache = self._cache(incremental_state)
-        cache.clear()
-        if length > 0:
-            cache.append(keys[:, :length], values[:, :length], None)
-
-
-def _columns(x: Optional[Tensor], columns: slice) -> Optional[Tensor]:
-    return None if x is None else x[:, columns]
-
-
-def _to_chunks(x: Tensor, size: int, excess: int) -> Tensor:
-    """``(B, L, Z)`` padded with ``excess`` zeros to ``(B chunks, size, Z)``."""
-    if excess:  # F.pad copies in any case
-        x = F.pad(x, (0, 0, 0, excess))
-    return x.reshape(-1, size, x.size(2))
-
-
-def _block_diagonal(weights: Tensor, batch: int, length: int) -> Tensor:
-    """Weights inside chunks ``(B chunks, C, C)`` as weights of the sequence ``(B, L, L)``."""
-    size = weights.size(1)
-    blocks = weights.view(batch, -1, size, size)
-    whole = torch.stack([torch.block_diag(*b) for b in blocks])
-    return whole[:, :length, :length]
+    def _fill_chunk(self, cache: BeamKVCache, q, k, v, padding_mask, need_weights) -> Attended:
+        """Attention of positions that belong to the chunk in the cache, and fit in it."""
+        cache.append(k, v, padding_mask)
+        attended = cache.attend(
+            q,
+            self.rel_pos_bias,
+            self.attention_activation,
+            dropout=self.attention_dropout.rate,
+            need_weights=need_weights,
+        )
+        if cache.length == self.chunk_size:
+            cache.clear()
+        return attended

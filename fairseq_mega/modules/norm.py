@@ -1,14 +1,13 @@
 """Normalisation layers behind one name (``--normalization-type``)."""
 
-from typing import Dict, Optional, Tuple
+from typing import Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops.recompute import recomputed
 from .checks import check_choice
-from .linear import Linear
-from .recompute import recompute
 
 
 class ScaleNorm(nn.Module):
@@ -58,16 +57,11 @@ class SequenceNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(x)
 
-    def project(
-        self, x: Tensor, linear: Linear, incremental_state: Optional[Dict] = None
-    ) -> Tuple[Tensor, Tensor]:
-        """``x (..., D)`` normalised, and ``linear`` of that, which for the backward pass is
-        normalised again."""
-
-        def both(x: Tensor) -> Tuple[Tensor, Tensor]:
-            x = self.norm(x)
-            return x, linear(x, incremental_state)
-
-        if isinstance(self.norm, (BatchNorm, SyncBatchNorm)):  # they count what they see
-            return both(x)
-        return recompute(both, x)
+    def project(self, x: Tensor, projection: nn.Module) -> Tuple[Tensor, Tensor]:
+        """``x (..., D)`` normalised, and the projection of that. For the backward pass of the
+        projection, ``x`` is kept and normalised again."""
+        normalised = self.norm(x)
+        if isinstance(self.norm, (BatchNorm, SyncBatchNorm)):  # they update running statistics
+            return normalised, projection(normalised)
+        with recomputed(normalised, self.norm, x):
+            return normalised, projection(normalised)

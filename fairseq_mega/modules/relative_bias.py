@@ -10,7 +10,6 @@ from ..ops.positions import rotary_bias
 from ..ops.toeplitz import toeplitz
 from .checks import check_choice, check_positive, check_rotary
 from .linear import INIT_STD
-from .memo import Memo
 
 
 class RelativePositionalBias(nn.Module):
@@ -72,20 +71,10 @@ class RotaryRelativePositionalBias(RelativePositionalBias):
         nn.init.normal_(self.alpha, std=INIT_STD)
         nn.init.normal_(self.beta, std=INIT_STD)
         self.register_load_state_dict_pre_hook(_drop_bookkeeping)
-        self._memo = Memo()
 
     def offsets(self, first: int, last: int) -> Tensor:
-        if self.training or torch.is_grad_enabled():
-            return self._range(first, last)
-        # In generation the range grows with every step: take one that does for many.
-        reach = 1 << max(-first, last, 1).bit_length()
-        diagonals = self._memo(lambda: self._range(-reach, reach), reach, self.alpha, self.beta)
-        return diagonals[reach + first : reach + last + 1]
-
-    def _range(self, first: int, last: int) -> Tensor:
-        offsets = torch.arange(first, last + 1, device=self.alpha.device)
         with torch.autocast(self.alpha.device.type, enabled=False):
-            return rotary_bias(self.alpha, self.beta, offsets)
+            return rotary_bias(self.alpha, self.beta, first, last)
 
 
 def _drop_bookkeeping(module, state_dict, prefix, *_) -> None:

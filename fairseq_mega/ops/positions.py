@@ -4,31 +4,55 @@ The bias of query ``i`` and key ``j`` depends on the offset ``j - i`` alone, so 
 whole matrix, which ``toeplitz`` lays out.
 """
 
+from functools import lru_cache
+from typing import Tuple
+
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 
-def rotary_bias(alpha: Tensor, beta: Tensor, offsets: Tensor) -> Tensor:
-    """``<R_i alpha, R_j beta>`` for each offset ``j - i``.
+def rotary_bias(alpha: Tensor, beta: Tensor, first: int, last: int) -> Tensor:
+    """``<R_i alpha, R_j beta>`` for the offsets ``j - i`` from ``first`` to ``last``.
 
     ``R_m`` turns the pairs ``(x_k, x_{k + Z/2})`` by the angles ``m 10000^(-2k/Z)``, so that
     ``<R_i alpha, R_j beta> = <alpha, R_{j-i} beta>``.
 
     Args:
         alpha, beta: ``(1, Z)``.
-        offsets: ``(M,)``.
 
     Returns:
-        ``(M,)``.
+        ``(last - first + 1,)``.
     """
     a1, a2 = alpha.squeeze(0).chunk(2)
     b1, b2 = beta.squeeze(0).chunk(2)
-    cos, sin = _rotations(offsets, a1.numel(), alpha.dtype)
+    cos, sin = _rotations(first, last, a1.numel(), alpha.dtype, alpha.device)
     return cos @ (a1 * b1 + a2 * b2) + sin @ (a2 * b1 - a1 * b2)
 
 
-def _rotations(offsets: Tensor, half: int, dtype: torch.dtype):
-    """Cosines and sines of the angles, ``(M, Z/2)``; in float64, for offsets that are large."""
-    exponent = torch.arange(half, dtype=torch.float64, device=offsets.device) / half
-    angle = offsets.to(torch.float64).unsqueeze(1) * 10000.0**-exponent
+def _rotations(first: int, last: int, half: int, dtype: torch.dtype, device: torch.device):
+    """Cosines and sines of the angles of ``first .. last``, ``(M, Z/2)`` each.
+
+    They depend on no weights. In generation the range grows with every step, so a table for many
+    steps is kept.
+    """
+    if torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
+        return _rotation_table(first, last, half, dtype, device)  # tensors that are not to be kept
+    reach = 1 << max(-first, last, 1).bit_length()
+    cos, sin = _kept_rotation_table(-reach, reach, half, dtype, device)
+    rows = slice(reach + first, reach + last + 1)
+    return cos[rows], sin[rows]
+
+
+@torch.inference_mode(False)  # the table may be used for training later
+def _rotation_table(
+    first: int, last: int, half: int, dtype: torch.dtype, device: torch.device
+) -> Tuple[Tensor, Tensor]:
+    """In float64 until the end, for offsets that are large."""
+    offsets = torch.arange(first, last + 1, dtype=torch.float64, device=device)
+    exponent = torch.arange(half, dtype=torch.float64, device=device) / half
+    angle = offsets.unsqueeze(1) * 10000.0**-exponent
     return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+_kept_rotation_table = lru_cache(maxsize=8)(_rotation_table)

@@ -13,7 +13,6 @@ from helpers import (
     make_cross,
     padding,
     randn,
-    reorder,
     retain_dropout,
     tensors_of,
     time_first,
@@ -22,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairseq_mega.modules import GatedCrossAttention
+from fairseq_mega.modules.state import LayerState
 
 functions = pytest.mark.parametrize("attention_activation", FUNCTIONS)
 biases = pytest.mark.parametrize("rel_pos_bias", BIASES)
@@ -132,12 +132,9 @@ def test_segments_equal_one_pass(sizes, attention_activation, rel_pos_bias, norm
     )
     query, key = inputs(sum(sizes), 7, 2)
     mask = padding(7, [7, 4])
-    state = {}
+    state = LayerState()
     outputs, weights = zip(
-        *(
-            module(part, key, mask, incremental_state=state, need_weights=True)
-            for part in query.split(sizes)
-        )
+        *(module(part, key, mask, state=state, need_weights=True) for part in query.split(sizes))
     )
     expected, expected_weights = module(query, key, mask, need_weights=True)
     assert_close(torch.cat(outputs), expected)
@@ -147,11 +144,11 @@ def test_segments_equal_one_pass(sizes, attention_activation, rel_pos_bias, norm
 def test_keys_and_values_are_computed_once():
     module, _ = make_cross()
     query, key = inputs(6, 7, 2)
-    state = {}
+    state = LayerState()
     calls = []
     for projection in (module.k_proj, module.v_proj):
         projection.register_forward_hook(lambda *_: calls.append(1))
-    steps = [module(q, key, incremental_state=state)[0] for q in query.split(1)]
+    steps = [module(q, key, state=state)[0] for q in query.split(1)]
     assert len(calls) == 2
     assert_close(torch.cat(steps), module(query, key)[0])
 
@@ -165,12 +162,12 @@ def test_reordered_state_continues_the_reordered_input(order, rel_pos_bias):
     start, key = inputs(3, 7, 3)
     end = randn(4, len(order), 6, seed=5)
     mask = padding(7, [7, 4, 2])
-    state = {}
+    state = LayerState()
     for q in start.split(1):
-        module(q, key, mask, incremental_state=state)
-    reorder(module, state, order)
+        module(q, key, mask, state=state)
+    state.reorder(order)
     key, mask = key[:, order], mask[order]
-    steps = [module(q, key, mask, incremental_state=state)[0] for q in end.split([1, 3])]
+    steps = [module(q, key, mask, state=state)[0] for q in end.split([1, 3])]
     expected = module(torch.cat([start[:, order], end]), key, mask)[0][3:]
     assert_close(torch.cat(steps), expected)
 
@@ -178,13 +175,13 @@ def test_reordered_state_continues_the_reordered_input(order, rel_pos_bias):
 def test_states_and_layers_do_not_leak_into_each_other():
     layers = [make_cross(rel_pos_bias=bias)[0] for bias in BIASES]
     sentences = inputs(6, 7, 1), inputs(6, 4, 3)
-    states = {}, {}
+    states = [[LayerState(), LayerState()] for _ in sentences]
     outputs = [], []
     for t in range(6):
         for (query, key), state, output in zip(sentences, states, outputs):
             y = query[t : t + 1]
-            for layer in layers:
-                y, _ = layer(y, key, incremental_state=state)
+            for layer, layer_state in zip(layers, state):
+                y, _ = layer(y, key, state=layer_state)
             output.append(y)
     for (query, key), output in zip(sentences, outputs):
         assert_close(torch.cat(output), layers[1](layers[0](query, key)[0], key)[0])
@@ -287,7 +284,7 @@ def test_a_length_beyond_the_simple_bias_is_an_error_that_says_what_to_raise(len
 def test_steps_beyond_the_simple_bias_are_an_error_that_says_what_to_raise():
     module, _ = make_cross(max_positions=8)
     query, key = inputs(9, 3, 1)
-    state = {}
-    module(query[:8], key, incremental_state=state)
+    state = LayerState()
+    module(query[:8], key, state=state)
     with pytest.raises(ValueError, match="max_positions"):
-        module(query[8:], key, incremental_state=state)
+        module(query[8:], key, state=state)

@@ -9,7 +9,6 @@ from helpers import (
     make_ema,
     padding,
     randn,
-    reorder,
     run_segments,
     tensors_of,
     time_first,
@@ -18,15 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairseq_mega.modules import MultiHeadEMA
-from fairseq_mega.ops.ema import (
-    EMACoefficients,
-    ema_block,
-    ema_by_blocks,
-    ema_convolution,
-    ema_kernel,
-    ema_recurrence,
-    runs_by_blocks,
-)
+from fairseq_mega.modules.state import LayerState
 
 
 def check_against_reference(length, batch, dim, ndim, bidirectional, truncation, mask):
@@ -62,72 +53,6 @@ def test_equals_reference_for_any_shape_and_mask(
     bits = st.lists(st.booleans(), min_size=length, max_size=length)
     mask = torch.tensor([data.draw(bits) for _ in range(batch)])
     check_against_reference(length, batch, dim, ndim, bidirectional, truncation, mask)
-
-
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("length", [9, 400])
-def test_reference_recurrence_is_its_convolution(length, bidirectional):
-    params = tensors_of(make_ema(bidirectional=bidirectional))
-    x = randn(length, 2, 4)
-    recurrent = reference.ema(x, None, params, bidirectional)
-    assert_close(reference.ema(x, None, params, bidirectional, truncation=length), recurrent)
-
-
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("length", [1, 31, 33, 65, 300])
-def test_blocks_and_ffts_are_the_same_function(length, bidirectional):
-    """On CPUs, FFTs are for truncated kernels alone; other devices take them for all."""
-    module = make_ema(bidirectional=bidirectional)
-    x, skip = randn(2, length, 4, requires_grad=True), randn(4, seed=2, requires_grad=True)
-    by_fft = ema_convolution(x, *ema_kernel(module.coefficients(), length).split(4)) + skip * x
-    directions = [EMACoefficients(*c) for c in zip(*(t.split(4) for t in module.coefficients()))]
-    by_blocks = ema_by_blocks(x, ema_block(directions, 32, skip), bidirectional)
-    leaves = {"x": x, "skip": skip, **dict(module.named_parameters())}
-    assert_same_function(by_blocks, by_fft, leaves)
-
-
-@pytest.mark.parametrize("taps", [8, 16, 40, 64])
-@pytest.mark.parametrize("length", [65, 72, 100])
-def test_blocks_of_a_cut_kernel_and_ffts_are_the_same_function(length, taps):
-    module = make_ema()
-    x, skip = randn(2, length, 4, requires_grad=True), randn(4, seed=2, requires_grad=True)
-    by_fft = ema_convolution(x, ema_kernel(module.coefficients(), taps)) + skip * x
-    by_blocks = ema_by_blocks(x, ema_block([module.coefficients()], 8, skip, taps))
-    assert_same_function(
-        by_blocks, by_fft, {"x": x, "skip": skip, **dict(module.named_parameters())}
-    )
-
-
-@pytest.mark.parametrize("logit", [-9.0, -4.0, 0.0, 4.0])
-def test_a_long_cut_kernel_is_accurate_in_float32(logit):
-    """What lies before the cut is taken off the states again, however slowly they forget."""
-    exact = set_decay(make_ema(truncation=1024), logit)
-    rough = set_decay(make_ema(truncation=1024, dtype=torch.float32), logit)
-    x = randn(16384, 1, 4, dtype=torch.float32) + 1
-    with torch.no_grad():
-        exact.omega.zero_()
-        rough.omega.zero_()
-        expected = ema_convolution(
-            x.double().transpose(0, 1), ema_kernel(exact.coefficients(), 1024)
-        )
-    expected = torch.nn.functional.silu(expected).transpose(0, 1)
-    assert runs_by_blocks(x.transpose(0, 1), 1024, False)  # the longest that does, for 1024 taps
-    assert_close(rough(x).double(), expected, 2e-5, floor=0.0)
-
-
-@pytest.mark.parametrize("length", [5, 64, 75])
-def test_gradients_go_through_the_state(length):
-    """Of the output and of the state that is handed on."""
-    module = make_ema()
-    x, h = randn(2, length, 4, requires_grad=True), randn(2, 4, 3, seed=2, requires_grad=True)
-    fast = torch.cat([t.flatten() for t in ema_recurrence(x, module.coefficients(), h)])
-    y, state = reference.ema_recurrence(
-        x.transpose(0, 1), reference.ema_coefficients(tensors_of(module)), h
-    )
-    slow = torch.cat([y.transpose(0, 1).flatten(), state.flatten()])
-    leaves = {"x": x, "h": h, **dict(module.named_parameters())}
-    leaves.pop("omega")
-    assert_same_function(fast.view(-1, 1, 1), slow.view(-1, 1, 1), leaves)
 
 
 def test_truncation_zero_means_none():
@@ -192,20 +117,19 @@ def test_long_segments_equal_one_pass(sizes):
 @pytest.mark.parametrize("length", [1, 64, 70])
 @torch.no_grad()
 def test_a_state_keeps_nothing_but_itself(length):
-    module, state = make_ema(), {}
+    module, state = make_ema(), LayerState()
     run_segments(module, randn(length, 1, 4), [length], state)
-    (saved,) = state.values()
-    assert saved["h"].untyped_storage().nbytes() == saved["h"].nbytes
+    assert state.ema.h.untyped_storage().nbytes() == state.ema.h.nbytes
 
 
 def test_state_is_the_recurrence_of_the_paper():
     module = make_ema()
     first, then = randn(6, 2, 4), randn(9, 2, 4, seed=3)
-    state = {}
-    module(first, incremental_state=state)
+    state = LayerState()
+    module(first, state=state)
     _, h = reference.ema_causal_with_state(first, tensors_of(module))
     expected, _ = reference.ema_causal_with_state(then, tensors_of(module), h)
-    assert_close(module(then, incremental_state=state), expected)
+    assert_close(module(then, state=state), expected)
 
 
 def test_recurrent_form_has_no_truncation():
@@ -218,9 +142,9 @@ def test_padding_within_segments_contributes_nothing():
     module = make_ema()
     x = randn(12, 2, 4)
     mask = padding(12, [12, 7], left=True)
-    state, parts = {}, []
+    state, parts = LayerState(), []
     for part, part_mask in zip(x.split([3, 1, 1, 7]), mask.split([3, 1, 1, 7], dim=1)):
-        parts.append(module(part, part_mask, incremental_state=state))
+        parts.append(module(part, part_mask, state=state))
     keep = time_first(mask)
     assert_close(torch.cat(parts)[keep], module(x, mask)[keep])
 
@@ -228,11 +152,11 @@ def test_padding_within_segments_contributes_nothing():
 def test_states_do_not_leak_into_each_other():
     module = make_ema()
     x, other = randn(8, 1, 4), randn(8, 2, 4, seed=2)
-    states = {}, {}
+    states = LayerState(), LayerState()
     ours, theirs = [], []
     for t in range(8):
-        ours.append(module(x[t : t + 1], incremental_state=states[0]))
-        theirs.append(module(other[t : t + 1], incremental_state=states[1]))
+        ours.append(module(x[t : t + 1], state=states[0]))
+        theirs.append(module(other[t : t + 1], state=states[1]))
     assert_close(torch.cat(ours), module(x))
     assert_close(torch.cat(theirs), module(other))
 
@@ -242,11 +166,11 @@ def test_reordered_state_continues_the_reordered_input(order):
     module = make_ema()
     order = torch.tensor(order)
     start, end = randn(5, 3, 4), randn(4, len(order), 4, seed=2)
-    state = {}
-    module(start, incremental_state=state)
-    reorder(module, state, order)
+    state = LayerState()
+    module(start, state=state)
+    state.reorder(order)
     whole = module(torch.cat([start[:, order], end]))
-    assert_close(module(end, incremental_state=state), whole[5:])
+    assert_close(module(end, state=state), whole[5:])
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

@@ -14,7 +14,6 @@ from helpers import (
     make_gated,
     padding,
     randn,
-    reorder,
     retain_dropout,
     run_segments,
     tensors_of,
@@ -24,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairseq_mega.modules import MovingAverageGatedAttention
+from fairseq_mega.modules.state import LayerState
 
 functions = pytest.mark.parametrize("attention_activation", FUNCTIONS)
 biases = pytest.mark.parametrize("rel_pos_bias", BIASES)
@@ -294,9 +294,9 @@ def test_weights_of_segments_are_those_of_one_pass(attention_activation, chunk_s
     module, _ = make_gated(attention_activation=attention_activation, chunk_size=chunk_size)
     x = randn(13, 2, 6)
     _, whole = module(x, need_weights=True)
-    state, start = {}, 0
+    state, start = LayerState(), 0
     for part in x.split(sizes):
-        _, weights = module(part, incremental_state=state, need_weights=True)
+        _, weights = module(part, state=state, need_weights=True)
         stop = start + part.size(0)
         first_key = start - start % chunk_size if chunk_size > 0 else 0
         assert_close(weights, whole[:, start:stop, first_key:stop], what="weights")
@@ -327,9 +327,9 @@ def test_padded_segments_equal_one_padded_pass(attention_activation, chunk_size,
     """The mask of a segment is about that segment; the padding before it stays unseen."""
     module, _ = make_gated(attention_activation=attention_activation, chunk_size=chunk_size)
     x, mask = randn(12, 3, 6), padding(12, [12, 9, 5], left=True)
-    state = {}
+    state = LayerState()
     parts = [
-        module(part, part_mask, incremental_state=state)[0]
+        module(part, part_mask, state=state)[0]
         for part, part_mask in zip(x.split(sizes), mask.split(sizes, dim=1))
     ]
     keep = time_first(mask)
@@ -343,9 +343,9 @@ def test_reordered_state_continues_the_reordered_input(chunk_size, prefix, order
     module, _ = make_gated(chunk_size=chunk_size)
     order = torch.tensor(order)
     start, end = randn(prefix, 3, 6), randn(5, len(order), 6, seed=2)
-    state = {}
+    state = LayerState()
     run_segments(module, start, [1] * prefix, state)
-    reorder(module, state, order)
+    state.reorder(order)
     expected = module(torch.cat([start[:, order], end]))[0][prefix:]
     assert_close(run_segments(module, end, [1, 1, 3], state), expected)
 
@@ -361,7 +361,7 @@ def test_hypotheses_that_share_a_cache_equal_ones_that_do_not(
     where they cannot share any more; several positions at once, and padding."""
     options = dict(chunk_size=chunk_size, rel_pos_bias=rel_pos_bias)
     module, _ = make_gated(attention_activation=attention_activation, **options)
-    states = {}, {}
+    states = LayerState(), LayerState(beam=3)
     turns = [
         ([0, 1, 2, 3, 4, 5], 1, None),
         ([1, 1, 0, 5, 3, 5], 1, None),
@@ -377,10 +377,10 @@ def test_hypotheses_that_share_a_cache_equal_ones_that_do_not(
         x = randn(length, len(order), 6, seed=turn)
         mask = None if lengths is None else padding(length, lengths)
         results = []
-        for state, hypotheses in zip(states, (1, 3)):
+        for state in states:
             if turn:
-                reorder(module, state, order)
-            results.append(module(x, mask, state, need_weights=True, hypotheses=hypotheses))
+                state.reorder(order)
+            results.append(module(x, mask, state, need_weights=True))
         for alone, shared in zip(*results):
             assert_close(shared, alone)
 
@@ -391,26 +391,26 @@ def test_hypotheses_that_share_a_cache_equal_ones_that_do_not(
 def test_hypotheses_that_begin_with_padding_do_not_see_it(attention_activation, chunk_size):
     module, _ = make_gated(attention_activation=attention_activation, chunk_size=chunk_size)
     x, mask = randn(6, 4, 6), padding(6, [6, 4, 6, 6], left=True)
-    state = {}
-    module(x[:3], mask[:, :3], state, hypotheses=2)
-    steps = [module(x[t : t + 1], None, state, hypotheses=2)[0] for t in range(3, 6)]
+    state = LayerState(beam=2)
+    module(x[:3], mask[:, :3], state)
+    steps = [module(x[t : t + 1], None, state)[0] for t in range(3, 6)]
     assert_close(torch.cat(steps), module(x, mask)[0][3:])
 
 
 @torch.no_grad()
 def test_hypotheses_can_leave_their_sentence_at_the_end_of_a_chunk():
     module, _ = make_gated(chunk_size=4)
-    x, state = randn(6, 4, 6), {}
+    x, state = randn(6, 4, 6), LayerState(beam=2)
     for t in range(4):
-        module(x[t : t + 1], incremental_state=state, hypotheses=2)
-    reorder(module, state, torch.tensor([1]))
-    steps = [module(x[t : t + 1, [1]], incremental_state=state)[0] for t in (4, 5)]
+        module(x[t : t + 1], state=state)
+    state.reorder(torch.tensor([1]))
+    steps = [module(x[t : t + 1, [1]], state=state)[0] for t in (4, 5)]
     assert_close(torch.cat(steps), module(x[:, [1]])[0][4:])
 
 
 def test_a_state_can_be_read_on_without_autocast():
     module, _ = make_gated(torch.float32)
-    x, state = randn(9, 2, 6, dtype=torch.float32), {}
+    x, state = randn(9, 2, 6, dtype=torch.float32), LayerState()
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
             run_segments(module, x[:6], [5, 1], state)
@@ -419,13 +419,13 @@ def test_a_state_can_be_read_on_without_autocast():
 
 def test_hypotheses_of_several_sentences_cannot_share():
     module, _ = make_gated()
-    states = {}, {}
+    states = LayerState(), LayerState(beam=2)
     for turn, order in enumerate(([0, 1, 2, 3], [0, 2, 1, 3], [3, 0, 0, 1])):
         results = []
-        for state, hypotheses in zip(states, (1, 2)):
-            reorder(module, state, torch.tensor(order))
+        for state in states:
+            state.reorder(torch.tensor(order))
             x = randn(1, 4, 6, seed=turn)
-            results.append(module(x, incremental_state=state, hypotheses=hypotheses)[0])
+            results.append(module(x, state=state)[0])
         assert_close(*results)
 
 
@@ -434,25 +434,25 @@ def test_reordered_state_keeps_the_padding_of_each_sentence(chunk_size):
     module, _ = make_gated(chunk_size=chunk_size)
     order = torch.tensor([2, 0, 1])
     x, mask = randn(12, 3, 6), padding(12, [12, 9, 7], left=True)
-    state = {}
-    module(x[:6], mask[:, :6], incremental_state=state)
-    reorder(module, state, order)
+    state = LayerState()
+    module(x[:6], mask[:, :6], state=state)
+    state.reorder(order)
     ends = run_segments(module, x[6:, order], [1] * 6, state)
     assert_close(ends, module(x[:, order], mask[order])[0][6:])
 
 
 @pytest.mark.parametrize("chunk_size", [-1, 4])
 def test_states_and_layers_do_not_leak_into_each_other(chunk_size):
-    """Two sentences of two states, through two layers that share each state."""
+    """Two sentences, through two layers."""
     layers = [make_gated(chunk_size=chunk_size, ndim=n)[0] for n in (2, 3)]
     sentences = randn(9, 1, 6), randn(9, 2, 6, seed=2)
-    states = {}, {}
+    states = [[LayerState(), LayerState()] for _ in sentences]
     outputs = [], []
     for t in range(9):
         for x, state, output in zip(sentences, states, outputs):
             y = x[t : t + 1]
-            for layer in layers:
-                y, _ = layer(y, incremental_state=state)
+            for layer, layer_state in zip(layers, state):
+                y, _ = layer(y, state=layer_state)
             output.append(y)
     for x, output in zip(sentences, outputs):
         assert_close(torch.cat(output), layers[1](layers[0](x)[0])[0])
@@ -555,8 +555,8 @@ def test_attention_dropout_can_be_retained_in_beam_search():
     steps = randn(6, 4, 6)
 
     def read():
-        state = {}
-        return torch.cat([module(x.unsqueeze(0), None, state, hypotheses=2)[0] for x in steps])
+        state = LayerState(beam=2)
+        return torch.cat([module(x.unsqueeze(0), None, state)[0] for x in steps])
 
     assert (read() - read())[1:].abs().max() > 1e-3
 
@@ -643,16 +643,16 @@ def test_a_length_beyond_the_simple_bias_is_an_error_that_says_what_to_raise():
     module(randn(8, 1, 6))
     with pytest.raises(ValueError, match="max_positions"):
         module(randn(9, 1, 6))
-    state = {}
-    module(randn(8, 1, 6), incremental_state=state)
+    state = LayerState()
+    module(randn(8, 1, 6), state=state)
     with pytest.raises(ValueError, match="max_positions"):
-        module(randn(1, 1, 6), incremental_state=state)
+        module(randn(1, 1, 6), state=state)
 
 
 def test_what_looks_ahead_cannot_run_incrementally():
     module, _ = make_gated(bidirectional=True)
     with pytest.raises(ValueError, match="bidirectional"):
-        module(randn(3, 1, 6), incremental_state={})
+        module(randn(3, 1, 6), state=LayerState())
 
 
 def test_chunks_and_rotary_take_any_length():

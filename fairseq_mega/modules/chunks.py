@@ -1,0 +1,49 @@
+"""Chunking: a sequence as chunks of equal size, which attention takes for sequences (Mega, section
+"Mega-chunk")."""
+
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def to_chunks(x: Tensor, size: int) -> Tensor:
+    """``(B, L, Z)``, followed by zeros up to a multiple of ``size``, to ``(B chunks, size, Z)``."""
+    excess = -x.size(1) % size
+    if excess:  # F.pad copies in any case
+        x = F.pad(x, (0, 0, 0, excess))
+    return x.reshape(-1, size, x.size(2))
+
+
+def chunk_mask(
+    padding_mask: Optional[Tensor], like: Tensor, size: int, bidirectional: bool
+) -> Optional[Tensor]:
+    """The key padding mask ``(B chunks, size)`` of a sequence ``like (B, L, Z)`` in chunks.
+
+    It hides the zeros after the sequence; where there is no ``padding_mask (B, L)`` the causal mask
+    does, and None will do.
+    """
+    batch, length, _ = like.shape
+    excess = -length % size
+    if padding_mask is None:
+        if not (bidirectional and excess):
+            return None
+        padding_mask = torch.zeros(batch, length, dtype=torch.bool, device=like.device)
+    return F.pad(padding_mask, (0, excess), value=True).reshape(-1, size)
+
+
+def block_diagonal(weights: Tensor, batch: int, length: int) -> Tensor:
+    """Weights inside chunks ``(B chunks, C, C)`` as weights of the sequence ``(B, L, L)``."""
+    size = weights.size(1)
+    chunks = weights.view(batch, -1, size, size)
+    whole = torch.stack([torch.block_diag(*c) for c in chunks])
+    return whole[:, :length, :length]
+
+
+def join_weights(first: Tensor, rest: Tensor) -> Tensor:
+    """Weights of the positions that fill a chunk ``(B, l, S)`` and of those after it
+    ``(B, L - l, L - l)`` as weights of all: ``(B, L, S + L - l)``."""
+    above = F.pad(first, (0, rest.size(2)))
+    below = F.pad(rest, (first.size(2), 0))
+    return torch.cat([above, below], dim=1)

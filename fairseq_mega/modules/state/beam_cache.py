@@ -1,0 +1,188 @@
+"""The KV cache of self-attention, which the hypotheses of beam search share."""
+
+import math
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from ...ops.attention import tiled_attention
+from ..relative_bias import RelativePositionalBias
+from .reordering import Reordering, empty_buffer
+
+FIRST_CAPACITY = 32  # positions
+
+
+class BeamKVCache:
+    """A growing list of keys ``(B, S, Z)`` and values ``(B, S, H)``, with their padding.
+
+    In beam search, every ``beam`` rows that follow each other are hypotheses of one sentence, and
+    go on from each other at every step. What they have read stays where it is: for each position
+    the cache holds the keys of all beam slots of a sentence, one after the other, and ``ancestry``
+    says which of them are a hypothesis's own past. Holds no gradients.
+
+    Args:
+        beam: rows that share; 1: none.
+    """
+
+    def __init__(self, beam: int = 1):
+        self.beam, self.length = beam, 0
+        self._keys, self._values = _Buffer(), _Buffer()  # (B / beam, S, beam, Z or H)
+        self._key_padding_mask: Optional[Tensor] = None  # (B, S), or None before any padding
+        self._ancestry: Optional[Tensor] = None  # (B, S, beam): 0, or minus infinity
+
+    @property
+    def keys(self) -> Tensor:
+        """``(B / beam, S beam, Z)``: the beam slots are interleaved in each position."""
+        return self._keys.first(self.length).flatten(1, 2)
+
+    @property
+    def values(self) -> Tensor:
+        """``(B / beam, S beam, H)``."""
+        return self._values.first(self.length).flatten(1, 2)
+
+    def append(self, keys: Tensor, values: Tensor, key_padding_mask: Optional[Tensor]) -> None:
+        """Appends ``keys (B, L, Z)``, ``values (B, L, H)``, ``key_padding_mask (B, L)`` or None.
+
+        Hypotheses share what they read one position at a time and without padding; with other
+        positions they part.
+        """
+        padded = self._key_padding_mask is not None or key_padding_mask is not None
+        if self.length > 0 and (keys.size(1) > 1 or padded):
+            self.separate()
+        if padded:
+            self._append_padding(key_padding_mask, keys)
+        if self.beam > 1:
+            before = [] if self._ancestry is None else [self._ancestry]
+            self._ancestry = torch.cat([*before, self._own_slots(keys)], dim=1)
+        self._keys.write(self.length, self._by_sentence(keys))
+        self._values.write(self.length, self._by_sentence(values))
+        self.length += keys.size(1)
+
+    def attend(
+        self, q: Tensor, bias: RelativePositionalBias, function: str, **options
+    ) -> Tuple[Tensor, Optional[Tensor]]:
+        """Causal attention of the last ``L`` positions to all that their own hypothesis has read.
+
+        Args:
+            q: ``(B, L, Z)``; ``L`` is 1 where hypotheses share.
+            **options: of ``tiled_attention``.
+
+        Returns:
+            ``(B, L, H)`` and the weights ``(B, L, S)`` or None.
+        """
+        batch, queries, zdim = q.shape
+        keys, start = self.length, self.length - queries
+        # Of the type of this step: autocast may have begun or ended since the others.
+        k, v = self.keys.to(q.dtype), self.values.to(q.dtype)
+        if self.beam == 1:
+            table, mask = bias(queries, keys, start, causal=True), self._key_padding_mask
+            return tiled_attention(q, k, v, table, function, True, mask, **options)
+        table = bias(1, keys, start).view(keys, 1) + self._ancestry
+        o, weights = tiled_attention(
+            q.view(-1, self.beam, zdim),
+            k,
+            v,
+            table.view(-1, self.beam, keys * self.beam),
+            function,
+            scale=None if function == "softmax" else 1 / keys,  # one slot of each position counts
+            **options,
+        )
+        if weights is not None:
+            weights = weights.view(batch, 1, keys, self.beam).sum(-1)
+        return o.view(batch, 1, -1), weights
+
+    def clear(self) -> None:
+        self.length = 0
+        self._key_padding_mask = self._ancestry = None
+
+    def reorder(self, order: Reordering) -> None:
+        """Keeps the rows that ``order`` names, which may repeat or leave out some."""
+        if self.beam > 1 and order.sentences is None:
+            self.separate()
+        if self.length == 0:
+            return
+        if self._key_padding_mask is not None:
+            self._key_padding_mask = self._key_padding_mask.index_select(0, order.rows)
+        index = order.rows
+        if self._ancestry is not None:
+            self._ancestry = self._ancestry.index_select(0, order.rows)
+            if not order.moves(self._keys.sentences):
+                return
+            index = order.sentences
+        self._keys.reorder(index)
+        self._values.reorder(index)
+
+    def separate(self) -> None:
+        """Gives every row keys and values of its own: the beam is 1 from here on."""
+        if self._ancestry is not None:
+            slot = self._ancestry.argmax(-1)  # (B, S): the hypothesis that read the position
+            self._keys.separate(slot)
+            self._values.separate(slot)
+        self.beam, self._ancestry = 1, None
+
+    def _append_padding(self, mask: Optional[Tensor], keys: Tensor) -> None:
+        batch, length, _ = keys.shape
+        parts = [self._key_padding_mask, mask]
+        for i, positions in enumerate((self.length, length)):
+            if parts[i] is None:
+                parts[i] = torch.zeros(batch, positions, dtype=torch.bool, device=keys.device)
+        self._key_padding_mask = torch.cat(parts, dim=1)
+
+    def _own_slots(self, x: Tensor) -> Tensor:
+        """The ancestry ``(B, L, beam)`` of positions ``x (B, L, Z)`` that were just read."""
+        batch, length, _ = x.shape
+        others = ~torch.eye(self.beam, dtype=torch.bool, device=x.device)
+        own = x.new_zeros(others.shape).masked_fill(others, -math.inf)
+        return own.repeat(batch // self.beam, 1).unsqueeze(1).expand(-1, length, -1)
+
+    def _by_sentence(self, x: Tensor) -> Tensor:
+        """``(B, L, Z)`` to ``(B / beam, L, beam, Z)``."""
+        return x.detach().unflatten(0, (-1, self.beam)).transpose(1, 2)
+
+
+class _Buffer:
+    """Memory for ``(G, S, W, Z)``, of which the first positions ``S`` are in use.
+
+    Writing and reordering copy nothing that need not move: there is room for as much again when it
+    grows, and reordering goes back and forth between two of them.
+    """
+
+    def __init__(self):
+        self._data: Optional[Tensor] = None
+        self._spare: Optional[Tensor] = None
+
+    @property
+    def sentences(self) -> int:
+        return self._data.size(0)
+
+    def first(self, positions: int) -> Tensor:
+        return self._data[:, :positions]
+
+    def write(self, start: int, new: Tensor) -> None:
+        """Puts ``new (G, L, W, Z)`` at positions ``start ..``."""
+        sentences, length, *rest = new.shape
+        end = start + length
+        if start == 0 and (self._data is None or self._data[:, 0].shape != new[:, 0].shape):
+            self._data = empty_buffer(new, sentences, max(end, FIRST_CAPACITY), *rest)
+        elif self._data.size(1) < end:
+            grown = empty_buffer(self._data, sentences, max(end, 2 * start), *rest)
+            grown[:, :start] = self._data[:, :start]
+            self._data, self._spare = grown, None
+        self._data[:, start:end] = new
+
+    def reorder(self, rows: Tensor) -> None:
+        shape = rows.numel(), *self._data.shape[1:]
+        if self._spare is None or self._spare.shape != shape:
+            self._spare = empty_buffer(self._data, *shape)
+        torch.index_select(self._data, 0, rows, out=self._spare)
+        self._data, self._spare = self._spare, self._data
+
+    def separate(self, slot: Tensor) -> None:
+        """Takes of the beam slots of a position the one that ``slot (B, S)`` names."""
+        batch, positions = slot.shape
+        sentence = torch.arange(batch, device=slot.device).unsqueeze(1) // self._data.size(2)
+        position = torch.arange(positions, device=slot.device)
+        own = self._data[sentence, position, slot].unsqueeze(2)  # (B, S, 1, Z)
+        self._data = empty_buffer(own, *own.shape).copy_(own)
+        self._spare = None

@@ -1,0 +1,128 @@
+"""The state of one decoder layer."""
+
+from typing import Optional, Tuple, Union
+
+import torch
+from torch import Tensor
+
+from ...ops.attention import tiled_attention
+from ...ops.ema import StepCoefficients
+from .beam_cache import BeamKVCache
+from .reordering import Reordering, empty_buffer, persistent
+
+
+class LayerState:
+    """What a decoder layer keeps of the positions that it has read. It holds no gradients.
+
+    Args:
+        beam: rows that follow each other and are hypotheses of one sentence.
+
+    Attributes:
+        ema: the EMA's state, None before the first position.
+        cache: keys and values of the self-attention.
+        source: keys and values of the cross attention, None before the first position.
+    """
+
+    def __init__(self, beam: int = 1):
+        self.beam = beam
+        self.ema: Optional[EMAState] = None
+        self.cache = BeamKVCache(beam)
+        self.source: Optional[SourceCache] = None
+
+    def reorder(self, order: Union[Tensor, Reordering]) -> None:
+        """Goes on from rows ``order (B,)``, which may repeat or leave out some."""
+        if isinstance(order, Tensor):
+            order = Reordering.of(order, self.beam)
+        for part in (self.ema, self.cache, self.source):
+            if part is not None:
+                part.reorder(order)
+        if order.sentences is None:
+            self.beam = 1
+
+
+class EMAState:
+    """The state ``h`` of an EMA, with channels last: ``(B, N, D)``."""
+
+    def __init__(self, h: Tensor):
+        """From ``h (B, D, N)``."""
+        h = h.detach().transpose(1, 2)
+        self._h = empty_buffer(h, *h.shape).copy_(h)
+        self._scratch = empty_buffer(h, *h.shape)
+        self.step_coefficients: Optional[StepCoefficients] = None
+
+    @property
+    def h(self) -> Tensor:
+        """``(B, D, N)``: a view, which the next position changes."""
+        return self._h.transpose(1, 2)
+
+    @h.setter
+    def h(self, new: Tensor) -> None:
+        self._h.copy_(new.detach().transpose(1, 2))
+
+    def memory(self) -> Tuple[Tensor, Tensor]:
+        """``h`` and scratch memory for ``ema_step_``, ``(B, N, D)`` each."""
+        return self._h, self._scratch
+
+    def reorder(self, order: Reordering) -> None:
+        if order.rows.numel() != self._h.size(0):
+            self._scratch = empty_buffer(self._h, order.rows.numel(), *self._h.shape[1:])
+        torch.index_select(self._h, 0, order.rows, out=self._scratch)
+        self._h, self._scratch = self._scratch, self._h
+        if self._scratch.shape != self._h.shape:
+            self._scratch = empty_buffer(self._h, *self._h.shape)
+
+
+class SourceCache:
+    """Keys and values of the source sentences, computed once: all hypotheses of a sentence share
+    them.
+
+    Args:
+        keys, values: ``(B / beam, S, Z)`` and ``(B / beam, S, D)``.
+        key_padding_mask: ``(B / beam, S)`` or None.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, key_padding_mask: Optional[Tensor], beam: int):
+        self.keys, self.values = persistent(keys), persistent(values)
+        self.key_padding_mask = None if key_padding_mask is None else persistent(key_padding_mask)
+        self.beam = beam
+        self.start = 0  # position of the next query
+
+    def attend(
+        self, q: Tensor, v: Tensor, bias: Tensor, function: str, **options
+    ) -> Tuple[Tensor, Optional[Tensor]]:
+        """Attention of queries ``q (B, L, Z)``; those of a sentence's hypotheses are one matrix.
+
+        Args:
+            v: the values, after dropout.
+            bias: ``(L, S)``.
+            **options: of ``tiled_attention``.
+
+        Returns:
+            ``(B, L, D)`` and the weights ``(B, L, S)`` or None.
+        """
+        batch, length, _ = q.shape
+        if length > 1:
+            bias = bias.repeat(self.beam, 1)
+        o, weights = tiled_attention(
+            q.reshape(-1, self.beam * length, q.size(2)),
+            self.keys.to(q.dtype),
+            v.to(q.dtype),
+            bias.expand(self.beam * length, -1),
+            function,
+            key_padding_mask=self.key_padding_mask,
+            **options,
+        )
+        o = o.view(batch, length, -1)
+        return o, None if weights is None else weights.view(batch, length, -1)
+
+    def reorder(self, order: Reordering) -> None:
+        index = order.sentences
+        if index is None:  # every hypothesis gets a copy of its own
+            index = order.rows // self.beam
+            self.beam = 1
+        elif not order.moves(self.keys.size(0)):
+            return
+        self.keys = self.keys.index_select(0, index)
+        self.values = self.values.index_select(0, index)
+        if self.key_padding_mask is not None:
+            self.key_padding_mask = self.key_padding_mask.index_select(0, index)

@@ -1,0 +1,82 @@
+"""The three attention functions, and the scores that they are applied to (Mega, sections "Moving
+Average Equipped Gated Attention" and "Laplace Attention Function")."""
+
+import math
+from typing import Optional, Union
+
+import torch
+from torch import Tensor
+
+LAPLACE_MEAN = math.sqrt(0.5)
+LAPLACE_STD = math.sqrt(0.25 / math.pi)
+
+Scale = Union[float, Tensor]
+
+
+def softmax(scores: Tensor) -> Tensor:
+    """``exp(s) / sum exp(s)`` over the keys."""
+    return torch.softmax(scores, dim=-1)
+
+
+def relu2(scores: Tensor) -> Tensor:
+    """``max(0, s)^2``."""
+    return torch.relu(scores).square()
+
+
+def laplace(scores: Tensor) -> Tensor:
+    """``(1 + erf((s - mean) / (std sqrt(2)))) / 2``: relu2's smooth and bounded approximation."""
+    z = (scores - LAPLACE_MEAN) * (1 / (LAPLACE_STD * math.sqrt(2.0)))
+    return torch.erf(z).add(1.0).mul(0.5)
+
+
+ATTENTION_FUNCTIONS = {"softmax": softmax, "relu2": relu2, "laplace": laplace}
+"""Each turns scores ``(B, L, S)`` into weights ``(B, L, S)``."""
+
+
+def attention_scale(
+    function: str, q: Tensor, keys: int, causal: bool, key_padding_mask: Optional[Tensor]
+) -> Scale:
+    """What the products of queries and keys are multiplied by: ``1 / sqrt(Z)`` for softmax, else
+    ``1 / n`` with ``n`` the keys that a query sees, at least 1, ``(1 or B, L, 1)``.
+
+    Arguments are as of ``tiled_attention``; ``keys`` is ``S``.
+    """
+    if function == "softmax":
+        return q.size(-1) ** -0.5
+    queries = q.size(1)
+    if key_padding_mask is not None:
+        seen = (~key_padding_mask).cumsum(dim=1)
+        n = seen[:, keys - queries :] if causal else seen[:, -1:]
+    elif causal:
+        n = torch.arange(keys - queries + 1, keys + 1, device=q.device).unsqueeze(0)
+    else:
+        return 1 / max(keys, 1)
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    return n.clamp(min=1).to(dtype).reciprocal().unsqueeze(-1)
+
+
+def attention_scores(
+    q: Tensor,
+    k: Tensor,
+    bias: Tensor,
+    function: str,
+    scale: Scale,
+    key_padding_mask: Optional[Tensor] = None,
+) -> Tensor:
+    """``scale q k^T + bias`` with the masks applied: ``(B, L, S)``.
+
+    Args:
+        q: ``(B, L, Z)``.
+        k: ``(B, S, Z)``.
+        bias: ``(L, S)`` or ``(B, L, S)``, minus infinity where the causal mask hides a key.
+        scale: as ``attention_scale`` gives it.
+        key_padding_mask: ``(B, S)``, true at padding, or None. Scores there become minus infinity;
+            for softmax the lowest finite number, so that rows of padding alone stay finite.
+    """
+    if isinstance(scale, Tensor):
+        q, scale = (q * scale).to(q.dtype), 1.0
+    scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scale)
+    if key_padding_mask is None:
+        return scores
+    hidden = torch.finfo(scores.dtype).min if function == "softmax" else -math.inf
+    return scores.masked_fill(key_padding_mask.unsqueeze(1), hidden)

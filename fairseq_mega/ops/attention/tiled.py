@@ -1,0 +1,207 @@
+"""Attention tile by tile: less memory and time than the whole table of scores.
+
+A tile is some queries of some sequences, with the keys that they see. Its weights are computed from
+its scores, used, and forgotten; the backward pass recomputes them.
+"""
+
+from typing import List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..autocast import in_autocast_type
+from ..dropout import DropoutMask, apply_mask, draw_mask
+from .functions import ATTENTION_FUNCTIONS, Scale, attention_scale, attention_scores
+
+# Queries of a tile where the mask is causal: on two CPU cores, tiles of 256 queries took two thirds
+# of the time of the whole square at L 1024.
+TILE_QUERIES = 256
+# Weights of a tile on a CPU, what its caches hold, unless TILE_SEQUENCES sequences have more: fewer
+# make products of matrices slow.
+TILE_WEIGHTS, TILE_SEQUENCES = 2**20, 4
+
+
+class Tile(NamedTuple):
+    """Queries of some sequences, and the keys that they see."""
+
+    sequences: slice
+    queries: slice
+    keys: slice
+
+    def of_queries(self, x: Tensor) -> Tensor:
+        return x[self.sequences, self.queries]
+
+    def of_keys(self, x: Tensor) -> Tensor:
+        return x[self.sequences, self.keys]
+
+    def of_bias(self, bias: Tensor) -> Tensor:
+        return (bias if bias.dim() == 2 else bias[self.sequences])[..., self.queries, self.keys]
+
+    def of_scale(self, scale: Scale) -> Scale:
+        if not isinstance(scale, Tensor):
+            return scale
+        rows = scale if scale.size(0) == 1 else scale[self.sequences]
+        return rows if rows.size(1) == 1 else rows[:, self.queries]
+
+
+def make_tiles(
+    batch: int, queries: int, keys: int, causal: bool, tile_queries: int, tile_weights: int
+) -> List[Tile]:
+    """Tiles of all queries, of at most ``tile_queries`` each where the mask is causal, and of so
+    many sequences as have ``tile_weights`` weights together (all of them if that is 0)."""
+    rows = max(min(tile_queries, queries) if causal else queries, 1)
+    sequences = max(batch, 1)
+    if tile_weights:
+        sequences = max(TILE_SEQUENCES, tile_weights // max(rows * keys, 1))
+    return [
+        Tile(
+            slice(b, b + sequences),
+            slice(i, i + rows),
+            slice(keys - queries + min(i + rows, queries) if causal else keys),
+        )
+        for b in range(0, max(batch, 1), sequences)
+        for i in range(0, max(queries, 1), rows)
+    ]
+
+
+class _Attention(NamedTuple):
+    """What the weights of a tile depend on, beside tensors with gradients."""
+
+    function: str
+    scale: Scale
+    key_padding_mask: Optional[Tensor]
+    dropout: float
+    tiles: List[Tile]
+
+    def weights(self, tile: Tile, q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+        """Of queries, keys and bias of the tile: ``(b, l, s)``."""
+        mask = self.key_padding_mask
+        mask = None if mask is None else tile.of_keys(mask)
+        scale = tile.of_scale(self.scale)
+        scores = attention_scores(q, k, bias, self.function, scale, mask)
+        return ATTENTION_FUNCTIONS[self.function](scores)
+
+    def draw(self, weights: Tensor) -> Optional[DropoutMask]:
+        return draw_mask(weights, self.dropout) if self.dropout > 0 else None
+
+
+def tiled_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor,
+    function: str,
+    causal: bool = False,
+    key_padding_mask: Optional[Tensor] = None,
+    dropout: float = 0.0,
+    need_weights: bool = False,
+    scale: Optional[Scale] = None,
+    tile_queries: int = TILE_QUERIES,
+    tile_weights: Optional[int] = None,
+) -> Tuple[Tensor, Optional[Tensor]]:
+    """``naive.attention``, with dropout of the weights.
+
+    Tiles, and so the order in which dropout masks are drawn, are the same with and without
+    gradients: activation checkpointing relies on it.
+
+    Args:
+        q: ``(B, L, Z)``.
+        k: ``(B, S, Z)``.
+        v: ``(B, S, H)``.
+        bias: ``(L, S)`` or ``(B, L, S)``, minus infinity where a query may not see a key, which
+            all attention functions turn into a weight of exactly 0.
+        function: ``softmax``, ``relu2`` or ``laplace``.
+        causal: the queries are the last ``L`` of the ``S`` positions, and see no later key: there,
+            ``bias`` is minus infinity.
+        key_padding_mask: ``(B, S)``, true at keys that no query sees, or None.
+        dropout: probability for the weights.
+        need_weights: also return the weights, before dropout.
+        scale: as ``attention_scale`` gives it, where ``bias`` hides more keys than it knows of.
+        tile_queries, tile_weights: as ``make_tiles`` has them; by default what suits the device.
+
+    Returns:
+        ``(B, L, H)`` and, if asked for, the weights ``(B, L, S)``.
+    """
+    if scale is None:
+        scale = attention_scale(function, q, k.size(1), causal, key_padding_mask)
+    if tile_weights is None:
+        tile_weights = TILE_WEIGHTS if q.device.type == "cpu" else 0
+    tiles = make_tiles(q.size(0), q.size(1), k.size(1), causal, tile_queries, tile_weights)
+    attention = _Attention(function, scale, key_padding_mask, dropout, tiles)
+    q, k, v, bias = (in_autocast_type(t) for t in (q, k, v, bias))
+    with torch.autocast(q.device.type, enabled=False):
+        if need_weights:
+            return _with_weights(attention, q, k, v, bias)
+        return _TiledAttention.apply(q, k, v, bias, attention), None
+
+
+class _TiledAttention(torch.autograd.Function):
+    """Keeps ``q, k, v, bias`` and dropout masks for the backward pass, which recomputes the weights
+    of each tile: one product of width ``Z`` more than the three of width ``Z`` and three of width
+    ``H`` that there are."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, bias, attention):
+        ctx.save_for_backward(q, k, v, bias)
+        ctx.attention, ctx.masks = attention, []
+        o = v.new_empty(q.size(0), q.size(1), v.size(2))
+        for tile in attention.tiles:
+            w = attention.weights(tile, tile.of_queries(q), tile.of_keys(k), tile.of_bias(bias))
+            mask = attention.draw(w)
+            torch.bmm(apply_mask(w, mask), tile.of_keys(v), out=tile.of_queries(o))
+            ctx.masks.append(mask)
+        return o
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_o):
+        q, k, v, bias = ctx.saved_tensors
+        grad_q, grad_k, grad_v, grad_bias = (_zero_gradient(t) for t in (q, k, v, bias))
+        for tile, mask in zip(ctx.attention.tiles, ctx.masks):
+            grad = tile.of_queries(grad_o)
+            parts = [tile.of_queries(q), tile.of_keys(k), tile.of_bias(bias)]
+            with torch.enable_grad():
+                parts = [t.detach().requires_grad_() for t in parts]
+                w = apply_mask(ctx.attention.weights(tile, *parts), mask)
+            _add_product(tile.of_keys(grad_v), w.detach().transpose(1, 2), grad)
+            grad_w = torch.bmm(grad, tile.of_keys(v).transpose(1, 2))
+            grads = torch.autograd.grad(w, parts, grad_w)
+            totals = tile.of_queries(grad_q), tile.of_keys(grad_k), tile.of_bias(grad_bias)
+            for total, part in zip(totals, grads):
+                total += part
+        grads = (grad_q, q), (grad_k, k), (grad_v, v), (grad_bias, bias)
+        return *(grad.to(t.dtype) for grad, t in grads), None
+
+
+def _zero_gradient(x: Tensor) -> Tensor:
+    """For sums over tiles: in at least float32, or rounding errors add up with their number."""
+    return torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """``total += a b``, in one pass where the types are the same."""
+    if total.dtype == a.dtype:
+        total.baddbmm_(a, b)
+    else:
+        total += torch.bmm(a, b)
+
+
+def _with_weights(attention: _Attention, q: Tensor, k: Tensor, v: Tensor, bias: Tensor):
+    """``(B, L, H)`` and the weights ``(B, L, S)``, by plain autograd."""
+    rows: List[Tuple[Tensor, Tensor]] = []
+    outputs, weights = [], []
+    for tile in attention.tiles:
+        w = attention.weights(tile, tile.of_queries(q), tile.of_keys(k), tile.of_bias(bias))
+        o = torch.bmm(apply_mask(w, attention.draw(w)), tile.of_keys(v))
+        rows.append((o, F.pad(w, (0, k.size(1) - w.size(2)))))
+        if tile.queries.stop >= q.size(1):  # the last tile of these sequences
+            for joined, parts in zip((outputs, weights), zip(*rows)):
+                joined.append(_join(parts, dim=1))
+            rows = []
+    return _join(outputs, dim=0), _join(weights, dim=0)
+
+
+def _join(parts: Sequence[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=dim)

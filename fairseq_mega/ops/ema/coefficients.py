@@ -1,0 +1,49 @@
+"""What the fast forms need of the parameters, and the taps of the kernel."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class EMACoefficients(NamedTuple):
+    """``(D, N)`` each."""
+
+    log_decay: Tensor  # log q
+    input_weight: Tensor  # p beta
+    output_weight: Tensor  # gamma / sqrt(N)
+
+
+def ema_coefficients(delta: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor) -> EMACoefficients:
+    """Coefficients in at least float32 from ``delta, alpha, beta: (D, N, 1)``, ``gamma: (D, N)``.
+
+    ``log q`` is taken from ``1 - p a`` where ``p a`` is small and from the equal sum of positive
+    terms ``(1 - p) + p (1 - a)`` where it is not, so that it is exact at both ends.
+    """
+    dtype = torch.promote_types(delta.dtype, torch.float32)
+    delta, alpha, beta = (t.squeeze(-1).to(dtype) for t in (delta, alpha, beta))
+    p, a = torch.sigmoid(delta), torch.sigmoid(alpha)
+    damping = p * a
+    near_one = torch.log1p(-damping.clamp(max=0.5))
+    tiny = torch.finfo(dtype).tiny
+    near_zero = torch.log((torch.sigmoid(-delta) + p * torch.sigmoid(-alpha)).clamp(min=tiny))
+    log_decay = torch.where(damping < 0.5, near_one, near_zero)
+    return EMACoefficients(log_decay, p * beta, gamma.to(dtype) / math.sqrt(gamma.size(-1)))
+
+
+def kernel_taps(coefficients: EMACoefficients, taps: int) -> Tensor:
+    """The first taps ``k[d, tau] = sum_n weight[d, n] q[d, n]^tau`` of the kernel: ``(D, taps)``.
+
+    With ``tau = j m + i`` and ``m`` about ``sqrt(taps)``, ``q^tau = q^(j m) q^i``: a product of a
+    ``(taps/m, N)`` and an ``(N, m)`` matrix for each channel takes ``2 sqrt(taps)`` exponentials
+    where the definition takes ``taps``, and no ``(D, N, taps)`` tensor.
+    """
+    log_decay, input_weight, output_weight = coefficients
+    m = math.isqrt(max(taps - 1, 0)) + 1
+    rows = -(-taps // m)
+    step = torch.arange(max(m, rows), dtype=log_decay.dtype, device=log_decay.device)
+    fine = torch.exp(log_decay.unsqueeze(2) * step[:m])  # (D, N, m)
+    coarse = torch.exp(log_decay.unsqueeze(1) * (m * step[:rows]).unsqueeze(1))  # (D, rows, N)
+    coarse = coarse * (input_weight * output_weight).unsqueeze(1)
+    return torch.bmm(coarse, fine).flatten(1)[:, :taps]

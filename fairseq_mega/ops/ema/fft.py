@@ -1,0 +1,70 @@
+"""The EMA as a convolution with its kernel, by FFTs: for truncated kernels, and on GPUs."""
+
+from functools import cache
+from typing import Optional
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .layout import channels_first, channels_last
+
+
+def fft_convolution(x: Tensor, kernel: Tensor, backward_kernel: Optional[Tensor] = None) -> Tensor:
+    """``naive.ema_convolution`` as a product of spectra; ``(D, T)`` with ``T <= L``."""
+    return _FFTConvolution.apply(x, kernel, backward_kernel)
+
+
+class _FFTConvolution(torch.autograd.Function):
+    """A circular convolution, on a circle so long that what runs over its end misses ``0 .. L-1``.
+
+    Both kernels make one circular kernel, with the tap for ``x_{t+tau}`` at ``n - tau``. The
+    backward pass reuses the spectra, so that all of it takes three FFTs each way.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, kernel: Tensor, backward_kernel: Optional[Tensor]) -> Tensor:
+        length, taps = x.size(1), kernel.size(-1)
+        n = fast_length(length + taps - 1)
+        if backward_kernel is not None:
+            between = kernel.new_zeros(kernel.size(0), n - 2 * taps + 1)
+            kernel = torch.cat([kernel, between, backward_kernel[:, 1:].flip(-1)], dim=-1)
+            kernel[:, 0] += backward_kernel[:, 0]
+        x_f = torch.fft.rfft(channels_first(x), n=n)
+        kernel_f = torch.fft.rfft(kernel, n=n).unsqueeze(1)
+        y = channels_last(torch.fft.irfft(x_f * kernel_f, n=n)[..., :length])
+        ctx.save_for_backward(x_f.conj_physical_(), kernel_f.conj_physical_())
+        ctx.n, ctx.length, ctx.taps = n, length, taps
+        ctx.bidirectional = backward_kernel is not None
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_y: Tensor):
+        x_conj, kernel_conj = ctx.saved_tensors
+        grad_f = torch.fft.rfft(channels_first(grad_y), n=ctx.n)
+        grad_x = torch.fft.irfft(grad_f * kernel_conj, n=ctx.n)[..., : ctx.length]
+        grad_x = channels_last(grad_x)
+        grad = torch.fft.irfft(grad_f.mul_(x_conj).sum(1), n=ctx.n)
+        grad_kernel, grad_backward = grad[:, : ctx.taps], None
+        if ctx.bidirectional:
+            later = grad[:, ctx.n - ctx.taps + 1 :].flip(-1)
+            grad_backward = torch.cat([grad[:, :1], later], dim=-1)
+        return grad_x, grad_kernel, grad_backward
+
+
+@cache
+def fast_length(n: int) -> int:
+    """The smallest even ``2^a 3^b 5^c >= n``: lengths at which an FFT is fast."""
+    best = 2 * 2 ** max(n - 1, 1).bit_length()
+    five = 1
+    while five < best:
+        odd = five
+        while odd < best:
+            even = 2 * odd
+            while even < n:
+                even *= 2
+            best = min(best, even)
+            odd *= 3
+        five *= 5
+    return best

@@ -1,0 +1,36 @@
+"""One position at a time: the recurrence in generation, where every call is a step."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .coefficients import EMACoefficients
+
+
+class StepCoefficients(NamedTuple):
+    """``(N, D)`` each: with channels last, as in ``x``, sums over ``N`` add up whole vectors."""
+
+    decay: Tensor  # q
+    input_weight: Tensor  # p beta
+    output_weight: Tensor  # gamma / sqrt(N)
+
+    @classmethod
+    def of(cls, coefficients: EMACoefficients) -> "StepCoefficients":
+        log_decay, input_weight, output_weight = (t.t().contiguous() for t in coefficients)
+        return cls(torch.exp(log_decay), input_weight, output_weight)
+
+
+def ema_step_(x: Tensor, coefficients: StepCoefficients, h: Tensor, scratch: Tensor) -> Tensor:
+    """One step of ``naive.ema_recurrence``, without gradients.
+
+    Args:
+        x: ``(B, D)``.
+        h: the state ``(B, N, D)``, which the new one replaces in place.
+        scratch: memory of the same shape, which is overwritten.
+
+    Returns:
+        y ``(B, D)``.
+    """
+    h.mul_(coefficients.decay).addcmul_(coefficients.input_weight, x.unsqueeze(1))
+    return torch.mul(h, coefficients.output_weight, out=scratch).sum(1)

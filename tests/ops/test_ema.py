@@ -1,0 +1,166 @@
+"""Each fast form of the EMA against the paper's, outputs and gradients, over odd shapes."""
+
+import pytest
+import torch
+from helpers import assert_close, assert_same_function, make_ema, randn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairseq_mega.ops.ema import StepCoefficients, ema, ema_coefficients, ema_segment, ema_step_
+from fairseq_mega.ops.ema.blocks import (
+    block_matrices,
+    ema_by_blocks,
+    ema_in_one_block,
+    within_block,
+)
+from fairseq_mega.ops.ema.coefficients import kernel_taps
+from fairseq_mega.ops.ema.fft import fast_length, fft_convolution
+from fairseq_mega.ops.ema.naive import ema_convolution, ema_kernel, ema_recurrence
+
+DIM, NDIM = 4, 3
+
+both_directions = pytest.mark.parametrize("bidirectional", [False, True])
+
+
+class Parameters:
+    """Telling parameters of both directions, as leaves."""
+
+    def __init__(self, bidirectional):
+        module = make_ema(DIM, NDIM, bidirectional=bidirectional)
+        self.leaves = dict(module.named_parameters())
+        self.omega = self.leaves["omega"]
+        names = ("delta", "alpha", "beta", "gamma")
+        self.directions = list(zip(*(self.leaves[name].split(DIM) for name in names)))
+
+    def coefficients(self):
+        return [ema_coefficients(*direction) for direction in self.directions]
+
+    def naive(self, x, taps=None):
+        """By the recurrence; by the convolution where the kernel is truncated."""
+        if taps is not None:
+            return ema_convolution(x, *(ema_kernel(*each, taps) for each in self.directions))
+        y, _ = ema_recurrence(x, *self.directions[0])
+        for backward in self.directions[1:]:
+            y = y + ema_recurrence(x.flip(1), *backward)[0].flip(1)
+        return y
+
+
+def check(form, length, bidirectional, taps=None, batch=2):
+    """`form(x, parameters)` is `EMA(x) + omega x`."""
+    parameters = Parameters(bidirectional)
+    x = randn(batch, length, DIM, requires_grad=True)
+    slow = parameters.naive(x, taps) + parameters.omega * x
+    assert_same_function(form(x, parameters), slow, {"x": x, **parameters.leaves})
+
+
+@both_directions
+@pytest.mark.parametrize("length", [1, 9, 120])
+def test_the_naive_recurrence_is_the_naive_convolution(length, bidirectional):
+    check(lambda x, p: p.naive(x, length) + p.omega * x, length, bidirectional)
+
+
+def test_naive_coefficients_are_the_papers():
+    """One channel and one dimension, by hand: p = 1/2, a = 1/2, q = 3/4."""
+    zero, one = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+    x = torch.tensor([1.0, 0.0, 2.0]).view(1, 3, 1)
+    y, h = ema_recurrence(x, zero, zero, one, 2 * one.squeeze(-1))
+    assert y.flatten().tolist() == [1.0, 0.75, 0.5625 + 2.0]
+    assert h.item() == y[0, -1].item() / 2
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 32])
+@both_directions
+@pytest.mark.parametrize("length", [1, 2, 31, 33, 65, 100])
+def test_blocks(length, bidirectional, size):
+    def by_blocks(x, p):
+        return ema_by_blocks(x, block_matrices(p.coefficients(), size, p.omega), bidirectional)
+
+    check(by_blocks, length, bidirectional)
+
+
+@both_directions
+@pytest.mark.parametrize("length, taps", [(1, 1), (7, 7), (40, 40), (40, 1), (40, 13)])
+def test_one_block(length, taps, bidirectional):
+    def in_one_block(x, p):
+        kernels = [kernel_taps(each, taps) for each in p.coefficients()]
+        backward = kernels[1] if bidirectional else None
+        return ema_in_one_block(x, within_block(kernels[0], backward, length, p.omega))
+
+    check(in_one_block, length, bidirectional, taps)
+
+
+@both_directions
+@pytest.mark.parametrize("length, taps", [(1, 1), (7, 7), (100, 100), (100, 1), (100, 64)])
+def test_ffts(length, taps, bidirectional):
+    def by_ffts(x, p):
+        kernels = [kernel_taps(each, taps) for each in p.coefficients()]
+        return fft_convolution(x, *kernels) + p.omega * x
+
+    check(by_ffts, length, bidirectional, taps)
+
+
+@both_directions
+@pytest.mark.parametrize("truncation", [None, 1, 50, 2000])
+@pytest.mark.parametrize("length, batch", [(1, 1), (64, 2), (64, 16), (65, 1), (1030, 1)])
+def test_the_form_that_is_chosen(length, batch, truncation, bidirectional):
+    taps = None if truncation is None or truncation >= length else truncation
+
+    def chosen(x, p):
+        return ema(x, p.coefficients(), p.omega, truncation)
+
+    check(chosen, length, bidirectional, taps, batch)
+
+
+@pytest.mark.parametrize("length", [1, 5, 64, 75])
+def test_a_segment_goes_on_from_a_state(length):
+    """Outputs, the new state, and gradients through both states."""
+    parameters = Parameters(False)
+    x, h = randn(2, length, DIM, requires_grad=True), randn(2, DIM, NDIM, seed=2).requires_grad_()
+    fast, slow = (
+        torch.cat([t.flatten() for t in results])
+        for results in (
+            ema_segment(x, *parameters.coefficients(), h),
+            ema_recurrence(x, *parameters.directions[0], h),
+        )
+    )
+    leaves = {"x": x, "h": h, **parameters.leaves}
+    leaves.pop("omega")
+    assert_same_function(fast.view(-1, 1, 1), slow.view(-1, 1, 1), leaves)
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(st.lists(st.integers(1, 70), min_size=1, max_size=5))
+@torch.no_grad()
+def test_segments_of_any_length(lengths):
+    parameters = Parameters(False)
+    x, h = randn(1, sum(lengths), DIM), torch.zeros(1, DIM, NDIM, dtype=torch.float64)
+    parts = []
+    for part in x.split(lengths, dim=1):
+        y, h = ema_segment(part, *parameters.coefficients(), h)
+        parts.append(y)
+    expected, last = ema_recurrence(x, *parameters.directions[0])
+    assert_close(torch.cat(parts, dim=1), expected)
+    assert_close(h, last)
+
+
+@torch.no_grad()
+def test_steps_in_place():
+    parameters = Parameters(False)
+    x = randn(3, 20, DIM)
+    step = StepCoefficients.of(*parameters.coefficients())
+    h, scratch = torch.zeros(2, 3, NDIM, DIM, dtype=torch.float64)
+    scratch.fill_(torch.nan)
+    steps = [ema_step_(x_t, step, h, scratch) for x_t in x.unbind(1)]
+    expected, last = ema_recurrence(x, *parameters.directions[0])
+    assert_close(torch.stack(steps, dim=1), expected)
+    assert_close(h.transpose(1, 2), last)
+
+
+def test_fast_lengths():
+    for n in (1, 2, 3, 7, 31, 33, 97, 1023, 4095, 40958):
+        fast = fast_length(n)
+        rest = fast
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        assert fast >= n and fast % 2 == 0 and rest == 1 and fast < 1.25 * max(n, 4)
