@@ -6,7 +6,7 @@ TRANSLATION = ["sacremoses", "subword-nmt"]
 
 setup(
     name="fairseq-mega",
-    version="0.1.0",
+    version="0.2.0",
     description="Mega (Moving Average Equipped Gated Attention) as a plugin for stock fairseq",
     license="MIT",
     packages=find_packages(include=["fairseq_mega", "fairseq_mega.*"]),
@@ -23,7 +23,8 @@ setup(
     extras_require={
         "bench": ["matplotlib"],
         "demo": ["babel"],
-        "test": ["babel", "hypothesis", "pytest", "pytest-xdist", "ruff"] + TRANSLATION,
+        "test": ["babel", "hypothesis", "mypy", "pytest", "pytest-cov", "pytest-xdist", "ruff"]
+        + TRANSLATION,
         "translation": TRANSLATION,
     },
 )

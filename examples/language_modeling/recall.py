@@ -189,7 +189,7 @@ def test(name: str, model, scale: Scale) -> Dict[int, float]:
 def longest_memories(model) -> List[int]:
     """The longest times in which a dimension of each layer's EMA decays to 1/e, in tokens."""
     moves = (layer.mega_layer.move for layer in model.decoder.layers)
-    return [round(float((-1 / move.coefficients().log_decay).max())) for move in moves]
+    return [round(float((-1 / move.directions()[0].log_decay).max())) for move in moves]
 
 
 # --- report ---------------------------------------------------------------------------------------

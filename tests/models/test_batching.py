@@ -1,7 +1,10 @@
 """A sentence's result depends on nothing but the sentence: not on its batch, nor on padding."""
 
+import copy
+
 import pytest
 import torch
+from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from helpers import (
     BIASES,
     FUNCTIONS,
@@ -9,10 +12,14 @@ from helpers import (
     TINY,
     assert_close,
     batch_of,
+    make_gated,
     make_model,
+    randn,
     relative_error,
     sentences,
 )
+
+from fairseq_mega.ops.attention.tiled import TILE_QUERIES, TILE_WEIGHTS, make_tiles
 
 LENGTHS = (3, 12, 7, 1)
 CHUNKS = (-1, 5)
@@ -134,6 +141,32 @@ def test_checkpoint_activations_change_nothing(arch, options):
     assert results[0].keys() == results[1].keys()
     for name, expected in results[0].items():
         assert_close(results[1][name], expected, 1e-12, name)
+
+
+@pytest.mark.parametrize("chunk_size", [-1, 128])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("feature_dropout", [False, True])
+def test_checkpointing_draws_the_same_masks_in_many_tiles(
+    chunk_size, bidirectional, autocast, feature_dropout
+):
+    """A batch of more than one tile, whose first pass has no gradients: fairseq's checkpointing."""
+    options = dict(dropout=0.1, attention_dropout=0.2, hidden_dropout=0.1)
+    options.update(chunk_size=chunk_size, bidirectional=bidirectional, max_positions=512)
+    layer, _ = make_gated(torch.float32, feature_dropout=feature_dropout, **options)
+    layer.train()
+    batch, length = 16, 512
+    assert len(make_tiles(batch, length, length, False, TILE_QUERIES, TILE_WEIGHTS)) > 1
+    x = randn(length, batch, 6, dtype=torch.float32, requires_grad=True)
+    results = []
+    for function in (layer, checkpoint_wrapper(copy.deepcopy(layer))):
+        tensors = [x, *function.parameters()]
+        torch.manual_seed(7)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y, _ = function(x)
+        results.append([y, *torch.autograd.grad(y.float().square().sum(), tensors)])
+    for ours, expected in zip(*reversed(results)):
+        assert_close(ours, expected, 0 if not autocast else 1e-6, floor=0.0)
 
 
 @pytest.mark.parametrize("arch", TINY)

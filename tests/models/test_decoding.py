@@ -2,7 +2,11 @@
 
 import pytest
 import torch
+from fairseq.models.transformer import TransformerEncoder
 from helpers import BIASES, FUNCTIONS, TINY, assert_close, batch_of, make_model, sentences
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fairseq_mega.models.state import DecodingState
 
 LENGTH = 13
 SOURCE = (5, 9, 2)
@@ -160,3 +164,100 @@ def test_padding_before_the_tokens_is_not_seen(arch):
     for cuts in ([1] * LENGTH, [2, LENGTH - 2], [5, 1, LENGTH - 6]):
         scores, _ = decode(model, tokens, cuts, encoder_out)
         assert_close(scores[keep], expected[keep])
+
+
+# --- beam search on a device --------------------------------------------------------------------
+
+
+class Waits(TorchDispatchMode):
+    """Counts what must wait for a device: values of tensors that are read on the host."""
+
+    READS = ("_local_scalar_dense", "equal", "nonzero", "is_nonzero", "unique")
+
+    def __init__(self, monkeypatch):
+        super().__init__()
+        self.found = []
+        for name in ("tolist", "numpy"):
+            monkeypatch.setattr(torch.Tensor, name, self._counted(name))
+
+    def _counted(self, name):
+        original = getattr(torch.Tensor, name)
+
+        def counted(tensor, *args, **kwargs):
+            self.found.append(name)
+            return original(tensor, *args, **kwargs)
+
+        return counted
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        moved = name == "_to_copy" and (kwargs or {}).get("device") is not None
+        if moved or name.startswith(self.READS):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("layers", [1, 4])
+@pytest.mark.parametrize("arch, beam", [("mega", 3), ("mega_lm", 1)])
+@pytest.mark.parametrize(
+    "order, mixes",
+    [
+        ([0, 1, 1, 3, 5, 4], False),
+        ([5, 4, 3, 0, 0, 1], False),
+        ([3, 3, 5], False),
+        ([0, 3, 1, 1, 4, 5], True),
+    ],
+)
+@torch.no_grad()
+def test_a_step_waits_at_most_twice_for_the_device(arch, beam, layers, order, mixes, monkeypatch):
+    """However many layers there are: hypotheses that stay, swap sentences, go, or mix."""
+    model = make_model(TINY[arch], decoder_layers=layers, rel_pos_bias="rotary")
+    source = None
+    if arch == "mega":
+        source = model.encoder(batch_of(sentences(5, 9), left_pad=True))
+        source = model.encoder.reorder_encoder_out(source, torch.tensor([0, 0, 0, 1, 1, 1]))
+    tokens, state = targets(6), {}
+    for end in (1, 2):
+        model.decoder(tokens[:, :end], encoder_out=source, incremental_state=state)
+    order = torch.tensor(order)
+    with Waits(monkeypatch) as waits:
+        model.decoder.reorder_incremental_state_scripting(state, order)
+        if source is not None:
+            source = model.encoder.reorder_encoder_out(source, order)
+        tokens = tokens.index_select(0, order)
+        logits, _ = model.decoder(tokens[:, :3], encoder_out=source, incremental_state=state)
+    assert 1 <= len(waits.found) <= 2, waits.found
+    assert torch.isfinite(logits).all()
+    assert DecodingState.of(state).beam == (1 if mixes else beam)
+
+
+@torch.no_grad()
+def test_the_output_of_a_stock_encoder_is_accepted():
+    """fairseq's dictionary, without keys of ours: sentences are moved when they are reordered."""
+    model = make_model(TINY["mega"], truncation_length=0)
+    rows = sentences(*SOURCE)
+    ours = model.encoder(batch_of(rows))
+    stock = {
+        "encoder_out": ours["encoder_out"],
+        "encoder_padding_mask": ours["encoder_padding_mask"],
+        "encoder_embedding": [],
+        "encoder_states": [],
+        "src_tokens": [],
+        "src_lengths": [],
+    }
+    tokens, beam = targets(len(SOURCE)), torch.arange(3).repeat_interleave(2)
+    expected, _ = model.decoder(tokens, encoder_out=ours)
+    assert_close(model.decoder(tokens, encoder_out=stock)[0], expected)
+    assert_close(decode(model, tokens, [1] * LENGTH, stock)[0], expected)
+
+    stock = TransformerEncoder.reorder_encoder_out(None, stock, beam)
+    tokens, state = targets(6), {}
+    expected, _ = model.decoder(tokens, encoder_out=stock)
+    first, _ = decode(model, tokens[:, :4], [1] * 4, stock, state)
+    assert_close(first, expected[:, :4])
+    order = torch.tensor([1, 1, 2, 4, 5, 0])
+    model.decoder.reorder_incremental_state_scripting(state, order)
+    stock = TransformerEncoder.reorder_encoder_out(None, stock, order)
+    tokens = tokens.index_select(0, order)
+    expected, _ = model.decoder(tokens, encoder_out=stock)
+    assert_close(decode(model, tokens, [1] * 9, stock, state, 4)[0], expected[:, 4:])

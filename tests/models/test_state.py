@@ -8,6 +8,7 @@ import torch
 from helpers import BIASES, FUNCTIONS, TINY, assert_close, make_model, scatter
 
 from fairseq_mega import MegaLanguageModel, TextState
+from fairseq_mega.models.state import InterruptedReadError
 from fairseq_mega.modules.packing import PackedWeights
 
 CHUNK, LENGTH, WORDS = 4, 41, 20
@@ -301,3 +302,100 @@ def test_a_published_model(parity, tmp_path):
     restored = load().restore(reload(state.save(), tmp_path))
     scores = torch.cat([scores, restored.read(tokens[:, 101:])], dim=1)
     assert_close(scores, parallel(model, tokens)[0], 1e-4)
+
+
+# --- interruptions, inference mode, bad tokens --------------------------------------------------
+
+
+class Failing:
+    """Makes the n-th call of a layer fail."""
+
+    def __init__(self, layer, call, error):
+        self.left, self.error = call, error
+        self.handle = layer.register_forward_hook(self)
+
+    def __call__(self, *_):
+        self.left -= 1
+        if self.left < 0:
+            self.handle.remove()
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), RuntimeError("device")])
+@pytest.mark.parametrize("layer, call", [(0, 0), (1, 0), (0, 2), (1, 1)])
+def test_an_interrupted_read_makes_the_state_unusable(layer, call, error, tmp_path):
+    """In any layer of any segment; what was saved before can be restored."""
+    model, tokens = make(), text(length=30)
+    state = model.start()
+    state.read(tokens[:, :5])
+    saved = state.save()
+    Failing(model.decoder.layers[layer], call, error)
+    with pytest.raises(type(error)):
+        state.read(tokens[:, 5:])
+    for use in (
+        lambda: state.read(tokens[:, 5:]),
+        state.predict,
+        state.save,
+        lambda: state.fork(1),
+    ):
+        with pytest.raises(InterruptedReadError, match="restore a saved one"):
+            use()
+    restored = model.restore(saved)
+    expected, _ = parallel(model, tokens)
+    assert_close(restored.read(tokens[:, 5:]), expected[:, 5:], 1e-5)
+
+
+@pytest.mark.parametrize("arch", TINY)
+@torch.no_grad()
+def test_an_interrupted_step_of_decoding_makes_its_state_unusable(arch):
+    model = make_model(TINY[arch])
+    tokens, state = text(), {}
+    source = model.encoder(text(length=5)) if arch == "mega" else None
+    model.decoder(tokens[:, :3], encoder_out=source, incremental_state=state)
+    Failing(model.decoder.layers[1], 0, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        model.decoder(tokens[:, :4], encoder_out=source, incremental_state=state)
+    with pytest.raises(InterruptedReadError):
+        model.decoder(tokens[:, :4], encoder_out=source, incremental_state=state)
+    with pytest.raises(InterruptedReadError):
+        model.decoder.reorder_incremental_state_scripting(state, torch.tensor([0]))
+
+
+def test_bad_tokens_leave_the_state_as_it_was():
+    model, tokens = make(), text()
+    expected, _ = parallel(model, tokens)
+    state = model.start()
+    state.read(tokens[:, :7])
+    bad = tokens[:, 7:]
+    for wrong in (bad.float(), bad.bool(), bad[0], bad + 100, bad - 50, bad.repeat(2, 1)):
+        with pytest.raises(ValueError, match="tokens must be"):
+            state.read(wrong)
+    model.train()
+    with pytest.raises(ValueError, match="training mode"):
+        state.read(bad)
+    model.eval()
+    assert_close(state.read(bad), expected[:, 7:], 1e-5)
+
+
+@pytest.mark.parametrize("first, then", [(True, False), (False, True)])
+@pytest.mark.parametrize("sizes", PIECES)
+def test_a_state_can_leave_and_enter_inference_mode(sizes, first, then):
+    model, tokens = make(rel_pos_bias="rotary"), text()
+    expected, following = parallel(model, tokens)
+    with torch.inference_mode(first):
+        state = model.start()
+        scores = [state.read(tokens[:, :10])]
+    with torch.inference_mode(then):
+        fork = state.fork(1)[0]
+        scores.append(state.read(tokens[:, 10:25]))
+    with torch.inference_mode(first):
+        scores.append(state.read(tokens[:, 25:]))
+        assert_close(state.predict(), following, 1e-5)
+    assert_close(torch.cat(scores, dim=1), expected, 1e-5)
+    assert_close(read(fork, tokens[:, 10:], [1, LENGTH - 11]), expected[:, 10:], 1e-5)
+    model.train()(tokens)[0].sum().backward()  # nothing that training uses was made there
+
+
+def test_a_state_has_at_least_one_row():
+    with pytest.raises(ValueError, match="batch is 0"):
+        make().start(batch=0)

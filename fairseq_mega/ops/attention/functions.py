@@ -10,8 +10,6 @@ from torch import Tensor
 LAPLACE_MEAN = math.sqrt(0.5)
 LAPLACE_STD = math.sqrt(0.25 / math.pi)
 
-Scale = Union[float, Tensor]
-
 
 def softmax(scores: Tensor) -> Tensor:
     """``exp(s) / sum exp(s)`` over the keys."""
@@ -35,7 +33,7 @@ ATTENTION_FUNCTIONS = {"softmax": softmax, "relu2": relu2, "laplace": laplace}
 
 def attention_scale(
     function: str, q: Tensor, keys: int, causal: bool, key_padding_mask: Optional[Tensor]
-) -> Scale:
+) -> Union[float, Tensor]:
     """What the products of queries and keys are multiplied by: ``1 / sqrt(Z)`` for softmax, else
     ``1 / n`` with ``n`` the keys that a query sees, at least 1, ``(1 or B, L, 1)``.
 
@@ -60,7 +58,7 @@ def attention_scores(
     k: Tensor,
     bias: Tensor,
     function: str,
-    scale: Scale,
+    scale: float = 1.0,
     key_padding_mask: Optional[Tensor] = None,
 ) -> Tensor:
     """``scale q k^T + bias`` with the masks applied: ``(B, L, S)``.
@@ -69,12 +67,10 @@ def attention_scores(
         q: ``(B, L, Z)``.
         k: ``(B, S, Z)``.
         bias: ``(L, S)`` or ``(B, L, S)``, minus infinity where the causal mask hides a key.
-        scale: as ``attention_scale`` gives it.
+        scale: one for all queries; else they are to be multiplied before.
         key_padding_mask: ``(B, S)``, true at padding, or None. Scores there become minus infinity;
             for softmax the lowest finite number, so that rows of padding alone stay finite.
     """
-    if isinstance(scale, Tensor):
-        q, scale = (q * scale).to(q.dtype), 1.0
     scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scale)
     if key_padding_mask is None:
         return scores

@@ -4,16 +4,15 @@ A tile is some queries of some sequences, with the keys that they see. Its weigh
 its scores, used, and forgotten; the backward pass recomputes them.
 """
 
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..autocast import in_autocast_type
 from ..dropout import DropoutMask, apply_mask, draw_mask
-from .functions import ATTENTION_FUNCTIONS, Scale, attention_scale, attention_scores
+from .functions import ATTENTION_FUNCTIONS, attention_scale, attention_scores
 
 # Queries of a tile where the mask is causal: on two CPU cores, tiles of 256 queries took two thirds
 # of the time of the whole square at L 1024.
@@ -39,12 +38,6 @@ class Tile(NamedTuple):
     def of_bias(self, bias: Tensor) -> Tensor:
         return (bias if bias.dim() == 2 else bias[self.sequences])[..., self.queries, self.keys]
 
-    def of_scale(self, scale: Scale) -> Scale:
-        if not isinstance(scale, Tensor):
-            return scale
-        rows = scale if scale.size(0) == 1 else scale[self.sequences]
-        return rows if rows.size(1) == 1 else rows[:, self.queries]
-
 
 def make_tiles(
     batch: int, queries: int, keys: int, causal: bool, tile_queries: int, tile_weights: int
@@ -66,21 +59,19 @@ def make_tiles(
     ]
 
 
-class _Attention(NamedTuple):
+class _Weights(NamedTuple):
     """What the weights of a tile depend on, beside tensors with gradients."""
 
     function: str
-    scale: Scale
+    scale: float
     key_padding_mask: Optional[Tensor]
     dropout: float
-    tiles: List[Tile]
 
-    def weights(self, tile: Tile, q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-        """Of queries, keys and bias of the tile: ``(b, l, s)``."""
+    def of(self, tile: Tile, q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+        """From queries, keys and bias of the tile: ``(b, l, s)``."""
         mask = self.key_padding_mask
         mask = None if mask is None else tile.of_keys(mask)
-        scale = tile.of_scale(self.scale)
-        scores = attention_scores(q, k, bias, self.function, scale, mask)
+        scores = attention_scores(q, k, bias, self.function, self.scale, mask)
         return ATTENTION_FUNCTIONS[self.function](scores)
 
     def draw(self, weights: Tensor) -> Optional[DropoutMask]:
@@ -97,14 +88,14 @@ def tiled_attention(
     key_padding_mask: Optional[Tensor] = None,
     dropout: float = 0.0,
     need_weights: bool = False,
-    scale: Optional[Scale] = None,
+    scale: Optional[float] = None,
     tile_queries: int = TILE_QUERIES,
     tile_weights: Optional[int] = None,
 ) -> Tuple[Tensor, Optional[Tensor]]:
     """``naive.attention``, with dropout of the weights.
 
     Tiles, and so the order in which dropout masks are drawn, are the same with and without
-    gradients: activation checkpointing relies on it.
+    gradients: activation checkpointing relies on it. With ``need_weights`` there are no tiles.
 
     Args:
         q: ``(B, L, Z)``.
@@ -118,7 +109,7 @@ def tiled_attention(
         key_padding_mask: ``(B, S)``, true at keys that no query sees, or None.
         dropout: probability for the weights.
         need_weights: also return the weights, before dropout.
-        scale: as ``attention_scale`` gives it, where ``bias`` hides more keys than it knows of.
+        scale: in place of ``attention_scale``'s, where ``bias`` hides keys that it counts.
         tile_queries, tile_weights: as ``make_tiles`` has them; by default what suits the device.
 
     Returns:
@@ -128,13 +119,16 @@ def tiled_attention(
         scale = attention_scale(function, q, k.size(1), causal, key_padding_mask)
     if tile_weights is None:
         tile_weights = TILE_WEIGHTS if q.device.type == "cpu" else 0
-    tiles = make_tiles(q.size(0), q.size(1), k.size(1), causal, tile_queries, tile_weights)
-    attention = _Attention(function, scale, key_padding_mask, dropout, tiles)
+    if isinstance(scale, Tensor):  # a number for each query
+        q, scale = (q * scale).to(q.dtype), 1.0
     q, k, v, bias = (in_autocast_type(t) for t in (q, k, v, bias))
+    weights = _Weights(function, scale, key_padding_mask, dropout)
     with torch.autocast(q.device.type, enabled=False):
-        if need_weights:
-            return _with_weights(attention, q, k, v, bias)
-        return _TiledAttention.apply(q, k, v, bias, attention), None
+        if need_weights:  # they take all of the memory that tiles spare
+            w = weights.of(Tile(*3 * [slice(None)]), q, k, bias)
+            return torch.bmm(apply_mask(w, weights.draw(w)), v), w
+        tiles = make_tiles(q.size(0), q.size(1), k.size(1), causal, tile_queries, tile_weights)
+        return _TiledAttention.apply(q, k, v, bias, weights, tiles), None
 
 
 class _TiledAttention(torch.autograd.Function):
@@ -143,13 +137,13 @@ class _TiledAttention(torch.autograd.Function):
     ``H`` that there are."""
 
     @staticmethod
-    def forward(ctx, q, k, v, bias, attention):
+    def forward(ctx, q, k, v, bias, weights, tiles):
         ctx.save_for_backward(q, k, v, bias)
-        ctx.attention, ctx.masks = attention, []
+        ctx.weights, ctx.tiles, ctx.masks = weights, tiles, []
         o = v.new_empty(q.size(0), q.size(1), v.size(2))
-        for tile in attention.tiles:
-            w = attention.weights(tile, tile.of_queries(q), tile.of_keys(k), tile.of_bias(bias))
-            mask = attention.draw(w)
+        for tile in tiles:
+            w = weights.of(tile, tile.of_queries(q), tile.of_keys(k), tile.of_bias(bias))
+            mask = weights.draw(w)
             torch.bmm(apply_mask(w, mask), tile.of_keys(v), out=tile.of_queries(o))
             ctx.masks.append(mask)
         return o
@@ -159,12 +153,12 @@ class _TiledAttention(torch.autograd.Function):
     def backward(ctx, grad_o):
         q, k, v, bias = ctx.saved_tensors
         grad_q, grad_k, grad_v, grad_bias = (_zero_gradient(t) for t in (q, k, v, bias))
-        for tile, mask in zip(ctx.attention.tiles, ctx.masks):
+        for tile, mask in zip(ctx.tiles, ctx.masks):
             grad = tile.of_queries(grad_o)
             parts = [tile.of_queries(q), tile.of_keys(k), tile.of_bias(bias)]
             with torch.enable_grad():
                 parts = [t.detach().requires_grad_() for t in parts]
-                w = apply_mask(ctx.attention.weights(tile, *parts), mask)
+                w = apply_mask(ctx.weights.of(tile, *parts), mask)
             _add_product(tile.of_keys(grad_v), w.detach().transpose(1, 2), grad)
             grad_w = torch.bmm(grad, tile.of_keys(v).transpose(1, 2))
             grads = torch.autograd.grad(w, parts, grad_w)
@@ -172,7 +166,7 @@ class _TiledAttention(torch.autograd.Function):
             for total, part in zip(totals, grads):
                 total += part
         grads = (grad_q, q), (grad_k, k), (grad_v, v), (grad_bias, bias)
-        return *(grad.to(t.dtype) for grad, t in grads), None
+        return *(grad.to(t.dtype) for grad, t in grads), None, None
 
 
 def _zero_gradient(x: Tensor) -> Tensor:
@@ -186,22 +180,3 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         total.baddbmm_(a, b)
     else:
         total += torch.bmm(a, b)
-
-
-def _with_weights(attention: _Attention, q: Tensor, k: Tensor, v: Tensor, bias: Tensor):
-    """``(B, L, H)`` and the weights ``(B, L, S)``, by plain autograd."""
-    rows: List[Tuple[Tensor, Tensor]] = []
-    outputs, weights = [], []
-    for tile in attention.tiles:
-        w = attention.weights(tile, tile.of_queries(q), tile.of_keys(k), tile.of_bias(bias))
-        o = torch.bmm(apply_mask(w, attention.draw(w)), tile.of_keys(v))
-        rows.append((o, F.pad(w, (0, k.size(1) - w.size(2)))))
-        if tile.queries.stop >= q.size(1):  # the last tile of these sequences
-            for joined, parts in zip((outputs, weights), zip(*rows)):
-                joined.append(_join(parts, dim=1))
-            rows = []
-    return _join(outputs, dim=0), _join(weights, dim=0)
-
-
-def _join(parts: Sequence[Tensor], dim: int) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=dim)

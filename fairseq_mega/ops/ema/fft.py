@@ -1,9 +1,9 @@
 """The EMA as a convolution with its kernel, by FFTs: for truncated kernels, and on GPUs."""
 
-from functools import cache
 from typing import Optional
 
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -53,18 +53,6 @@ class _FFTConvolution(torch.autograd.Function):
         return grad_x, grad_kernel, grad_backward
 
 
-@cache
 def fast_length(n: int) -> int:
-    """The smallest even ``2^a 3^b 5^c >= n``: lengths at which an FFT is fast."""
-    best = 2 * 2 ** max(n - 1, 1).bit_length()
-    five = 1
-    while five < best:
-        odd = five
-        while odd < best:
-            even = 2 * odd
-            while even < n:
-                even *= 2
-            best = min(best, even)
-            odd *= 3
-        five *= 5
-    return best
+    """The smallest even length of at least ``n`` at which an FFT is fast: ``2^a 3^b 5^c``."""
+    return 2 * next_fast_len(-(-n // 2), real=True)

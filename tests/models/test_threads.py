@@ -1,0 +1,78 @@
+"""One model in evaluation serves many threads."""
+
+import sys
+import threading
+
+import pytest
+import torch
+from fairseq.sequence_generator import SequenceGenerator
+from helpers import TINY, batch_of, make_dictionary, make_model, sentences
+
+THREADS, ROUNDS = 6, 8
+
+
+@pytest.fixture(autouse=True)
+def short_switch_interval():
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def in_threads(work):
+    """The results of `work(i)` for each thread, each repeated; a failure in any is raised."""
+    results, failures = [[] for _ in range(THREADS)], []
+    barrier = threading.Barrier(THREADS)
+
+    def run(i):
+        try:
+            barrier.wait()
+            for _ in range(ROUNDS):
+                results[i].append(work(i))
+        except Exception as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(THREADS)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    if failures:
+        raise failures[0]
+    return results
+
+
+def check(work):
+    expected = [work(i) for i in range(THREADS)]
+    for i, results in enumerate(in_threads(work)):
+        for result in results:
+            assert all(torch.equal(a, b) for a, b in zip(result, expected[i]))
+
+
+@pytest.mark.parametrize("bias", ["simple", "rotary"])
+@pytest.mark.parametrize("chunk", [-1, 4])
+def test_beam_search(bias, chunk):
+    options = dict(rel_pos_bias=bias, decoder_chunk_size=chunk, encoder_chunk_size=chunk)
+    model = make_model(TINY["mega"], **options)
+
+    def translate(i):
+        src_tokens = batch_of(sentences(3 + i, 9 - i, seed=i), left_pad=True)
+        generator = SequenceGenerator([model], make_dictionary(20), beam_size=3, max_len_b=9)
+        sample = {"net_input": {"src_tokens": src_tokens, "src_lengths": None}}
+        return [
+            h["positional_scores"] for each in generator.generate([model], sample) for h in each
+        ]
+
+    check(translate)
+
+
+def test_parallel_passes_and_states():
+    options = dict(rel_pos_bias="rotary", decoder_chunk_size=4)
+    model = make_model(TINY["mega_lm"], **options).eval()
+
+    @torch.no_grad()
+    def read(i):
+        tokens = batch_of(sentences(5 + 3 * i, seed=i))
+        state = model.start()
+        return model(tokens)[0], state.read(tokens[:, :-1]), state.predict()
+
+    check(read)

@@ -1,0 +1,119 @@
+"""What is recomputed gives the gradients of what is kept, and is not kept."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import assert_same_function, randn
+
+from fairseq_mega.ops.dropout import draw_mask
+from fairseq_mega.ops.gating import (
+    activated,
+    ema_output,
+    gated_update,
+    queries_and_keys,
+    reset_gated,
+)
+from fairseq_mega.ops.recompute import project, recompute, recomputed
+
+SHAPE = (3, 5, 4)
+
+
+def leaf(seed, *shape):
+    return randn(*(shape or SHAPE), seed=seed, requires_grad=True)
+
+
+FUNCTIONS = {
+    "activated": (activated, [leaf(1), torch.tanh, draw_mask(leaf(1), 0.5)]),
+    "activated, nothing dropped": (activated, [leaf(1), F.silu, None]),
+    "ema output": (ema_output, [leaf(1), torch.float64, draw_mask(leaf(1), 0.5)]),
+    "reset gate": (reset_gated, [leaf(1), leaf(2)]),
+    "update": (gated_update, [leaf(1), leaf(2), leaf(3), F.silu, draw_mask(leaf(1), 0.5)]),
+    "constant residual": (gated_update, [leaf(1).detach(), leaf(2), leaf(3), F.silu, None]),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_gradients_are_those_of_the_plain_function(name):
+    function, args = FUNCTIONS[name]
+    leaves = {str(i): a for i, a in enumerate(args) if getattr(a, "requires_grad", False)}
+    assert_same_function(recompute(function, *args), function(*args), leaves)
+    linear = torch.nn.Linear(4, 7).double()
+    leaves.update(linear.named_parameters())
+    assert_same_function(project(linear, function, *args), linear(function(*args)), leaves)
+
+
+def test_functions_of_several_results():
+    z, gamma, beta = leaf(1), leaf(2, 2, 4), leaf(3, 2, 4)
+    fast, slow = (
+        torch.cat(results, dim=-1)
+        for results in (
+            recompute(queries_and_keys, z, gamma, beta),
+            queries_and_keys(z, gamma, beta),
+        )
+    )
+    assert_same_function(fast, slow, {"z": z, "gamma": gamma, "beta": beta})
+
+
+def views(x):
+    """Ways in which a projection may keep its input: as it is, cut, or turned."""
+    turned = x.transpose(0, 1)
+    return (x * leaf(4)).sum() + (x[:, 1:] * leaf(5)[:, 1:]).sum() + (turned @ leaf(6, 4, 4)).sum()
+
+
+def test_any_view_of_what_is_recomputed():
+    weights = {"a": leaf(1), "b": leaf(2)}
+    x = recompute(reset_gated, *weights.values())
+    with recomputed(x, reset_gated, *weights.values()):
+        fast = views(x)
+    slow = views(reset_gated(*weights.values()))
+    assert_same_function(fast.view(1, 1, 1), slow.view(1, 1, 1), weights)
+
+
+def test_what_was_not_computed_by_the_function_is_kept():
+    """Other tensors, and arguments that the function only passes on."""
+    a, other = leaf(1), leaf(2)
+    passed = recompute(lambda x: x, a)
+    calls = []
+    with recomputed(passed, lambda x: calls.append(1) or x, a):
+        y = (passed * other).sum() + other.square().sum()
+    y.backward()
+    assert torch.equal(other.grad, a + 2 * other) and not calls
+    a.grad = other.grad = None
+
+
+def test_the_projection_is_called_once_and_its_input_is_not_kept():
+    calls, recomputations = [], []
+
+    def function(x):
+        recomputations.append(1)
+        return torch.exp(x)
+
+    linear = torch.nn.Linear(4, 4).double()
+    linear.register_forward_hook(lambda *_: calls.append(1))
+    y = project(linear, function, leaf(1))
+    assert len(calls) == 1 and len(recomputations) == 1
+    y.sum().backward()
+    assert len(calls) == 1 and len(recomputations) == 3  # for the weight, and for exp itself
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_backward_pass_computes_in_the_types_of_the_forward_pass(dtype):
+    """Autocast has ended by then."""
+    weight, x = leaf(1, 4, 4).float().detach(), leaf(2).float().detach().requires_grad_()
+    types = []
+
+    def function(x):
+        types.append((x @ weight).dtype)
+        return torch.tanh(x)
+
+    with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+        y = project(torch.nn.Linear(4, 4), function, x)
+    y.sum().backward()
+    assert types == 3 * [dtype]
+
+
+def test_second_derivatives_are_an_error():
+    x = leaf(1)
+    (grad,) = torch.autograd.grad(recompute(torch.exp, x).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        grad.sum().backward()
