@@ -1,7 +1,7 @@
 """Counts of the package's code: how much there is, and how much of it knows of decoding.
 
-    python tests/counts.py            this repository
-    python tests/counts.py FOLDER     another checkout, to compare with
+python tests/counts.py            this repository
+python tests/counts.py FOLDER     another checkout, to compare with
 """
 
 import ast

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..modules import SequenceNorm
 from ..modules.dropout import make_dropout
+from ..ops.packing import call
 from .config import cutoffs
 from .layers import DecoderLayer, make_layers, zero_padding
 from .state import DecodingState, beam_size
@@ -205,7 +206,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
         """Logits ``(B, T, V)``; the features themselves where the criterion projects them."""
         if self.adaptive_softmax is not None:
             return features
-        return self.output_projection(features)
+        return call(self.output_projection, features)
 
     def reorder_incremental_state(
         self, incremental_state: Dict[str, Any], new_order: Tensor

@@ -5,8 +5,8 @@ from typing import Any, ContextManager, Dict, Iterator, Optional
 
 from torch import Tensor
 
-from ..modules.packing import PackedWeights
 from ..modules.state import LayerState, Reordering
+from ..ops.packing import PackedWeights
 
 KEY = "mega"  # of our entry in fairseq's incremental_state
 
@@ -57,7 +57,7 @@ class DecodingState:
 
     def packed_weights(self) -> ContextManager:
         """A context in which linear layers multiply by packed weights, if this state packs them."""
-        return nullcontext() if self._packed is None else self._packed
+        return nullcontext() if self._packed is None else self._packed.in_use()
 
     @contextmanager
     def reading(self) -> Iterator[None]:

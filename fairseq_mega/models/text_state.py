@@ -82,7 +82,8 @@ class TextState:
         self._state.check()
         forks = [copy.copy(self) for _ in range(count)]
         for fork in forks:
-            fork._state = copy.deepcopy(self._state)
+            with torch.inference_mode(False):  # or the copies could be read nowhere else
+                fork._state = copy.deepcopy(self._state)
         return forks
 
     @property

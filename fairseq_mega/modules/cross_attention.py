@@ -5,7 +5,8 @@ from typing import Optional, Tuple
 from torch import Tensor, nn
 
 from ..ops.attention import ATTENTION_FUNCTIONS, tiled_attention
-from ..ops.gating import activated, gated_update, reset_gated
+from ..ops.gating import activated, gated_update, reset_gated, split
+from ..ops.packing import call
 from ..ops.recompute import project, recompute, recomputed
 from .activations import ACTIVATIONS
 from .checks import check_choice, check_positive
@@ -93,7 +94,7 @@ class GatedCrossAttention(nn.Module):
             x = self.norm(x)
         # u, r, Q = X W + b
         sizes = [self.embed_dim, self.embed_dim, self.zdim]
-        u, r, q = self.q_proj(x).split(sizes, dim=-1)
+        u, r, q = split(call(self.q_proj, x), sizes)
 
         # O = A V
         if state is None:

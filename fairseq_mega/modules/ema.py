@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops.autocast import without_autocast
 from ..ops.ema import (
     EMACoefficients,
     StepCoefficients,
@@ -89,7 +90,7 @@ class MultiHeadEMA(nn.Module):
         For a layer that applies ``silu`` together with what follows.
         """
         # The whole sublayer computes in at least float32, whatever the model's precision.
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             dtype = torch.promote_types(x.dtype, torch.float32)
             inputs, omega = x.to(dtype), self.omega.to(dtype)
             if state is None and padding_mask is None:

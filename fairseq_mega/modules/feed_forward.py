@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from ..ops.gating import activated
+from ..ops.packing import call
 from ..ops.recompute import project
 from .activations import ACTIVATIONS
 from .checks import check_choice, check_positive
@@ -51,7 +52,7 @@ class NormalizedFeedForwardNetwork(nn.Module):
         if self.prenorm:
             _, h = self.norm.project(residual, self.fc1)
         else:
-            h = self.fc1(residual)
+            h = call(self.fc1, residual)
         h = project(self.fc2, activated, h, self.activation, self.hidden_dropout.mask(h))
         y = residual + self.dropout(h)
         if not self.prenorm:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.attention import ATTENTION_FUNCTIONS, tiled_attention
-from ..ops.gating import activated, ema_output, gated_update, queries_and_keys, reset_gated
+from ..ops.gating import activated, ema_output, gated_update, queries_and_keys, reset_gated, split
+from ..ops.packing import call
 from ..ops.recompute import project, recompute, recomputed
 from .activations import ACTIVATIONS
 from .checks import check_choice, check_chunk_size, check_positive
@@ -112,14 +113,14 @@ class MovingAverageGatedAttention(nn.Module):
         if self.prenorm:
             x, v = self.norm.project(x, self.v_proj)  # v (B, L, H)
         else:
-            v = self.v_proj(x)
+            v = call(self.v_proj, x)
 
         # X' = dropout(EMA(X));  u, z, r, hx = X' W + b
         y = self.move.average(x, padding_mask, state)
         mask = self.dropout.mask(y)
         gates = project(self.mx_proj, ema_output, y, x.dtype, mask)
         sizes = [self.embed_dim, self.zdim, self.hdim, self.embed_dim]
-        u, z, r, hx = gates.split(sizes, dim=-1)  # (B, L, D | Z | H | D)
+        u, z, r, hx = split(gates, sizes)  # (B, L, D | Z | H | D)
 
         # Q = gamma_0 silu(z) + beta_0;  K = gamma_1 silu(z) + beta_1;  V = activation(v)
         q, k = recompute(queries_and_keys, z, self.gamma, self.beta)  # (B, L, Z)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops.packing import call
 from ..ops.recompute import recomputed
 from .checks import check_choice
 
@@ -62,6 +63,6 @@ class SequenceNorm(nn.Module):
         projection, ``x`` is kept and normalised again."""
         normalised = self.norm(x)
         if isinstance(self.norm, (BatchNorm, SyncBatchNorm)):  # they update running statistics
-            return normalised, projection(normalised)
+            return normalised, call(projection, normalised)
         with recomputed(normalised, self.norm, x):
-            return normalised, projection(normalised)
+            return normalised, call(projection, normalised)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops.autocast import without_autocast
 from ..ops.positions import rotary_bias
 from ..ops.toeplitz import toeplitz
 from .checks import check_choice, check_positive, check_rotary
@@ -73,7 +74,7 @@ class RotaryRelativePositionalBias(RelativePositionalBias):
         self.register_load_state_dict_pre_hook(_drop_bookkeeping)
 
     def offsets(self, first: int, last: int) -> Tensor:
-        with torch.autocast(self.alpha.device.type, enabled=False):
+        with without_autocast(self.alpha):
             return rotary_bias(self.alpha, self.beta, first, last)
 
 

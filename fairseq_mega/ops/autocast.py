@@ -1,7 +1,18 @@
-"""Autocast for functions that compute their own gradients."""
+"""Autocast for functions that compute their own gradients, or always in float32."""
+
+from contextlib import nullcontext
+from typing import ContextManager
 
 import torch
 from torch import Tensor
+
+
+def without_autocast(x: Tensor) -> ContextManager:
+    """A context without autocast on the device of ``x``."""
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return nullcontext()  # faster, and generation enters it often
+    return torch.autocast(device, enabled=False)
 
 
 def in_autocast_type(x: Tensor) -> Tensor:
@@ -11,6 +22,6 @@ def in_autocast_type(x: Tensor) -> Tensor:
     autocast, so that both passes use the same types: autocast has ended when gradients are taken.
     """
     device = x.device.type
-    if not torch.is_autocast_enabled(device) or not x.is_floating_point():
+    if not torch.is_autocast_enabled(device) or x.dtype == torch.float64:
         return x
-    return x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(device))
+    return x.to(torch.get_autocast_dtype(device))

@@ -1,7 +1,7 @@
 """The gates and the values between projections, as functions of tensors (Mega, section "Moving
 Average Equipped Gated Attention"). Symbols are the paper's; masks are explicit."""
 
-from typing import Callable, Optional, Tuple
+from typing import Callable, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,13 @@ from torch import Tensor
 from .dropout import DropoutMask, apply_mask
 
 Activation = Callable[[Tensor], Tensor]
+
+
+def split(x: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
+    """The parts of ``x`` along the last dimension. With gradients they are copies, so that the
+    memory of each is free after its own last use."""
+    parts = x.split(sizes, dim=-1)
+    return [part.contiguous() for part in parts] if torch.is_grad_enabled() else parts
 
 
 def activated(x: Tensor, activation: Activation, mask: Optional[DropoutMask]) -> Tensor:

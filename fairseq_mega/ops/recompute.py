@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 
+from .packing import call
+
 
 def recompute(function: Callable, *args):
     """``function(*args)``, of which only ``args`` are kept for the backward pass.
@@ -47,7 +49,7 @@ def project(projection: Callable[[Tensor], Tensor], function: Callable, *args) -
     """``projection(function(*args))``, of which only ``args`` are kept for the backward pass."""
     x = recompute(function, *args)
     with recomputed(x, function, *args):
-        return projection(x)
+        return call(projection, x)
 
 
 _SLOT = object()  # where a tensor belongs among other arguments

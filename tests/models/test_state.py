@@ -9,7 +9,7 @@ from helpers import BIASES, FUNCTIONS, TINY, assert_close, make_model, scatter
 
 from fairseq_mega import MegaLanguageModel, TextState
 from fairseq_mega.models.state import InterruptedReadError
-from fairseq_mega.modules.packing import PackedWeights
+from fairseq_mega.ops.packing import PackedWeights
 
 CHUNK, LENGTH, WORDS = 4, 41, 20
 PIECES = ([1] * LENGTH, [LENGTH], [3, 1, 0, 20, 17], [8, 8, 8, 8, 8, 1], [4, 12, 25], [0, 40, 1])
@@ -138,7 +138,7 @@ def test_the_size_does_not_depend_on_what_was_read(batch, dtype, tmp_path):
 def test_reading_on_keeps_nothing_but_the_state(monkeypatch):
     """All that hangs on the state, in bytes, is bounded: buffers have room for up to two chunks.
     No copies of weights are among it, however large they are."""
-    monkeypatch.setattr("fairseq_mega.modules.packing.LEAST_PACKED", 1)
+    monkeypatch.setattr("fairseq_mega.ops.packing.LEAST_PACKED", 1)
 
     def held(state):
         storages = {}

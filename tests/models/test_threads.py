@@ -56,8 +56,9 @@ def test_beam_search(bias, chunk):
 
     def translate(i):
         src_tokens = batch_of(sentences(3 + i, 9 - i, seed=i), left_pad=True)
+        lengths = src_tokens.ne(1).sum(1)
         generator = SequenceGenerator([model], make_dictionary(20), beam_size=3, max_len_b=9)
-        sample = {"net_input": {"src_tokens": src_tokens, "src_lengths": None}}
+        sample = {"net_input": {"src_tokens": src_tokens, "src_lengths": lengths}}
         return [
             h["positional_scores"] for each in generator.generate([model], sample) for h in each
         ]

@@ -109,11 +109,12 @@ def test_the_backward_pass_computes_in_the_types_of_the_forward_pass(dtype):
     with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
         y = project(torch.nn.Linear(4, 4), function, x)
     y.sum().backward()
-    assert types == 3 * [dtype]
+    # Autocast makes a copy of what the projection gets, which is kept: no need to recompute it.
+    assert types == (3 if dtype == torch.float32 else 2) * [dtype]
 
 
 def test_second_derivatives_are_an_error():
     x = leaf(1)
-    (grad,) = torch.autograd.grad(recompute(torch.exp, x).sum(), x, create_graph=True)
+    (grad,) = torch.autograd.grad(recompute(torch.exp, x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
         grad.sum().backward()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..autocast import in_autocast_type
+from ..autocast import in_autocast_type, without_autocast
 from ..dropout import DropoutMask, apply_mask, draw_mask
 from .functions import ATTENTION_FUNCTIONS, attention_scale, attention_scores
 
@@ -67,10 +67,11 @@ class _Weights(NamedTuple):
     key_padding_mask: Optional[Tensor]
     dropout: float
 
-    def of(self, tile: Tile, q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-        """From queries, keys and bias of the tile: ``(b, l, s)``."""
+    def of(self, q: Tensor, k: Tensor, bias: Tensor, tile: Optional[Tile] = None) -> Tensor:
+        """From queries, keys and bias of the tile, or of all: ``(b, l, s)``."""
         mask = self.key_padding_mask
-        mask = None if mask is None else tile.of_keys(mask)
+        if mask is not None and tile is not None:
+            mask = tile.of_keys(mask)
         scores = attention_scores(q, k, bias, self.function, self.scale, mask)
         return ATTENTION_FUNCTIONS[self.function](scores)
 
@@ -123,11 +124,12 @@ def tiled_attention(
         q, scale = (q * scale).to(q.dtype), 1.0
     q, k, v, bias = (in_autocast_type(t) for t in (q, k, v, bias))
     weights = _Weights(function, scale, key_padding_mask, dropout)
-    with torch.autocast(q.device.type, enabled=False):
-        if need_weights:  # they take all of the memory that tiles spare
-            w = weights.of(Tile(*3 * [slice(None)]), q, k, bias)
-            return torch.bmm(apply_mask(w, weights.draw(w)), v), w
+    with without_autocast(q):
         tiles = make_tiles(q.size(0), q.size(1), k.size(1), causal, tile_queries, tile_weights)
+        if need_weights or (len(tiles) == 1 and not torch.is_grad_enabled()):
+            w = weights.of(q, k, bias)
+            o = torch.bmm(apply_mask(w, weights.draw(w)), v)
+            return o, w if need_weights else None
         return _TiledAttention.apply(q, k, v, bias, weights, tiles), None
 
 
@@ -142,7 +144,7 @@ class _TiledAttention(torch.autograd.Function):
         ctx.weights, ctx.tiles, ctx.masks = weights, tiles, []
         o = v.new_empty(q.size(0), q.size(1), v.size(2))
         for tile in tiles:
-            w = weights.of(tile, tile.of_queries(q), tile.of_keys(k), tile.of_bias(bias))
+            w = weights.of(tile.of_queries(q), tile.of_keys(k), tile.of_bias(bias), tile)
             mask = weights.draw(w)
             torch.bmm(apply_mask(w, mask), tile.of_keys(v), out=tile.of_queries(o))
             ctx.masks.append(mask)
@@ -158,7 +160,7 @@ class _TiledAttention(torch.autograd.Function):
             parts = [tile.of_queries(q), tile.of_keys(k), tile.of_bias(bias)]
             with torch.enable_grad():
                 parts = [t.detach().requires_grad_() for t in parts]
-                w = apply_mask(ctx.weights.of(tile, *parts), mask)
+                w = apply_mask(ctx.weights.of(*parts, tile), mask)
             _add_product(tile.of_keys(grad_v), w.detach().transpose(1, 2), grad)
             grad_w = torch.bmm(grad, tile.of_keys(v).transpose(1, 2))
             grads = torch.autograd.grad(w, parts, grad_w)
