@@ -10,6 +10,8 @@ from fairseq import hub_utils
 from fairseq.models import register_model
 from torch import Tensor
 
+from .choices import check_choices
+
 
 class MegaCheckpointMixin:
     """Reads checkpoints of this package and of the published code; refuses others."""
@@ -50,21 +52,19 @@ class MegaCheckpointMixin:
             **kwargs: options that replace those in the checkpoint, ``bpe``, ``tokenizer``, ...
 
         Raises:
-            ValueError: where a checkpoint is of another model.
+            ValueError: where a checkpoint cannot be read or is of another model, or chooses a task
+                or tokenizer that it had better not; nothing of it has been built then.
             FileNotFoundError: where there is none.
         """
-        if "://" not in model_name_or_path and not os.path.exists(model_name_or_path):
-            raise FileNotFoundError(f"no folder of checkpoints at {model_name_or_path}")
-        hub = super().from_pretrained(
+        if not os.path.isdir(model_name_or_path):
+            raise FileNotFoundError(
+                f"no folder of checkpoints at {model_name_or_path}; unpack archives before"
+            )
+        for name in checkpoint_file.split(os.pathsep):
+            check_choices(os.path.join(model_name_or_path, name), cls, kwargs)
+        return super().from_pretrained(
             model_name_or_path, checkpoint_file, data_name_or_path, **kwargs
         )
-        for model in hub.models:
-            if not isinstance(model, cls):
-                raise ValueError(
-                    f"{checkpoint_file} in {model_name_or_path} holds a {type(model).__name__}, "
-                    f"not a {cls.__name__}"
-                )
-        return hub
 
 
 def register_presets(model: type, config: type, presets: Dict[str, Dict]) -> None:
