@@ -62,6 +62,8 @@ class MegaCheckpointMixin:
             )
         for name in checkpoint_file.split(os.pathsep):
             check_choices(os.path.join(model_name_or_path, name), cls, kwargs)
+        for side in ("encoder", "decoder"):  # a checkpoint needs no file of embeddings
+            kwargs.setdefault(f"{side}_embed_path", None)
         return super().from_pretrained(
             model_name_or_path, checkpoint_file, data_name_or_path, **kwargs
         )
