@@ -25,6 +25,15 @@ class MegaCheckpointMixin:
         self._check_bias_tables(state_dict)
         super().upgrade_state_dict_named(state_dict, name)
 
+    def state_dict(self, *args, **kwargs):
+        """As torch's, but the number of batches that a batch norm has seen, which nothing uses, is
+        no integer: fairseq's --store-ema takes the moving average of all that is in it."""
+        state = super().state_dict(*args, **kwargs)
+        for name in state:
+            if name.endswith(".num_batches_tracked"):
+                state[name] = state[name].double()
+        return state
+
     def _check_bias_tables(self, state_dict: Dict[str, Tensor]) -> None:
         """Names the option behind a ``simple`` bias of another size than the model's."""
         ours = self.state_dict()
