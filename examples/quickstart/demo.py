@@ -285,7 +285,8 @@ def found(pattern: str, log: Path) -> str:
 
 
 def lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines()
+    """Its lines, which nothing but \\n ends."""
+    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
 def translations(log: Path) -> list[str]:
