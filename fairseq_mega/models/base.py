@@ -4,6 +4,7 @@ import dataclasses
 import os
 import sys
 from dataclasses import field, make_dataclass
+from pathlib import Path
 from typing import Dict
 
 from fairseq import hub_utils
@@ -55,7 +56,8 @@ class MegaCheckpointMixin:
         """fairseq's hub interface to checkpoints of this model.
 
         Args:
-            model_name_or_path: the folder of the checkpoints.
+            model_name_or_path: the folder of the checkpoints, or one that
+                ``python -m fairseq_mega export`` has made.
             checkpoint_file: a checkpoint, or several with colons between them for an ensemble.
             data_name_or_path: the folder of the dictionaries; ``.`` for that of the checkpoints.
             **kwargs: options that replace those in the checkpoint, ``bpe``, ``tokenizer``, ...
@@ -69,6 +71,11 @@ class MegaCheckpointMixin:
             raise FileNotFoundError(
                 f"no folder of checkpoints at {model_name_or_path}; unpack archives before"
             )
+        from .. import exchange  # above this in the order of the package
+
+        folder = Path(model_name_or_path)
+        if exchange.is_exported(folder) and not (folder / checkpoint_file).is_file():
+            return exchange.load_exported(folder, cls, kwargs)
         for name in checkpoint_file.split(os.pathsep):
             check_choices(os.path.join(model_name_or_path, name), cls, kwargs)
         for side in ("encoder", "decoder"):  # a checkpoint needs no file of embeddings

@@ -73,7 +73,7 @@ def check_choices(path: str, kind: type, given: Mapping[str, Any]) -> None:
         # A name alone does not replace what newer checkpoints hold: fairseq merges a dictionary.
         if part not in given or not (state.get("args") or isinstance(given[part], dict)):
             _check_text(state, part, harmless, path)
-    unknown = _section(state, "generation").get("replace_unk")
+    unknown = section(state, "generation").get("replace_unk")
     if unknown is not None and "replace_unk" not in given:
         raise ValueError(f"{path} sets replace_unk to {unknown!r:.80}: a file to read; give it")
 
@@ -103,22 +103,21 @@ def chosen(state: Mapping[str, Any], part: str, path: str) -> Any:
         return getattr(state["args"], "arch" if part == "model" else part, default)
     if not isinstance(state.get("cfg"), dict):
         raise ValueError(f"{path} has neither 'args' nor 'cfg', the options of its training")
-    section = state["cfg"].get(part)
-    return (
-        section if section is None or isinstance(section, str) else _options(section).get("_name")
-    )
+    named = state["cfg"].get(part)
+    return named if named is None or isinstance(named, str) else _options(named).get("_name")
 
 
-def _section(state: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+def section(state: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    """The options of a part; of older checkpoints, those of all parts together."""
     if state.get("args") is not None:
         return _options(state["args"])
     return _options(state["cfg"].get(part))
 
 
-def _options(section: Any) -> Mapping[str, Any]:
-    if isinstance(section, Namespace):
-        return vars(section)
-    return section if isinstance(section, dict) else {}
+def _options(part: Any) -> Mapping[str, Any]:
+    if isinstance(part, Namespace):
+        return vars(part)
+    return part if isinstance(part, dict) else {}
 
 
 def _check_text(state: Mapping[str, Any], part: str, harmless: set, path: str) -> None:
@@ -128,6 +127,6 @@ def _check_text(state: Mapping[str, Any], part: str, harmless: set, path: str) -
             f"{path} chooses {part}={name!r:.80}, which may load more than a file can be trusted "
             f"with: if you know it, give {part}=dict(_name={name!r:.80}) yourself"
         )
-    for option, value in _section(state, part).items() if name is not None else ():
+    for option, value in section(state, part).items() if name is not None else ():
         if isinstance(value, str) and "://" in value:
             raise ValueError(f"{path} sets {option} to the address {value!r:.80}: give a file")
