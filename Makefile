@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: venv lint test demo demo-baselines bench bench-full clean
+.PHONY: venv lint test hostile demo demo-baselines bench bench-full clean
 
 venv: $(INSTALLED)
 
@@ -19,6 +19,10 @@ lint: $(INSTALLED)
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+# Hostile files in all that loads one, fairseq's whole commands included: minutes.
+hostile: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/hostile/judge.py
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/quickstart/demo.py

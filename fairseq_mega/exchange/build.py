@@ -117,7 +117,7 @@ def check_size(task: FairseqTask, config: DictConfig, weights: Mapping[str, Tens
     with torch.device("meta"):
         model = make_model(task, config, path)
     asked = sum(value.numel() for value in model.parameters())
-    held = sum(value.numel() for value in weights.values() if isinstance(value, Tensor))
+    held = sum(value.numel() for value in weights.values())
     if asked > 2 * held + 1000:
         raise ValueError(
             f"{path}: its options describe a model of {asked:,} parameters, but it holds {held:,}"

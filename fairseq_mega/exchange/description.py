@@ -15,12 +15,12 @@ from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
 from fairseq.tasks import TASK_DATACLASS_REGISTRY
 
 from ..models.base import MegaCheckpointMixin
+from ..models.config import MOST_LAYERS
 
 FORMAT, FORMAT_VERSION = "fairseq-mega", 1
 LONGEST_FILE = 256 << 20  # bytes
 LONGEST_TEXT = 1000  # characters of an option or a word
 LARGEST_NUMBER = 1 << 31
-MOST_LAYERS = 1000
 
 _LANGUAGE_MODELING = [
     "add_bos_token",

@@ -80,9 +80,15 @@ class MegaCheckpointMixin:
             check_choices(os.path.join(model_name_or_path, name), cls, kwargs)
         for side in ("encoder", "decoder"):  # a checkpoint needs no file of embeddings
             kwargs.setdefault(f"{side}_embed_path", None)
-        return super().from_pretrained(
-            model_name_or_path, checkpoint_file, data_name_or_path, **kwargs
-        )
+        try:
+            return super().from_pretrained(
+                model_name_or_path, checkpoint_file, data_name_or_path, **kwargs
+            )
+        except OSError:
+            raise
+        except Exception as error:  # whatever weights and options that do not fit raise
+            path = folder / checkpoint_file
+            raise ValueError(f"{path} does not make a {cls.__name__}: {error}") from error
 
 
 def register_presets(model: type, config: type, presets: Dict[str, Dict]) -> None:

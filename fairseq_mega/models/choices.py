@@ -40,6 +40,10 @@ def read_checkpoint(path: str) -> Dict[str, Any]:
         raise ValueError(f"{path} cannot be read as a checkpoint: {_reason(error)}") from error
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise ValueError(f"{path} is no checkpoint of fairseq: it has no 'model'")
+    if not all(isinstance(name, str) for name in state["model"]):
+        raise ValueError(f"{path} is no checkpoint of fairseq: its weights have no names")
+    if not all(isinstance(value, torch.Tensor) for value in state["model"].values()):
+        raise ValueError(f"{path} is no checkpoint of fairseq: its 'model' holds no weights alone")
     if not isinstance(state.get("args"), (Namespace, type(None))):
         raise ValueError(f"{path} is no checkpoint of fairseq: its 'args' are no Namespace")
     return state

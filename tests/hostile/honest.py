@@ -54,7 +54,7 @@ def make_state(kind, data, extra=""):
         ],
         "task_state": {},
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
-        "last_optimizer_state": {"state": {}, "param_groups": []},
+        "last_optimizer_state": None,
     }
 
 
