@@ -105,11 +105,10 @@ def state(kind, path, folder):
 def command(module, options):
     def run(kind, path, folder):
         words = ["fairseq", str(folder / "bin"), "--user-dir", str(ROOT / "fairseq_mega"), "--cpu"]
-        words += options.format(path=path, save=folder / "training").split(" ")
-        if kind == "translation" and module is not validate:
-            words += ["--source-lang", "src", "--target-lang", "tgt"]
+        words += ["--required-batch-size-multiple", "1", "--num-workers", "0"]
+        words += [word.format(path=path, save=folder / "training") for word in options.split()]
         with (
-            mock.patch.object(sys, "argv", [word.replace("\0", " ") for word in words]),
+            mock.patch.object(sys, "argv", words),
             mock.patch.object(sys, "stdin", io.StringIO("w1 w2\n")),
         ):
             module.cli_main()
@@ -117,8 +116,10 @@ def command(module, options):
     return run
 
 
-LM = "--task mega_language_modeling --batch-size 2 "
-TRAIN = f"{honest.TRAINING} --batch-size 2 --max-update 1 --save-dir {{save}} --no-save "
+LM = "--task mega_language_modeling --path {path}"
+PAIR = "--source-lang src --target-lang tgt --path {path}"
+TRAIN = f"{honest.OPTIONS['translation']} --batch-size 2 --max-update 4 --save-dir {{save}} "
+TRAIN += "--no-save --disable-validation"
 LOADERS = {
     "translation": [only_load, from_pretrained, export, average, load_for_task, load_with_task]
     + [restore, finetune],
@@ -127,19 +128,17 @@ LOADERS = {
 }
 COMMANDS = {
     "translation": {
-        "fairseq-generate": command(generate, "--path {path} --batch-size 2"),
-        "fairseq-interactive": command(interactive, "--path {path}"),
-        "fairseq-validate": command(validate, "--path {path} --batch-size 2"),
-        "fairseq-train --restore-file": command(
-            train, f"{honest.TINY['mega']} {TRAIN}--restore-file {{path}}"
-        ),
+        "fairseq-generate": command(generate, f"{PAIR} --batch-size 2"),
+        "fairseq-interactive": command(interactive, PAIR),
+        "fairseq-validate": command(validate, "--task translation --path {path} --batch-size 2"),
+        "fairseq-train --restore-file": command(train, f"{TRAIN} --restore-file {{path}}"),
         "fairseq-train --finetune-from-model": command(
-            train, f"{honest.TINY['mega']} {TRAIN}--finetune-from-model {{path}}"
+            train, f"{TRAIN} --finetune-from-model {{path}}"
         ),
     },
     "language_model": {
-        "fairseq-eval-lm": command(eval_lm, LM + "--path {path} --tokens-per-sample 32"),
-        "fairseq-interactive": command(interactive, LM[:-15] + " --path {path}"),
+        "fairseq-eval-lm": command(eval_lm, f"{LM} --batch-size 2 --tokens-per-sample 32"),
+        "fairseq-interactive": command(interactive, LM),
     },
 }
 STOCK = {load_for_task, load_with_task}
