@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: venv lint test test-quick coverage counts demo demo-baselines bench bench-full clean
+.PHONY: venv lint test test-quick coverage hostile counts demo demo-baselines bench bench-full clean
 
 venv: $(INSTALLED)
 
@@ -31,6 +31,10 @@ coverage: $(INSTALLED)
 # Lines of code, and how many of them know of decoding.
 counts:
 	$(PYTHON) tests/counts.py
+
+# Hostile files in all that loads one, fairseq's whole commands included: minutes.
+hostile: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/hostile/judge.py
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/quickstart/demo.py

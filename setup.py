@@ -1,4 +1,4 @@
-"""Installs the plugin with the fairseq that runs on this Python."""
+"""Installs the plugin with a fairseq that runs on today's Python."""
 
 from setuptools import find_packages, setup
 
@@ -10,12 +10,13 @@ setup(
     description="Mega (Moving Average Equipped Gated Attention) as a plugin for stock fairseq",
     license="MIT",
     packages=find_packages(include=["fairseq_mega", "fairseq_mega.*"]),
-    python_requires=">=3.9,<3.13",
+    python_requires=">=3.11,<3.13",
     install_requires=[
-        # The release does not import on Python 3.11; this build of the main branch does.
-        'fairseq==0.12.2; python_version < "3.11"',
-        've-fairseq==0.12.3; python_version >= "3.11"',
+        # A build of fairseq's main branch: its last release does not import on these Pythons, and
+        # on older ones no pip of today installs it.
+        "ve-fairseq==0.12.3",
         "numpy<2",  # fairseq uses names that numpy 2 has dropped
+        "safetensors",
         "sacrebleu",
         "sentencepiece",
         "torch>=2.6",

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import os
 import shutil
+import struct
 import tarfile
 import time
 import zipfile
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
+from itertools import filterfalse
 from pathlib import Path, PurePosixPath
 from typing import IO, Callable, Optional
 from urllib.error import HTTPError
@@ -31,6 +33,10 @@ TIMEOUT = 60.0  # seconds without a byte
 ATTEMPTS = 4  # in a row that get no byte
 PAUSE = 2.0  # seconds after a failure
 DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile)
+# What the standard library also raises at encrypted members, other compressions and false sizes.
+DAMAGE += (RuntimeError, ValueError, OverflowError, struct.error)
+GROWTH = 100  # how many times larger than its archive text may be: five is usual
+SMALL = 64 << 20  # bytes that an archive may hold, however small it is
 
 
 @dataclass(frozen=True)
@@ -202,13 +208,16 @@ def extract(archive: Path, names: Sequence[str], folder: Path) -> list[Path]:
     No path comes from the archive, so that none can lead out of the folder.
     """
     missing = set(names)
+    room = Room(archive)
     try:
         for path, open_member in members(archive):
             name = PurePosixPath(path).name
             if name in missing:
                 with open_member() as source, (folder / name).open("wb") as target:
-                    shutil.copyfileobj(source, target, BLOCK)
+                    shutil.copyfileobj(Bounded(source, room), target, BLOCK)
                 missing.remove(name)
+    except PreparationError:
+        raise
     except DAMAGE as error:
         raise PreparationError(
             f"{archive} is damaged ({error}): delete it to download it again"
@@ -221,6 +230,35 @@ def extract(archive: Path, names: Sequence[str], folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
+class Room:
+    """The bytes that may still come out of an archive before it is taken for a bomb."""
+
+    def __init__(self, archive: Path):
+        self.archive, self.limit = archive, max(SMALL, GROWTH * size(archive))
+        self.left = self.limit
+
+    def take(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise PreparationError(
+                f"{self.archive} has {size(self.archive):,} bytes, but more than {self.limit:,} "
+                f"come out of it: it is not the file that it should be; delete it, and check where "
+                f"it comes from"
+            )
+
+
+class Bounded:
+    """Reads a stream as long as there is room for what it has."""
+
+    def __init__(self, stream: IO[bytes], room: Room):
+        self.stream, self.room = stream, room
+
+    def read(self, count: int = -1) -> bytes:
+        block = self.stream.read(count)
+        self.room.take(len(block))
+        return block
+
+
 def members(archive: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
     """The paths in a .zip or .tgz, each with a function that opens the file, to be called at once.
 
@@ -228,12 +266,13 @@ def members(archive: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
     """
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as file:
-            for info in file.infolist():
+            for info in filterfalse(zipfile.ZipInfo.is_dir, file.infolist()):
                 yield info.filename, partial(file.open, info)
     elif archive.suffix == ".gz":
         yield archive.stem, partial(gzip.open, archive)
     else:
-        with gzip.open(archive) as stream:
+        with gzip.open(archive) as opened:
+            stream = Bounded(opened, Room(archive))
             with tarfile.open(fileobj=stream, mode="r|") as file:
                 for info in filter(tarfile.TarInfo.isfile, file):
                     yield info.name, partial(file.extractfile, info)

@@ -2,32 +2,140 @@
 
 torch loads checkpoints with ``weights_only=True``, which builds no object of a type that is not
 listed. fairseq's checkpoints hold an ``argparse.Namespace``, those of trainings with --eval-bleu
-numpy arrays of counts, those of the published Mega language models numpy scalars: exactly these
-are listed here, and any other type stays refused.
+numpy arrays of counts, those of the published Mega language models numpy scalars.
+
+The list counts for every file that the process loads, and torch calls what is listed with whatever
+a file says. So numpy's own types are not on it: ``np.ndarray`` makes an array of objects of the
+bytes in a file, a second ``__setstate__`` frees memory that a tensor may share, and that of a
+``np.dtype`` changes it for the whole process. The names that numpy has written to files lead to the
+stand-ins below, which take numbers and nothing else.
 """
 
 import argparse
-import codecs
+import math
+import re
+from pickle import UnpicklingError
+from typing import Any, Tuple
 
 import numpy as np
 import torch
-from numpy.core import multiarray
+
+# Booleans, integers and floating-point numbers, by the names that numpy gives them in files.
+_NUMBERS = re.compile("b1|[iu][1248]|f[248]")
+
+
+class _Namespace(argparse.Namespace):
+    """Becomes an ``argparse.Namespace`` when it is given its attributes."""
+
+    def __setstate__(self, state: dict) -> None:
+        if type(state) is not dict:
+            raise UnpicklingError("the attributes of an argparse.Namespace are no dictionary")
+        for name in state:
+            # An attribute such as __class__ would change what the object is.
+            if type(name) is not str or name.startswith("__") or hasattr(argparse.Namespace, name):
+                raise UnpicklingError(f"{name!r:.80} cannot be an option in an argparse.Namespace")
+        vars(self).update(state)
+        self.__class__ = argparse.Namespace
+
+    def __reduce__(self) -> Tuple:
+        """Without attributes there is nothing to set, and it stays what it is until it is saved."""
+        return argparse.Namespace, ()
+
+
+class _Dtype:
+    """The type of numbers that a file gives to ``numpy.dtype``; only names what to build."""
+
+    def __new__(cls, code: Any = None, *_: Any) -> "_Dtype":
+        if type(code) is not str or not _NUMBERS.fullmatch(code):
+            raise UnpicklingError(
+                f"numpy.dtype {code!r:.80}: arrays in checkpoints are of booleans, integers or "
+                "floating-point numbers"
+            )
+        self = super().__new__(cls)
+        self.code, self.order = code, "="
+        return self
+
+    def __setstate__(self, state: Tuple) -> None:
+        """``state`` is (version, byte order, 5 entries for other types than numbers, flags)."""
+        if type(state) is not tuple or len(state) < 5 or state[1] not in ("<", ">", "|", "="):
+            raise UnpicklingError("numpy.dtype: not the byte order of a type of numbers")
+        if state[2:5] != (None, None, None):
+            raise UnpicklingError("numpy.dtype: it has parts, but a number has none")
+        self.order = state[1]
+
+    def read(self, data: Any, count: int) -> np.ndarray:
+        """The ``count`` numbers of which ``data`` are the bytes."""
+        dtype = np.dtype(self.order + self.code)
+        if type(data) is not bytes or len(data) != count * dtype.itemsize:
+            raise UnpicklingError(
+                f"a numpy array of {count} numbers of {dtype.itemsize} bytes has other data"
+            )
+        return np.frombuffer(data, dtype)
+
+
+class _Numbers(np.ndarray):
+    """An array without elements that is filled, once, with what the file says."""
+
+    def __new__(cls) -> "_Numbers":
+        return super().__new__(cls, 0, np.int8)
+
+    def __setstate__(self, state: Tuple) -> None:
+        """``state`` is (version, shape, dtype, whether columns come first, data)."""
+        if type(state) is not tuple or len(state) != 5:
+            raise UnpicklingError("a numpy array of an unknown version")
+        if vars(self):  # torch may hold the memory by now
+            raise UnpicklingError("a numpy array is filled twice")
+        _, shape, dtype, columns_first, data = state
+        if type(dtype) is not _Dtype or type(data) is not bytes:
+            raise UnpicklingError("a numpy array of something else than numbers")
+        if (
+            type(shape) is not tuple
+            or len(shape) > 32
+            or any(type(size) is not int or not 0 <= size <= len(data) for size in shape)
+        ):
+            raise UnpicklingError(f"{shape!r:.80} is not the shape of a numpy array")
+        values = dtype.read(data, math.prod(shape)).reshape(shape, order="CF"[bool(columns_first)])
+        vars(self)["filled"] = True
+        self.dtype = values.dtype
+        self.resize(shape, refcheck=False)
+        self[...] = values
+
+    def __reduce__(self) -> Tuple:
+        """Saved again, it is an array of numpy's."""
+        return self.view(np.ndarray).__reduce__()
+
+    def __reduce_ex__(self, protocol: int) -> Tuple:
+        return self.view(np.ndarray).__reduce_ex__(protocol)
+
+
+def _reconstruct(kind: Any = None, *_: Any) -> _Numbers:
+    """In place of numpy's function of this name, with which its arrays begin in files."""
+    if kind is not _Numbers:
+        raise UnpicklingError("numpy's _reconstruct is for numpy.ndarray")
+    return _Numbers()
+
+
+def _scalar(dtype: Any = None, data: Any = None) -> np.generic:
+    """In place of ``numpy.core.multiarray.scalar``."""
+    if type(dtype) is not _Dtype:
+        raise UnpicklingError("a numpy scalar that is no number")
+    return dtype.read(data, 1)[0]
 
 
 def allow_checkpoint_types() -> None:
-    """Allows the types that fairseq's and the published checkpoints hold."""
-    scalar, array = multiarray.scalar, multiarray._reconstruct
+    """Allows the types that fairseq's and the published checkpoints hold.
+
+    Bytes in them are written with ``codecs.encode``, which torch has on its own list.
+    """
     torch.serialization.add_safe_globals(
         [
-            argparse.Namespace,
+            (_Namespace, "argparse.Namespace"),
+            (_Numbers, "numpy.ndarray"),
+            (_Dtype, "numpy.dtype"),
             # What builds a numpy scalar or array has another name from numpy 2 on.
-            (scalar, "numpy.core.multiarray.scalar"),
-            (scalar, "numpy._core.multiarray.scalar"),
-            (array, "numpy.core.multiarray._reconstruct"),
-            (array, "numpy._core.multiarray._reconstruct"),
-            np.ndarray,
-            np.dtype,
-            *(type(np.dtype(t)) for t in (np.int64, np.float64, np.float32)),
-            codecs.encode,
+            (_scalar, "numpy.core.multiarray.scalar"),
+            (_scalar, "numpy._core.multiarray.scalar"),
+            (_reconstruct, "numpy.core.multiarray._reconstruct"),
+            (_reconstruct, "numpy._core.multiarray._reconstruct"),
         ]
     )

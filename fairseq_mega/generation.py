@@ -67,6 +67,8 @@ class PromptGenerator(SequenceGenerator):
         Raises:
             ValueError: where a prompt is longer than a text may be.
         """
+        if prefix_tokens is not None and prefix_tokens[:, :1].eq(self.eos).any():
+            return self._generate_but_empty(sample, prefix_tokens, constraints, bos_token)
         if not self._chooses_without_prompt():
             return super()._generate(sample, prefix_tokens, constraints, bos_token)
         src_tokens = sample["net_input"]["src_tokens"]
@@ -93,6 +95,25 @@ class PromptGenerator(SequenceGenerator):
             bos_token=text[:, read].repeat_interleave(self.beam_size),
         )
         return [self._with_prompt(*each) for each in zip(prompt, scores, continuations)]
+
+    def _generate_but_empty(
+        self, sample, prefix_tokens: Tensor, constraints, bos_token
+    ) -> List[List[Dict[str, Tensor]]]:
+        """``_generate`` where texts are over with the first of ``prefix_tokens (B, T)``.
+
+        Beams part at the first token; where it is forced to end the text, fairseq waits in vain for
+        as many hypotheses as beams. Such a text has one.
+        """
+        empty = prefix_tokens[:, 0].eq(self.eos)
+        others = prefix_tokens.masked_fill(empty.unsqueeze(1), self.pad)
+        hypotheses = self._generate(sample, others, constraints, bos_token)
+        ends = prefix_tokens[empty, :1]  # (E, 1)
+        starts = torch.full_like(ends, self.eos if bos_token is None else bos_token)
+        scores = self.model.score(torch.cat([starts, ends], dim=1), self.temperature)
+        for row, tokens, score in zip(empty.nonzero(), ends, scores):
+            end = {"tokens": tokens, "positional_scores": score, "score": score.sum()}
+            hypotheses[row] = [{**hypotheses[row][0], **end}]
+        return hypotheses
 
     def _chooses_without_prompt(self) -> bool:
         """Other searches, the blocking of n-grams and a second language model look at the tokens of
@@ -164,6 +185,12 @@ class PromptedEnsemble(EnsembleModel):
             log_probs.append(_read(model, tokens, state, temperature))
             state.reorder(rows)
         return torch.logsumexp(torch.stack(log_probs), dim=0) - math.log(self.models_size)
+
+    def score(self, tokens: Tensor, temperature: float) -> Tensor:
+        """As ``read``, of texts with which no generation goes on."""
+        log_probs = self.read(tokens, 1, temperature)
+        self._states = []
+        return log_probs
 
     def forward_decoder(
         self, tokens: Tensor, encoder_outs, incremental_states: List[Dict], temperature: float = 1.0

@@ -1,21 +1,18 @@
 """Downloads and archives: whatever goes wrong, no part of a file is taken for the whole."""
 
 import errno
-import gzip
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
-import archives
 import pytest
 from server import running_server
 
 from examples import download
-from examples.download import Remote, extract, fetch
+from examples.download import Remote, fetch
 from examples.steps import PreparationError, keep_settings, once, plain_ends
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -165,85 +162,6 @@ def test_a_write_that_fails_for_space_ends_with_a_message_and_is_gone_on_with(
     got = (tmp_path / "a.bin.part").stat().st_size
     assert fetch(remote, tmp_path).read_bytes() == DATA
     assert server.requests[1:] == [("a.bin", f"bytes={got}-" if got else None)]
-
-
-# --- archives -----------------------------------------------------------------------------------
-
-
-MAKERS = {"a.tgz": archives.tgz, "a.zip": archives.zipped}
-MEMBERS = {"x/one.txt": b"1" + DATA, "two.txt": b"2" + DATA, "x/three.txt": b"3" + DATA}
-
-
-@pytest.fixture(params=MAKERS)
-def make(request, tmp_path):
-    """Writes an archive of these members and returns its path."""
-
-    def make(members):
-        path = tmp_path / request.param
-        path.write_bytes(MAKERS[request.param](members))
-        return path
-
-    return make
-
-
-@pytest.fixture
-def out(tmp_path):
-    (tmp_path / "out").mkdir()
-    return tmp_path / "out"
-
-
-def test_only_what_is_asked_for_is_extracted_in_the_order_asked(make, out):
-    paths = extract(make(MEMBERS), ["two.txt", "one.txt"], out)
-    assert [path.read_bytes()[:1] for path in paths] == [b"2", b"1"]
-    assert contents(out) == {"one.txt", "two.txt"}
-
-
-def test_no_path_in_an_archive_leads_out_of_the_folder(make, out, tmp_path):
-    before = contents(tmp_path)
-    archive = make({"../evil.txt": b"evil", "/tmp/../evil2.txt": b"evil"})
-    extract(archive, ["evil.txt", "evil2.txt"], out)
-    assert contents(out) == {"evil.txt", "evil2.txt"}
-    assert contents(tmp_path) == before | {archive.name}
-
-
-def test_links_in_an_archive_are_not_files(out, tmp_path):
-    with tarfile.open(tmp_path / "a.tgz", "w:gz") as archive:
-        info = tarfile.TarInfo("one.txt")
-        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        archive.addfile(info)
-    with pytest.raises(PreparationError, match="has no one.txt"):
-        extract(tmp_path / "a.tgz", ["one.txt"], out)
-
-
-def test_what_an_archive_lacks_is_named(make, out):
-    with pytest.raises(PreparationError, match="a\\.(tgz|zip) has no four.txt, zero.txt: .*delete"):
-        extract(make(MEMBERS), ["zero.txt", "one.txt", "four.txt"], out)
-
-
-@pytest.mark.parametrize("harm", ["cut", "changed", "no archive"])
-def test_a_damaged_archive_is_refused(make, out, harm):
-    archive = make(MEMBERS)
-    data = bytearray(archive.read_bytes())
-    if harm == "cut":
-        data = data[: len(data) // 2]
-    elif harm == "changed":
-        data[len(data) // 2] ^= 255
-    else:
-        data = b"<html>Moved</html>"
-    archive.write_bytes(data)
-    with pytest.raises(PreparationError, match="is damaged .*: delete it to download it again"):
-        extract(archive, ["one.txt", "two.txt", "three.txt"], out)
-
-
-@pytest.mark.parametrize("cut", [False, True])
-def test_single_compressed_files(out, tmp_path, cut):
-    data = gzip.compress(DATA)
-    (tmp_path / "a.txt.gz").write_bytes(data[: len(data) // 2] if cut else data)
-    if cut:
-        with pytest.raises(PreparationError, match="a.txt.gz is damaged"):
-            extract(tmp_path / "a.txt.gz", ["a.txt"], out)
-    else:
-        assert extract(tmp_path / "a.txt.gz", ["a.txt"], out)[0].read_bytes() == DATA
 
 
 # --- steps --------------------------------------------------------------------------------------

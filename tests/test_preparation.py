@@ -19,6 +19,8 @@ from sentencepiece import SentencePieceProcessor
 from server import running_server
 
 from examples.language_modeling import prepare as language_modeling
+from examples.language_modeling import symbols
+from examples.quickstart import demo
 from examples.translation import corpora
 from examples.translation import prepare as translation
 
@@ -389,3 +391,24 @@ def test_a_zip_without_the_test_set_is_refused(server, tmp_path):
     with pytest.raises(SystemExit, match="wikitext-103-v1.zip has no wiki.test.tokens"):
         language_modeling.main(["wikitext103", "--workdir", str(tmp_path)])
     assert not (tmp_path / "text").exists()
+
+
+SEPARATORS = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+
+
+@pytest.mark.parametrize("kind", symbols.ENCODERS)
+def test_only_newlines_end_the_lines_of_symbols(tmp_path, kind):
+    lines = ["a b", f"c{SEPARATORS}d", "", "e\rf", "g"]
+    (tmp_path / "text").write_bytes("\n".join(lines).encode() + b"\r\n")
+    symbols.split(kind, tmp_path / "out", [tmp_path / "text"])
+    with open(tmp_path / "out/text", encoding="utf-8") as written:  # as fairseq opens it
+        rows = [row.removesuffix("\n") for row in written]
+    assert len(rows) == len(lines)
+    decode = symbols.ENCODERS[kind].decode
+    assert [decode(rows[i]) for i in (0, 2, 3, 4)] == ["a b", "", "e f", "g"]
+    assert decode(rows[1])[0] == "c" and decode(rows[1])[-1] == "d"
+
+
+def test_only_newlines_end_the_lines_of_the_demo(tmp_path):
+    (tmp_path / "text").write_text(f"a{SEPARATORS}b\n\nc\n", encoding="utf-8")
+    assert demo.lines(tmp_path / "text") == [f"a{SEPARATORS}b", "", "c"]

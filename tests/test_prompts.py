@@ -240,6 +240,29 @@ def test_nothing_is_left_of_the_batch_before(model):
     assert_same([results[2][0]], generator.generate([model], make_batch(words(0))[0]))
 
 
+@pytest.mark.parametrize("lengths", [(0, 6, 1, 2), (0,), (0, 0)])
+@pytest.mark.parametrize("options", [{}, {"no_repeat_ngram_size": 2}], ids=["", "n-grams"])
+def test_lines_that_end_within_the_prefix_end_there(model, lengths, options):
+    """``--prefix-size`` takes the end of a short line with it. fairseq's generator cannot end an
+    empty line with several beams; with one, it is the same."""
+    eos = torch.tensor([DICTIONARY.eos()])
+    lines = [torch.cat([line, eos]) for line in words(*lengths)]
+    sample, _ = make_batch(lines)
+    prefix = batch_of(lines)[:, :3]
+    best = {}
+    for kind, beam in ((PromptGenerator, 3), (PromptGenerator, 1), (SequenceGenerator, 1)):
+        generator = kind([model], DICTIONARY, **{**OPTIONS, **options, "beam_size": beam})
+        hypotheses = generator.generate([model], sample, prefix_tokens=prefix, bos_token=eos.item())
+        best[kind, beam] = [each[:1] for each in hypotheses]
+    assert_same(best[PromptGenerator, 1], best[SequenceGenerator, 1])
+    ended = [row for row, length in enumerate(lengths) if length < 3]
+    assert_same(*([each[row] for row in ended] for each in list(best.values())[:2]))
+    for row in ended:
+        assert best[PromptGenerator, 3][row][0]["tokens"].equal(lines[row])
+    # What comes next is read from the start.
+    assert_same(check([model], words(4, 5)), generate(SequenceGenerator, [model], words(4, 5)))
+
+
 # --- in parallel --------------------------------------------------------------------------------
 
 

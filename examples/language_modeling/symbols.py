@@ -15,11 +15,17 @@ ENCODERS = {"bytes": Bytes, "characters": Characters}
 
 def split(kind: str, out: Path, files: List[Path]) -> None:
     """Write each file's symbols, separated by spaces, to a file of the same name in OUT."""
+    encode = ENCODERS[kind].encode
     out.mkdir(parents=True, exist_ok=True)
     for file in files:
-        lines = file.read_text(encoding="utf-8").splitlines()
-        text = "".join(f"{ENCODERS[kind].encode(line)}\n" for line in lines)
-        (out / file.name).write_text(text, encoding="utf-8")
+        # Only \n ends a line here: other separators stand inside. fairseq, which reads what is
+        # written, also ends lines at \r.
+        with (
+            file.open(encoding="utf-8", newline="\n") as source,
+            (out / file.name).open("w", encoding="utf-8", newline="\n") as target,
+        ):
+            for line in source:
+                target.write(encode(line.rstrip("\r\n").replace("\r", " ")) + "\n")
 
 
 def main() -> None:

@@ -19,7 +19,6 @@ import time
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Union
 
 from sacrebleu.metrics import BLEU
 
@@ -163,7 +162,7 @@ class Step:
         print(f"\n    {time.time() - start:.0f} seconds", flush=True)
 
 
-def command(*parts: Union[str, Path]) -> list[str]:
+def command(*parts: str | Path) -> list[str]:
     """A command's words: texts are split as a shell splits them, paths are one word each."""
     split = (shlex.split(part) if isinstance(part, str) else [str(part)] for part in parts)
     return list(chain(*split))
@@ -285,7 +284,8 @@ def found(pattern: str, log: Path) -> str:
 
 
 def lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines()
+    """Its lines, which nothing but \\n ends."""
+    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
 def translations(log: Path) -> list[str]:

@@ -19,7 +19,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import fairseq_mega  # noqa: E402, F401 - says what checkpoints may hold
+from fairseq_mega.models.choices import read_checkpoint  # noqa: E402
 
 EPOCHS, UPDATES = r"checkpoint(\d+)\.pt", r"checkpoint_\d+_(\d+)\.pt"
 
@@ -44,11 +44,12 @@ def average(paths: List[Path]) -> Dict:
     """The last checkpoint, with the mean of all of theirs for each parameter.
 
     Sums are in float32 at least. What is no floating-point number stays as the last one has it.
-    Raises ValueError if the checkpoints do not have the same parameters in the same shapes.
+    Raises ValueError if one cannot be read, or if they do not have the same parameters in the same
+    shapes.
     """
     sums: Dict[str, torch.Tensor] = {}
     for path in paths:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read_checkpoint(str(path))
         model = checkpoint["model"]
         if not sums:
             sums = {name: zeros_like(value) for name, value in model.items()}
@@ -97,7 +98,7 @@ def main(words: Optional[List[str]] = None) -> None:
     try:
         paths = last_checkpoints(args.folder, args.last, UPDATES if args.updates else EPOCHS)
         checkpoint = average(paths)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"{error}.")
     part = output.with_name(f"{output.name}.part")
     torch.save(checkpoint, part)

@@ -4,11 +4,14 @@ import dataclasses
 import os
 import sys
 from dataclasses import field, make_dataclass
+from pathlib import Path
 from typing import Dict
 
 from fairseq import hub_utils
 from fairseq.models import register_model
 from torch import Tensor
+
+from .choices import check_choices
 
 
 class MegaCheckpointMixin:
@@ -22,6 +25,15 @@ class MegaCheckpointMixin:
             )
         self._check_bias_tables(state_dict)
         super().upgrade_state_dict_named(state_dict, name)
+
+    def state_dict(self, *args, **kwargs):
+        """As torch's, but the number of batches that a batch norm has seen, which nothing uses, is
+        no integer: fairseq's --store-ema takes the moving average of all that is in it."""
+        state = super().state_dict(*args, **kwargs)
+        for name in state:
+            if name.endswith(".num_batches_tracked"):
+                state[name] = state[name].double()
+        return state
 
     def _check_bias_tables(self, state_dict: Dict[str, Tensor]) -> None:
         """Names the option behind a ``simple`` bias of another size than the model's."""
@@ -44,27 +56,39 @@ class MegaCheckpointMixin:
         """fairseq's hub interface to checkpoints of this model.
 
         Args:
-            model_name_or_path: the folder of the checkpoints.
+            model_name_or_path: the folder of the checkpoints, or one that
+                ``python -m fairseq_mega export`` has made.
             checkpoint_file: a checkpoint, or several with colons between them for an ensemble.
             data_name_or_path: the folder of the dictionaries; ``.`` for that of the checkpoints.
             **kwargs: options that replace those in the checkpoint, ``bpe``, ``tokenizer``, ...
 
         Raises:
-            ValueError: where a checkpoint is of another model.
+            ValueError: where a checkpoint cannot be read or is of another model, or chooses a task
+                or tokenizer that it had better not; nothing of it has been built then.
             FileNotFoundError: where there is none.
         """
-        if "://" not in model_name_or_path and not os.path.exists(model_name_or_path):
-            raise FileNotFoundError(f"no folder of checkpoints at {model_name_or_path}")
-        hub = super().from_pretrained(
-            model_name_or_path, checkpoint_file, data_name_or_path, **kwargs
-        )
-        for model in hub.models:
-            if not isinstance(model, cls):
-                raise ValueError(
-                    f"{checkpoint_file} in {model_name_or_path} holds a {type(model).__name__}, "
-                    f"not a {cls.__name__}"
-                )
-        return hub
+        if not os.path.isdir(model_name_or_path):
+            raise FileNotFoundError(
+                f"no folder of checkpoints at {model_name_or_path}; unpack archives before"
+            )
+        from .. import exchange  # above this in the order of the package
+
+        folder = Path(model_name_or_path)
+        if exchange.is_exported(folder) and not (folder / checkpoint_file).is_file():
+            return exchange.load_exported(folder, cls, kwargs)
+        for name in checkpoint_file.split(os.pathsep):
+            check_choices(os.path.join(model_name_or_path, name), cls, kwargs)
+        for side in ("encoder", "decoder"):  # a checkpoint needs no file of embeddings
+            kwargs.setdefault(f"{side}_embed_path", None)
+        try:
+            return super().from_pretrained(
+                model_name_or_path, checkpoint_file, data_name_or_path, **kwargs
+            )
+        except OSError:
+            raise
+        except Exception as error:  # whatever weights and options that do not fit raise
+            path = folder / checkpoint_file
+            raise ValueError(f"{path} does not make a {cls.__name__}: {error}") from error
 
 
 def register_presets(model: type, config: type, presets: Dict[str, Dict]) -> None:

@@ -12,6 +12,8 @@ from ..modules.norm import NORMS
 from ..modules.relative_bias import BIASES
 from ..ops.attention import ATTENTION_FUNCTIONS
 
+MOST_LAYERS = 1000
+
 
 def _option(default, help):
     return field(default=default, metadata={"help": help})
@@ -172,6 +174,10 @@ def check_layers(cfg, side: str) -> None:
     """
     for size in ("layers", "embed_dim", "hidden_dim", "z_dim", "n_dim"):
         check_positive(**{_flag(f"{side}_{size}"): cfg[f"{side}_{size}"]})
+    if cfg[f"{side}_layers"] > MOST_LAYERS:  # a file may ask for layers without end
+        raise ValueError(
+            f"{_flag(f'{side}_layers')} is {cfg[f'{side}_layers']}, more than {MOST_LAYERS}"
+        )
     check_chunk_size(_flag(f"{side}_chunk_size"), cfg[f"{side}_chunk_size"])
     if cfg.rel_pos_bias == "rotary":
         check_rotary(_flag(f"{side}_z_dim"), cfg[f"{side}_z_dim"])

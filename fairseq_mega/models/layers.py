@@ -1,5 +1,6 @@
 """The layers of encoder and decoder, built from the options."""
 
+import os
 from typing import Optional, Tuple
 
 from fairseq import utils
@@ -15,14 +16,37 @@ from ..modules import (
 from ..modules.state import LayerState
 
 
-def make_embedding(dictionary, dim: int, path: Optional[str] = None) -> nn.Embedding:
-    """A table ``~ N(0, 1/dim)`` with a padding row of zeros; rows found at ``path`` are read."""
+def make_embedding(
+    dictionary, dim: int, option: Optional[str] = None, path: Optional[str] = None
+) -> nn.Embedding:
+    """A table ``~ N(0, 1/dim)`` with a padding row of zeros; rows found in the file at ``path``,
+    which ``option`` names, are read.
+
+    A checkpoint has the table itself: where the file cannot be read, only a model that is used
+    without the weights of one raises an error.
+    """
     embedding = nn.Embedding(len(dictionary), dim, padding_idx=dictionary.pad())
     nn.init.normal_(embedding.weight, std=dim**-0.5)
     nn.init.zeros_(embedding.weight[dictionary.pad()])
     if path:
-        utils.load_embedding(utils.parse_embedding(path), dictionary, embedding)
+        try:
+            if not os.path.isfile(path):  # nor a pipe or device, which a checkpoint may name
+                raise FileNotFoundError("there is no such file")
+            utils.load_embedding(utils.parse_embedding(path), dictionary, embedding)
+        except (OSError, RuntimeError, StopIteration, ValueError) as error:
+            embedding.unread = f"{option} is {path}, which cannot be read: {error}"
+            embedding.register_forward_pre_hook(_check_read)
+            embedding.register_load_state_dict_post_hook(_note_loaded)
     return embedding
+
+
+def _check_read(embedding: nn.Embedding, _) -> None:
+    if embedding.unread is not None:
+        raise ValueError(embedding.unread)
+
+
+def _note_loaded(embedding: nn.Embedding, _) -> None:
+    embedding.unread = None
 
 
 def make_layers(kind: type, count: int, cfg, **kwargs) -> nn.ModuleList:

@@ -38,11 +38,13 @@ class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
         if cfg.share_all_embeddings:
             check_shared_embeddings(cfg, source, target)
             cfg.share_decoder_input_output_embed = cfg.adaptive_softmax_cutoff is None
-        encoder_embedding = make_embedding(source, cfg.encoder_embed_dim, cfg.encoder_embed_path)
+        encoder_embedding = make_embedding(
+            source, cfg.encoder_embed_dim, "--encoder-embed-path", cfg.encoder_embed_path
+        )
         decoder_embedding = encoder_embedding
         if not cfg.share_all_embeddings:
             decoder_embedding = make_embedding(
-                target, cfg.decoder_input_dim, cfg.decoder_embed_path
+                target, cfg.decoder_input_dim, "--decoder-embed-path", cfg.decoder_embed_path
             )
         return cls(
             MegaEncoder(cfg, source, encoder_embedding),

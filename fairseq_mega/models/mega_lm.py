@@ -63,7 +63,9 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
     @classmethod
     def build_embedding(cls, cfg: MegaLanguageModelConfig, dictionary):
         if not cfg.adaptive_input:
-            return make_embedding(dictionary, cfg.decoder_input_dim, cfg.decoder_embed_path)
+            return make_embedding(
+                dictionary, cfg.decoder_input_dim, "--decoder-embed-path", cfg.decoder_embed_path
+            )
         return AdaptiveInput(
             len(dictionary),
             dictionary.pad(),

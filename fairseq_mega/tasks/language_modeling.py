@@ -14,6 +14,8 @@ from omegaconf import II
 from ..data.cutting import ValidBlock, cut_into_streams
 from ..data.text import CutText, EpochBlocks, Streams
 from ..generation import PromptTaskMixin
+from ..models.choices import check_model
+from ..models.mega_lm import MegaLanguageModel
 
 
 @dataclass
@@ -66,6 +68,14 @@ class MegaLanguageModelingTask(PromptTaskMixin, LanguageModelingTask):
         return super().setup_task(args, **kwargs)
 
     def build_model(self, args, from_checkpoint=False):
+        """As fairseq's; from a checkpoint, only the Mega language model.
+
+        Raises:
+            ValueError: where a checkpoint holds another model.
+        """
+        if from_checkpoint:
+            name = getattr(args, "_name", None) or getattr(args, "arch", None)
+            check_model(name, MegaLanguageModel, "the checkpoint")
         model = super().build_model(args, from_checkpoint)
         self.segment_length = getattr(model, "segment_length", None)
         self.max_input = model.max_positions()

@@ -1,5 +1,7 @@
 """Embeddings and output layers: shared where the options say so, adaptive, or read from a file."""
 
+import copy
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -158,6 +160,46 @@ def test_pretrained_embeddings(tmp_path):
     check_rows(model.decoder.embed_tokens, source)
     model = build(f"{TINY['mega_lm']} --decoder-input-dim 6 --decoder-embed-path {paths[1]}")
     check_rows(model.decoder.embed_tokens, target)
+
+
+def damage(path, how):
+    if how == "moved":
+        path.unlink()
+    elif how == "a pipe":  # to read it would take forever
+        path.unlink()
+        os.mkfifo(path)
+    else:
+        path.write_text(
+            {"empty": "", "no numbers": "1 2\nw3 a b\n", "narrow": "1 2\nw3 1 2\n"}[how]
+        )
+
+
+@pytest.mark.parametrize("how", ["moved", "a pipe", "empty", "no numbers", "narrow"])
+@pytest.mark.parametrize("option", ["--encoder-embed-path", "--decoder-embed-path"])
+def test_a_checkpoint_needs_no_embedding_file(option, how, tmp_path):
+    path = write_vectors(tmp_path / "vectors", {"w3": [2.0] * 12})
+    options = f"{TINY['mega']} {option} {path}"
+    trained = build(options).eval()
+    damage(tmp_path / "vectors", how)
+    loaded = build(options).eval()
+    loaded.load_state_dict(trained.state_dict())
+    inputs = pair()
+    assert torch.equal(loaded(*inputs)[0], trained(*inputs)[0])
+    assert copy.deepcopy(loaded).train()(*inputs)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("how", ["moved", "a pipe", "empty", "no numbers", "narrow"])
+@pytest.mark.parametrize(
+    "arch, option", [("mega", "encoder"), ("mega", "decoder"), ("mega_lm", "decoder")]
+)
+def test_without_a_checkpoint_the_embedding_file_must_be_there(arch, option, how, tmp_path):
+    path = write_vectors(tmp_path / "vectors", {"w3": [2.0] * 12})
+    damage(tmp_path / "vectors", how)
+    model = build(f"{TINY[arch]} --{option}-embed-path {path}")
+    inputs = pair() if arch == "mega" else pair()[:1]
+    for each in (model, copy.deepcopy(model), model.eval()):
+        with pytest.raises(ValueError, match=f"--{option}-embed-path is {path}, which cannot be"):
+            each(*inputs)
 
 
 @pytest.mark.parametrize("arch", TINY)

@@ -1,0 +1,226 @@
+"""What config.json may hold, checked to the last entry: an architecture and a task of this list,
+their options by name and type, and dictionaries. Everything else is an error that says where."""
+
+import dataclasses
+import json
+import math
+import re
+from enum import Enum
+from pathlib import Path
+from typing import Any, Dict, Mapping
+
+from fairseq.data import Dictionary
+from fairseq.dataclass.utils import interpret_dc_type
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
+from fairseq.tasks import TASK_DATACLASS_REGISTRY
+
+from ..models.base import MegaCheckpointMixin
+from ..models.config import MOST_LAYERS
+
+FORMAT, FORMAT_VERSION = "fairseq-mega", 1
+LONGEST_FILE = 256 << 20  # bytes
+LONGEST_TEXT = 1000  # characters of an option or a word
+LARGEST_NUMBER = 1 << 31
+
+_LANGUAGE_MODELING = [
+    "add_bos_token",
+    "max_target_positions",
+    "output_dictionary_size",
+    "sample_break_mode",
+    "tokens_per_sample",
+]
+# The options of a task that a model's use depends on; others say where data is, or how to train.
+TASK_OPTIONS = {
+    "translation": [
+        "left_pad_source",
+        "left_pad_target",
+        "max_source_positions",
+        "max_target_positions",
+        "source_lang",
+        "target_lang",
+        "truncate_source",
+    ],
+    "language_modeling": _LANGUAGE_MODELING,
+    "mega_language_modeling": [
+        *_LANGUAGE_MODELING,
+        "variant_block_multiple_min",
+        "variant_block_multiple_max",
+        "valid_block",
+    ],
+}
+DICTIONARIES = {
+    "translation": ["source", "target"],
+    "language_modeling": ["words"],
+    "mega_language_modeling": ["words"],
+}
+# Files, and what is of the training alone.
+NO_OPTIONS = {"encoder_embed_path", "decoder_embed_path", "criterion_name"}
+
+
+def architectures() -> Dict[str, type]:
+    """The models of this package by the names of their architectures."""
+    models = ARCH_MODEL_REGISTRY.items()
+    return {name: model for name, model in models if issubclass(model, MegaCheckpointMixin)}
+
+
+def option_fields(part: str, name: str) -> Dict[str, dataclasses.Field]:
+    """The options of a ``task`` or an architecture (``model``) that a description has."""
+    if part == "task":
+        fields = TASK_DATACLASS_REGISTRY[name].__dataclass_fields__
+        return {option: fields[option] for option in TASK_OPTIONS[name]}
+    fields = MODEL_DATACLASS_REGISTRY[name].__dataclass_fields__
+    return {
+        option: each
+        for option, each in fields.items()
+        if not option.startswith("_") and option not in NO_OPTIONS
+    }
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def read_description(path: Path) -> Dict[str, Any]:
+    """
+    Raises:
+        ValueError: at anything that a description does not have; says what and where.
+    """
+    try:
+        if path.stat().st_size > LONGEST_FILE:
+            raise ValueError(f"it has {path.stat().st_size:,} bytes, more than {LONGEST_FILE:,}")
+        description = json.loads(
+            path.read_bytes().decode("utf-8"),
+            object_pairs_hook=_without_repetition,
+            parse_constant=_refuse_constant,
+        )
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    check_description(description, str(path))
+    return description
+
+
+def _without_repetition(pairs) -> Dict[str, Any]:
+    names = dict(pairs)
+    if len(names) < len(pairs):
+        raise ValueError(f"one of {sorted(names)!r:.80} is there twice")
+    return names
+
+
+def _refuse_constant(name: str):
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def check_description(description: Any, path: str) -> None:
+    """
+    Raises:
+        ValueError: says what is wrong, and where in ``path``.
+    """
+    names = {"format", "format_version", "versions", "task", "model", "dictionaries"}
+    _check_names(description, names, path)
+    for name, expected in (("format", FORMAT), ("format_version", FORMAT_VERSION)):
+        if description[name] != expected or isinstance(description[name], bool):
+            raise ValueError(f"{path}: {name} is {description[name]!r:.80}, not {expected!r}")
+    versions = description["versions"]
+    if not isinstance(versions, dict) or not all(isinstance(v, str) for v in versions.values()):
+        raise ValueError(f"{path}: versions must be texts by the names of packages")
+    for part, known in (("task", TASK_OPTIONS), ("model", architectures())):
+        _check_names(description[part], {"name", "options"}, f"{path}: {part}")
+        name = description[part]["name"]
+        if not isinstance(name, str) or name not in known:
+            raise ValueError(f"{path}: {part}.name is {name!r:.80}, not one of {sorted(known)}")
+        where = f"{path}: {part}.options"
+        check_options(description[part]["options"], option_fields(part, name), where)
+    needed = DICTIONARIES[description["task"]["name"]]
+    _check_names(description["dictionaries"], set(needed), f"{path}: dictionaries")
+    for name, entries in description["dictionaries"].items():
+        make_dictionary(entries, f"{path}: dictionaries.{name}")
+
+
+def _check_names(value: Any, names: set, where: str) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} must be an object with the names {sorted(names)}")
+    for kind, wrong in (("has no", names - set(value)), ("does not know", set(value) - names)):
+        if wrong:
+            raise ValueError(f"{where} {kind} {', '.join(sorted(wrong))[:80]}")
+
+
+# --- options ------------------------------------------------------------------------------------
+
+
+def check_options(options: Any, fields: Mapping[str, dataclasses.Field], where: str) -> None:
+    """Checks names, types and choices.
+
+    Raises:
+        ValueError: says which option, what its value is, and what it must be.
+    """
+    _check_names(options, set(fields), where)
+    for name, value in options.items():
+        _check_option(value, fields[name].type, f"{where}.{name} is {value!r:.80}")
+        if name.endswith("_lang") and not re.fullmatch(r"[\w-]+(\.[\w-]+)*", value or ""):
+            raise ValueError(f"{where}.{name} is {value!r:.80}, no part of a file's name")
+        if name.endswith("_layers") and value is not None and value > MOST_LAYERS:
+            raise ValueError(f"{where}.{name} is {value}, more than {MOST_LAYERS}")
+
+
+def _check_option(value: Any, declared: Any, says: str) -> None:
+    kind = interpret_dc_type(declared)
+    if value is None and kind is not declared:  # Optional
+        return
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        choices = [str(choice.value) for choice in kind]
+        right, must = isinstance(value, str) and value in choices, f"one of {choices}"
+    elif kind is float:
+        right = isinstance(value, (int, float)) and not isinstance(value, bool)
+        right, must = right and math.isfinite(value), "a number"
+    else:
+        names = {str: "a text", int: "a whole number", bool: "true or false"}
+        right, must = type(value) is kind, names[kind]
+    if not right:
+        raise ValueError(f"{says}, but must be {must}")
+    if isinstance(value, (int, float)) and abs(value) > LARGEST_NUMBER:
+        raise ValueError(f"{says}, out of range")
+    if isinstance(value, str) and ("${" in value or "???" in value or len(value) > LONGEST_TEXT):
+        raise ValueError(f"{says}, which stands for something else, or is too long")
+
+
+def take_options(given: Mapping[str, Any], fields: Mapping[str, dataclasses.Field]) -> Dict:
+    """The values that a checkpoint has of these options, or their defaults, as JSON has them."""
+    options = {}
+    for name, each in fields.items():
+        value = given.get(name, each.default)
+        value = value.value if isinstance(value, Enum) else value
+        if interpret_dc_type(each.type) is float and type(value) is int:
+            value = float(value)
+        options[name] = value
+    return options
+
+
+# --- dictionaries -------------------------------------------------------------------------------
+
+
+def make_dictionary(entries: Any, where: str) -> Dictionary:
+    """The dictionary of a list of words with their counts.
+
+    Raises:
+        ValueError: says which entry is wrong.
+    """
+    if not isinstance(entries, list):
+        raise ValueError(f"{where} must be a list of words with their counts")
+    dictionary = Dictionary()
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, list) or [type(x) for x in entry] != [str, int]:
+            raise ValueError(f"{where}[{i}] is {entry!r:.80}, but must be a word with its count")
+        word, count = entry
+        if word in dictionary:
+            raise ValueError(f"{where}[{i}] is {word!r:.80}, which is in it before")
+        if len(word) > LONGEST_TEXT or re.search(r"[\n\r\ud800-\udfff]", word):
+            raise ValueError(f"{where}[{i}] is {word!r:.80}, which is no word of a text file")
+        if not 0 <= count < 1 << 63:
+            raise ValueError(f"{where}[{i}] has the count {count!r:.80}")
+        dictionary.add_symbol(word, n=count)
+    return dictionary
+
+
+def dictionary_entries(dictionary: Dictionary) -> list:
+    """What ``make_dictionary`` makes the same one of."""
+    words = zip(dictionary.symbols, dictionary.count)
+    return [[word, int(count)] for word, count in words][dictionary.nspecial :]

@@ -1,0 +1,248 @@
+"""Folders of model.safetensors and config.json, from and to fairseq's checkpoints."""
+
+import json
+import os
+import shutil
+import uuid
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Dict, Iterator, Mapping, Tuple
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.dataclass.utils import overwrite_args_by_name
+from fairseq.hub_utils import GeneratorHubInterface
+from fairseq.tasks import FairseqTask
+from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..models.base import MegaCheckpointMixin
+from ..models.choices import check_model, chosen, read_checkpoint, section
+from .build import (
+    check_finite,
+    check_size,
+    check_weights,
+    dictionary_file,
+    make_config,
+    make_model,
+    make_task,
+    tied_names,
+    write_dictionaries,
+)
+from .description import (
+    DICTIONARIES,
+    FORMAT,
+    FORMAT_VERSION,
+    TASK_OPTIONS,
+    check_description,
+    dictionary_entries,
+    option_fields,
+    read_description,
+    take_options,
+)
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+def is_exported(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
+
+
+# --- from a checkpoint --------------------------------------------------------------------------
+
+
+def export_checkpoint(checkpoint: Path, out: Path, data: Path) -> None:
+    """Writes the model of a checkpoint to the new folder ``out``.
+
+    Args:
+        data: the folder of its dictionaries.
+
+    Raises:
+        ValueError: where the checkpoint is no sound one of a Mega model.
+        FileNotFoundError: where a file is missing.
+        FileExistsError: where ``out`` is there.
+    """
+    path = str(checkpoint)
+    state = read_checkpoint(path)
+    description = _describe(state, path, data)
+    config = make_config(description)
+    task = make_task(description, config, path)
+    weights = state["model"]
+    check_size(task, config, weights, path)
+    model = make_model(task, config, path)
+    _load(model, dict(weights), path)
+    tied = tied_names(model)
+    kept = {}
+    for name, value in model.state_dict().items():
+        if name not in tied:
+            like = weights[name].dtype if name in weights else value.dtype
+            kept[name] = value.to(like if like.is_floating_point else value.dtype).contiguous()
+    check_finite(kept, path)
+    with new_folder(out) as part:
+        save_file(kept, part / WEIGHTS, metadata={"format": "pt"})
+        text = json.dumps(description, ensure_ascii=False, indent=1, allow_nan=False)
+        (part / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def _describe(state: Mapping[str, Any], path: str, data: Path) -> Dict[str, Any]:
+    task, model = chosen(state, "task", path), chosen(state, "model", path)
+    check_model(model, MegaCheckpointMixin, path)
+    if task not in TASK_OPTIONS:
+        raise ValueError(f"{path} is of the task {task!r:.80}, not one of {sorted(TASK_OPTIONS)}")
+    task_options = take_options(section(state, "task"), option_fields("task", task))
+    fields = option_fields("model", model)
+    given = dict(section(state, "model"))
+    for name in set(fields) & set(task_options):  # the task's, unless the model has its own
+        if given.get(name) is None:
+            given[name] = task_options[name]
+    description = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "versions": {name: _version(name) for name in ("fairseq-mega", "ve-fairseq", "torch")},
+        "task": {"name": task, "options": task_options},
+        "model": {"name": model, "options": take_options(given, fields)},
+        "dictionaries": {name: [] for name in DICTIONARIES[task]},
+    }
+    check_description(description, path)  # before a language becomes part of a path
+    for name in DICTIONARIES[task]:
+        file = data / dictionary_file(task_options, name)
+        if not file.is_file():
+            raise FileNotFoundError(f"no dictionary at {file}: say where they are with --data")
+        description["dictionaries"][name] = dictionary_entries(Dictionary.load(str(file)))
+    check_description(description, path)
+    return description
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+# --- from a folder ------------------------------------------------------------------------------
+
+
+def read_folder(folder: Path) -> Tuple[Dict, DictConfig, FairseqTask, nn.Module]:
+    """The description, configuration, task and model in a folder.
+
+    Raises:
+        ValueError: at anything that is not as it should be; says what and where.
+    """
+    description = read_description(folder / CONFIG)
+    config = make_config(description)
+    task = make_task(description, config, str(folder / CONFIG))
+    path = str(folder / WEIGHTS)
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+            found = {
+                name: (each.get_shape(), each.get_dtype() in ("F64", "F32", "F16", "BF16"))
+                for name, each in slices.items()
+            }
+            tied = check_weights(task, config, found, path)
+            weights = {name: file.get_tensor(name) for name in slices}
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    check_finite(weights, path)
+    model = make_model(task, config, path)
+    _load(model, {**weights, **{name: weights[first] for name, first in tied.items()}}, path)
+    return description, config, task, model
+
+
+def _load(model: nn.Module, weights: Dict[str, Tensor], path: str) -> None:
+    try:
+        model.load_state_dict(weights, strict=True)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    model.eval()
+
+
+def load_exported(folder: Path, kind: type, given: Mapping[str, Any]) -> GeneratorHubInterface:
+    """fairseq's hub interface to the model in a folder.
+
+    Args:
+        kind: its class.
+        given: options that replace those of the folder.
+
+    Raises:
+        ValueError: where it is another model, or anything is not as it should be.
+    """
+    description = read_description(folder / CONFIG)
+    check_model(description["model"]["name"], kind, str(folder / CONFIG))
+    _, config, task, model = read_folder(folder)
+    overwrite_args_by_name(config, dict(given))
+    return GeneratorHubInterface(config, task, [model])
+
+
+def import_folder(folder: Path, checkpoint: Path, dictionaries: Path | None = None) -> None:
+    """Writes the model in a folder as a checkpoint for fairseq's commands.
+
+    Args:
+        dictionaries: a new folder for the files dict.*.txt.
+
+    Raises:
+        ValueError: where anything in the folder is not as it should be.
+        FileExistsError: where the checkpoint or the folder for dictionaries is there.
+    """
+    description, config, _, model = read_folder(folder)
+    state = {
+        "args": None,
+        "cfg": OmegaConf.to_container(config),
+        "model": model.state_dict(),
+        "criterion": None,
+        "optimizer_history": [
+            {
+                "criterion_name": "",
+                "optimizer_name": "",
+                "lr_scheduler_state": {"best": None},
+                "num_updates": 0,
+            }
+        ],
+        "task_state": {},
+        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+        "last_optimizer_state": None,
+    }
+    with new_file(checkpoint) as part:
+        torch.save(state, part)
+        if dictionaries is not None:
+            with new_folder(dictionaries) as folder_part:
+                write_dictionaries(description, folder_part)
+
+
+# --- whole or not at all ------------------------------------------------------------------------
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder under another name, which becomes ``out`` when it is whole."""
+    part = _part(out)
+    part.mkdir()
+    try:
+        yield part
+        part.rename(out)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def new_file(out: Path) -> Iterator[Path]:
+    """As ``new_folder``, a file."""
+    part = _part(out)
+    try:
+        yield part
+        part.rename(out)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _part(out: Path) -> Path:
+    if os.path.lexists(out):
+        raise FileExistsError(f"{out} is there: give another name, or delete it")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"no folder at {out.parent}, where {out.name} is to be")
+    return out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")

@@ -1,0 +1,335 @@
+"""Models in files that hold no code: the same to the last bit, and strict about what is in them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import honest
+import pytest
+import torch
+from commands import PLUGIN, ROOT
+from fairseq.checkpoint_utils import load_model_ensemble_and_task
+from safetensors.torch import load_file, save_file
+
+from fairseq_mega import MegaLanguageModel, MegaModel
+from fairseq_mega.__main__ import main
+from fairseq_mega.exchange import export_checkpoint, import_folder, load_exported
+
+ADAPTIVE = "--criterion adaptive_loss --adaptive-softmax-cutoff 8,14 --adaptive-softmax-factor 2"
+ADAPTIVE_INPUT = f"{ADAPTIVE} --adaptive-input --adaptive-input-cutoff 8,14"
+ADAPTIVE_INPUT += " --adaptive-input-factor 2 --tie-adaptive-weights --tie-adaptive-proj"
+MODELS = {
+    "translation": ["", "--share-all-embeddings --rel-pos-bias rotary", ADAPTIVE],
+    "language_model": [
+        "--share-decoder-input-output-embed --decoder-chunk-size 4 --truncation-length 0",
+        ADAPTIVE_INPUT,
+        "--normalization-type batchnorm --normalize-before --no-affine-final-norm",
+    ],
+    "mega_language_modeling": ["--variant-block-multiple-max 3 --valid-block splits:2"],
+}
+CASES = [(kind, options) for kind, all_options in MODELS.items() for options in all_options]
+
+
+def write_checkpoint(folder, kind, extra="", scale=0.1):
+    data = honest.make_data(folder / "data")
+    state = honest.make_state(kind, data, extra)
+    for i, value in enumerate(state["model"].values()):  # no two weights alike, as after training
+        if value.is_floating_point():
+            value += scale * torch.sin(torch.arange(value.numel()) + i).view(value.shape)
+    torch.save(state, folder / "model.pt")
+    return state
+
+
+def outputs(model):
+    tokens = torch.arange(4, 20).view(2, 8)
+    inputs = (tokens, None, tokens) if isinstance(model, MegaModel) else (tokens,)
+    features, _ = model(*inputs)
+    return [features, model.get_normalized_probs((features, None), log_probs=True)]
+
+
+def kind_of(kind):
+    return MegaModel if kind == "translation" else MegaLanguageModel
+
+
+@torch.no_grad()
+def check_round_trip(checkpoint, data, kind, tmp_path):
+    """Exported, and imported again: every output, and every weight that is shared."""
+    export_checkpoint(checkpoint, tmp_path / "exported", data)
+    import_folder(tmp_path / "exported", tmp_path / "again.pt", tmp_path / "dictionaries")
+    options = dict(arg_overrides={"data": str(data)})
+    (before,), _, _ = load_model_ensemble_and_task([str(checkpoint)], **options)
+    options = dict(arg_overrides={"data": str(tmp_path / "dictionaries")})
+    (after,), cfg, task = load_model_ensemble_and_task([str(tmp_path / "again.pt")], **options)
+    hub = kind_of(kind).from_pretrained(str(tmp_path / "exported"))
+    expected = outputs(before.eval())
+    for model in (after.eval(), hub.models[0]):
+        assert all(map(torch.equal, outputs(model), expected))
+        assert model.state_dict().keys() == before.state_dict().keys()
+    same = [len({p.data_ptr() for p in m.parameters()}) for m in (before, after, hub.models[0])]
+    assert len(set(same)) == 1
+    assert hub.task.target_dictionary == task.target_dictionary
+    assert torch.load(tmp_path / "again.pt")["cfg"]["criterion"]["_name"] == cfg.criterion._name
+    return before
+
+
+@pytest.mark.parametrize("kind, options", CASES)
+def test_outputs_are_the_same_to_the_last_bit(kind, options, tmp_path):
+    write_checkpoint(tmp_path, kind, options)
+    model = check_round_trip(tmp_path / "model.pt", tmp_path / "data", kind, tmp_path)
+    tensors = load_file(tmp_path / "exported/model.safetensors")
+    assert len(tensors) == len(model.state_dict()) - (
+        len(list(model.named_parameters(remove_duplicate=False))) - len(list(model.parameters()))
+    )
+
+
+@pytest.mark.parametrize("kind", ["translation", "language_model"])
+def test_published_checkpoints_are_the_same_to_the_last_bit(kind, parity, tmp_path):
+    folder = parity / kind
+    check_round_trip(folder / "checkpoint.pt", folder / "data-bin", kind, tmp_path)
+
+
+def test_half_precision_stays_half(tmp_path):
+    state = write_checkpoint(tmp_path, "language_model")
+    state["model"] = {name: value.half() for name, value in state["model"].items()}
+    torch.save(state, tmp_path / "model.pt")
+    export_checkpoint(tmp_path / "model.pt", tmp_path / "out", tmp_path / "data")
+    tensors = load_file(tmp_path / "out/model.safetensors")
+    assert {value.dtype for value in tensors.values()} == {torch.half}
+    assert all(torch.equal(value, state["model"][name]) for name, value in tensors.items())
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    write_checkpoint(folder, "translation")
+    export_checkpoint(folder / "model.pt", folder / "out", folder / "data")
+    config = json.loads((folder / "out/config.json").read_text())
+    return config, load_file(folder / "out/model.safetensors")
+
+
+def change(config, path, value):
+    """A copy with another value at "a.b.c"; without it if the value is ``...``."""
+    config = json.loads(json.dumps(config))
+    *parents, name = path.split(".")
+    inner = config
+    for parent in parents:
+        inner = inner[int(parent) if isinstance(inner, list) else parent]
+    if value is ...:
+        del inner[name]
+    else:
+        inner[int(name) if isinstance(inner, list) else name] = value
+    return json.dumps(config)
+
+
+OPTION = "model.options"
+CHANGES = {
+    "another format": ("format", "pickle", "format is 'pickle'"),
+    "a later version": ("format_version", 2, "format_version is 2, not 1"),
+    "version that is true": ("format_version", True, "format_version is True"),
+    "no task": ("task", ..., "has no task"),
+    "something more": ("code", "print()", "does not know code"),
+    "another architecture": ("model.name", "fconv", "model.name is 'fconv', not one of"),
+    "no architecture": ("model.name", None, "model.name is None"),
+    "architecture of a list": ("model.name", ["mega"], "model.name is .'mega'."),
+    "the other model": ("model.name", "mega_lm", "model.options has no"),
+    "another task": ("task.name", "audio_pretraining", "task.name is 'audio_pretraining'"),
+    "the other task": ("task.name", "language_modeling", "task.options has no"),
+    "unknown option": (f"{OPTION}.user_dir", "/tmp", "model.options does not know user_dir"),
+    "option of a path": (f"{OPTION}.encoder_embed_path", "/etc/passwd", "does not know encoder_e"),
+    "missing option": (f"{OPTION}.dropout", ..., "model.options has no dropout"),
+    "options as a list": (OPTION, [], "model.options must be an object"),
+    "text for a number": (f"{OPTION}.encoder_layers", "2", "encoder_layers is '2', but must be a "),
+    "float for a number": (f"{OPTION}.encoder_layers", 2.0, "encoder_layers is 2.0, but must be"),
+    "true for a number": (f"{OPTION}.encoder_layers", True, "encoder_layers is True, but must be"),
+    "null for a number": (f"{OPTION}.encoder_layers", None, "encoder_layers is None, but must be"),
+    "number for true": (f"{OPTION}.normalize_before", 1, "normalize_before is 1, but must be true"),
+    "true for a float": (f"{OPTION}.dropout", True, "dropout is True, but must be a number"),
+    "no choice": (f"{OPTION}.rel_pos_bias", "alibi", "rel_pos_bias is 'alibi', but must be one of"),
+    "object for a text": (
+        f"{OPTION}.adaptive_softmax_cutoff",
+        {},
+        "cutoff is {}, but must be a",
+    ),
+    "interpolation": (
+        f"{OPTION}.adaptive_softmax_cutoff",
+        "${oc.env:HOME}",
+        "stands for some",
+    ),
+    "missing value": (f"{OPTION}.adaptive_softmax_cutoff", "???", "stands for something else"),
+    "cutoffs as code": (f"{OPTION}.adaptive_softmax_cutoff", "exit()", "cutoff is exit"),
+    "layers without end": (f"{OPTION}.encoder_layers", 10**6, "encoder_layers is 1000000, more th"),
+    "a number too large": (f"{OPTION}.encoder_embed_dim", 10**18, "out of range"),
+    "another shape": (f"{OPTION}.encoder_embed_dim", 10**8, "shape"),
+    "more layers": (
+        f"{OPTION}.encoder_layers",
+        3,
+        "these options lacks decoder.layers.2",
+    ),
+    "fewer layers": (f"{OPTION}.encoder_layers", 1, "the model of these options has no use for"),
+    "negative size": (f"{OPTION}.encoder_z_dim", -4, "encoder-z-dim"),
+    "negative positions": (f"{OPTION}.max_source_positions", -4, "config.json|model.safetensors"),
+    "dropout above one": (f"{OPTION}.dropout", 2.5, "--dropout is 2.5"),
+    "language upwards": ("task.options.source_lang", "../../x", "no part of a file's name"),
+    "language with an end": ("task.options.source_lang", "de\n", "no part of a file's name"),
+    "language of a link": ("task.options.target_lang", "", "no part of a file's name"),
+    "no dictionary": ("dictionaries.source", ..., "dictionaries has no source"),
+    "dictionary of a text": ("dictionaries.source", "dict.txt", "must be a list of words"),
+    "word of a number": ("dictionaries.source.3", [4, 4], "dictionaries.source.3. is .4, 4."),
+    "word without a count": ("dictionaries.source.3", ["a"], "dictionaries.source.3. is .'a'."),
+    "word that is there": ("dictionaries.source.3", ["w0", 1], "3. is 'w0', which is in it before"),
+    "special word": ("dictionaries.source.3", ["<pad>", 1], "which is in it before"),
+    "word of two lines": ("dictionaries.source.3", ["a\nb 1", 1], "which is no word of a text"),
+    "half a character": ("dictionaries.source.3", ["\ud800", 1], "which is no word of a text"),
+    "negative count": ("dictionaries.source.3", ["a", -1], "has the count -1"),
+    "larger dictionary": ("dictionaries.source", [[f"x{i}", 1] for i in range(99)], "shape"),
+    "versions as code": ("versions", {"torch": {}}, "versions must be texts"),
+}
+TEXTS = {
+    "nothing": (b"", "cannot be read"),
+    "half": (b'{"format": "fairseq-mega", ', "cannot be read"),
+    "no text": (b"\x80\x02}q\x00.", "cannot be read"),
+    "a list": (b"[]", "must be an object"),
+    "NaN": (b'{"format": NaN}', "NaN is no number of JSON"),
+    "infinity": (b'{"format": -Infinity}', "-Infinity is no number of JSON"),
+    "a name twice": (b'{"format": 1, "format": "fairseq-mega"}', "is there twice"),
+    "no bottom": (b"[" * 100_000, "cannot be read"),
+    "digits": (b'{"format": ' + b"9" * 10_000 + b"}", "cannot be read"),
+}
+
+
+def check_refused(folder, says, tmp_path):
+    """By from_pretrained and by import, which leaves nothing."""
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(ValueError, match=says) as refused:
+        MegaModel.from_pretrained(str(folder))
+    assert str(folder) in str(refused.value)
+    with pytest.raises(SystemExit, match=says):
+        main(["import", str(folder), str(tmp_path / "a.pt"), "--dictionaries", f"{tmp_path}/d"])
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+@pytest.fixture
+def folder(tmp_path, exported):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    save_file(exported[1], folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(exported[0]))
+    return folder
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_other_descriptions_are_refused(name, folder, exported, tmp_path):
+    path, value, says = CHANGES[name]
+    (folder / "config.json").write_text(change(exported[0], path, value))
+    check_refused(folder, says.replace("(", r"\("), tmp_path)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_texts_that_are_no_description_are_refused(name, folder, tmp_path):
+    text, says = TEXTS[name]
+    (folder / "config.json").write_bytes(text)
+    check_refused(folder, says, tmp_path)
+
+
+def header(entries, data=b"\0" * 64, length=None):
+    text = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
+    return (len(text) if length is None else length).to_bytes(8, "little") + text + data
+
+
+def entry(start, end, dtype="F32", shape=None):
+    return {"dtype": dtype, "shape": shape or [(end - start) // 4], "data_offsets": [start, end]}
+
+
+SAFETENSORS = {
+    "nothing": b"",
+    "a pickle": b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.",
+    "header without end": header({}, length=1 << 62),
+    "header over the limit": header({}, length=(100 << 20) + 1),
+    "no JSON": header(b"{" * 40),
+    "overlap": header({"a": entry(0, 40), "b": entry(20, 64)}),
+    "hole": header({"a": entry(0, 20), "b": entry(40, 64)}),
+    "beyond the end": header({"a": entry(0, 1 << 40)}),
+    "backwards": header({"a": entry(64, 0, shape=[16])}),
+    "shape of another size": header({"a": entry(0, 64, shape=[1 << 40])}),
+    "shape that overflows": header({"a": entry(0, 64, shape=[1 << 62, 1 << 62])}),
+    "unknown type": header({"a": entry(0, 64, dtype="OBJECT")}),
+    "negative shape": header({"a": entry(0, 64, shape=[-16])}),
+}
+
+
+@pytest.mark.parametrize("name", SAFETENSORS)
+def test_the_format_of_weights_is_enforced(name, folder, tmp_path):
+    (folder / "model.safetensors").write_bytes(SAFETENSORS[name])
+    check_refused(folder, "model.safetensors cannot be read", tmp_path)
+
+
+WEIGHT = "decoder.layers.0.cross_attn.k_proj.weight"
+WEIGHTS = {
+    "one lacks": (lambda w: w.pop(WEIGHT), f"lacks {WEIGHT}"),
+    "one more": (lambda w: w.update(code=torch.ones(1)), "has no use for code"),
+    "another shape": (lambda w: w.update({WEIGHT: w[WEIGHT].T.contiguous()}), "has the shape"),
+    "no dimension": (lambda w: w.update({WEIGHT: torch.ones(())}), "has the shape"),
+    "empty": (lambda w: w.update({WEIGHT: torch.ones(0)}), "has the shape"),
+    "integers": (lambda w: w.update({WEIGHT: w[WEIGHT].long()}), "of integers, but the model"),
+    "booleans": (lambda w: w.update({WEIGHT: w[WEIGHT] > 0}), "of integers, but the model"),
+    "NaN": (lambda w: w.update({WEIGHT: w[WEIGHT] * float("nan")}), "holds a NaN"),
+    "infinity": (lambda w: w.update({WEIGHT: w[WEIGHT] / 0}), "holds a NaN or an infinite"),
+    "version of a shape": (lambda w: w.update({"encoder.version": torch.ones(9)}), "has the shape"),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_other_weights_are_refused(name, folder, exported, tmp_path):
+    weights = dict(exported[1])
+    alter, says = WEIGHTS[name]
+    alter(weights)
+    save_file(weights, folder / "model.safetensors")
+    check_refused(folder, says, tmp_path)
+
+
+def test_another_model_is_refused(folder):
+    with pytest.raises(ValueError, match="config.json holds a MegaModel, not a MegaLanguageModel"):
+        load_exported(folder, MegaLanguageModel, {})
+
+
+# --- the commands -------------------------------------------------------------------------------
+
+
+def test_without_words_the_path_for_user_dir_is_printed(capsys):
+    command = [sys.executable, "-m", "fairseq_mega"]
+    assert subprocess.check_output(command, cwd=ROOT, text=True) == f"{PLUGIN}\n"
+    for words in ([], ["export"], ["import"]):
+        with pytest.raises(SystemExit, match="^0$"):
+            main([*words, "--help"])
+        listed = capsys.readouterr().out
+        assert all(word in listed for word in words or ("export", "import", "--user-dir"))
+
+
+def test_nothing_is_overwritten_and_nothing_left_half_written(folder, tmp_path, capsys):
+    write_checkpoint(tmp_path, "translation")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    data = ["--data", str(tmp_path / "data")]
+    for words, says in [
+        (["export", f"{tmp_path}/model.pt", str(folder), *data], "out is there"),
+        (["export", f"{tmp_path}/model.pt", f"{tmp_path}/new"], "no dictionary at .*--data"),
+        (["export", f"{tmp_path}/model.pt", f"{tmp_path}/a/b", *data], "no folder at .*/a"),
+        (["export", f"{tmp_path}/none.pt", f"{tmp_path}/new", *data], "not found: .*none.pt"),
+        (["import", str(folder), f"{tmp_path}/model.pt"], "model.pt is there"),
+        (["import", f"{tmp_path}/none", f"{tmp_path}/new.pt"], "none/config.json"),
+        (["import", str(folder), f"{tmp_path}/n.pt", "--dictionaries", str(folder)], "is there"),
+    ]:
+        with pytest.raises(SystemExit, match=says):
+            main(words)
+    assert sorted(os.listdir(tmp_path)) == ["data", "model.pt", "out"]
+    assert all(path.read_bytes() == content for path, content in before.items())
+    main(["import", str(folder), f"{tmp_path}/new.pt"])
+    assert capsys.readouterr().out == f"{tmp_path}/new.pt\n"
+
+
+def test_exported_folders_take_the_callers_options(folder, tmp_path):
+    hub = MegaModel.from_pretrained(str(folder), bpe="characters")
+    assert hub.bpe is not None and hub.translate("w1 w2", beam=2, max_len_b=4) is not None
