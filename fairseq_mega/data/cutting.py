@@ -5,7 +5,7 @@ A text is known by ``ends (lines,)``, the offsets at which its lines end, rising
 ``--sample-break-mode``.
 """
 
-from typing import NamedTuple
+from typing import List, NamedTuple, Tuple
 
 import numpy as np
 
@@ -92,11 +92,11 @@ def _between(stops: np.ndarray) -> np.ndarray:
 def _whole_lines(ends: np.ndarray, lengths: np.ndarray, documents) -> np.ndarray:
     """``documents``: pairs of the first line of each and the first after it."""
     starts = np.append(0, ends[:-1])
-    slices = []
+    slices: List[Tuple[int, int]] = []
     for line, last in documents:
         while line < last:
             start = starts[line]
-            fitting = ends.searchsorted(start + lengths[len(slices)], side="right")
+            fitting = int(ends.searchsorted(start + lengths[len(slices)], "right"))
             line = min(max(fitting, line + 1), last)
             slices.append((start, ends[line - 1]))
     return np.array(slices, dtype=np.int64)

@@ -91,7 +91,7 @@ class EpochBlocks(CutText):
     def _draw_lengths(self) -> np.ndarray:
         low, high = self.multiples
         count = most_blocks(self.ends, self.unit * low, self.break_mode)
-        generator = np.random.default_rng([self.seed, self.epoch])
+        generator = np.random.default_rng([self.seed, self.epoch or 0])
         return self.unit * generator.integers(low, high, count, endpoint=True)
 
 

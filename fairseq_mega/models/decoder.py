@@ -3,11 +3,11 @@
 import math
 import sys
 from contextlib import nullcontext
-from typing import Any, ContextManager, Dict, List, Optional, Tuple
+from typing import Any, ContextManager, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from fairseq.models import FairseqIncrementalDecoder
-from fairseq.modules import AdaptiveSoftmax
+from fairseq.modules import AdaptiveInput, AdaptiveSoftmax
 from torch import Tensor, nn
 
 from ..modules import SequenceNorm
@@ -18,6 +18,7 @@ from .layers import DecoderLayer, make_layers, zero_padding
 from .state import DecodingState, beam_size
 
 EncoderOut = Dict[str, List[Tensor]]
+Extra = Dict[str, Sequence[Optional[Tensor]]]
 
 
 class MegaDecoder(FairseqIncrementalDecoder):
@@ -34,14 +35,14 @@ class MegaDecoder(FairseqIncrementalDecoder):
         self,
         cfg,
         dictionary,
-        embed_tokens: nn.Module,
+        embed_tokens: nn.Embedding | AdaptiveInput,
         cross_attention: bool,
         final_norm_affine: bool = True,
     ):
         super().__init__(dictionary)
         dim = cfg.decoder_embed_dim
         norm = str(cfg.normalization_type)
-        self.padding_idx = embed_tokens.padding_idx
+        self.padding_idx = dictionary.pad()
         self.embed_tokens = embed_tokens
         self.embed_scale = 1.0 if cfg.no_scale_embedding else math.sqrt(dim)
         self.project_in_dim = None
@@ -56,8 +57,8 @@ class MegaDecoder(FairseqIncrementalDecoder):
         if cfg.normalize_before:
             self.final_norm = SequenceNorm(norm, dim, affine=final_norm_affine)
 
-        self.adaptive_softmax = None
-        self.output_projection = None
+        self.adaptive_softmax: Optional[AdaptiveSoftmax] = None
+        self.output_projection: Optional[nn.Linear] = None
         if cfg.adaptive_softmax_cutoff is not None:
             self.adaptive_softmax = AdaptiveSoftmax(
                 len(dictionary),
@@ -88,7 +89,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
         alignment_layer: Optional[int] = None,
         return_all_hiddens: bool = False,
         **unused,
-    ) -> Tuple[Tensor, Dict[str, List[Optional[Tensor]]]]:
+    ) -> Tuple[Tensor, Extra]:
         """
         Args:
             prev_output_tokens: ``(B, T)``, from the start of the sentence.
@@ -124,7 +125,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
         alignment_layer: Optional[int] = None,
         return_all_hiddens: bool = False,
         **unused,
-    ) -> Tuple[Tensor, Dict[str, List[Optional[Tensor]]]]:
+    ) -> Tuple[Tensor, Extra]:
         """As ``forward``, but features ``(B, T', D)`` in place of logits."""
         options = encoder_out, alignment_layer, return_all_hiddens
         if incremental_state is None:
@@ -162,7 +163,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
         encoder_out: Optional[EncoderOut] = None,
         alignment_layer: Optional[int] = None,
         return_all_hiddens: bool = False,
-    ) -> Tuple[Tensor, Dict[str, List[Optional[Tensor]]]]:
+    ) -> Tuple[Tensor, Extra]:
         """Features ``(B, T, D)`` of ``tokens (B, T)``, which follow what the state has read."""
         padding_mask = tokens.eq(self.padding_idx)
         has_padding = bool(padding_mask.any())
@@ -204,7 +205,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
 
     def output_layer(self, features: Tensor, **unused) -> Tensor:
         """Logits ``(B, T, V)``; the features themselves where the criterion projects them."""
-        if self.adaptive_softmax is not None:
+        if self.output_projection is None:
             return features
         return call(self.output_projection, features)
 

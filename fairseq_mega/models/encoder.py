@@ -26,7 +26,7 @@ class MegaEncoder(FairseqEncoder):
         super().__init__(dictionary)
         dim = cfg.encoder_embed_dim
         norm = str(cfg.normalization_type)
-        self.padding_idx = embed_tokens.padding_idx
+        self.padding_idx = dictionary.pad()
         self.embed_tokens = embed_tokens
         self.embed_scale = 1.0 if cfg.no_scale_embedding else math.sqrt(dim)
         self.embed_norm = SequenceNorm(norm, dim) if cfg.normalize_embedding else None

@@ -34,7 +34,7 @@ def make_embedding(
                 raise FileNotFoundError("there is no such file")
             utils.load_embedding(utils.parse_embedding(path), dictionary, embedding)
         except (OSError, RuntimeError, StopIteration, ValueError) as error:
-            embedding.unread = f"{option} is {path}, which cannot be read: {error}"
+            vars(embedding)["unread"] = f"{option} is {path}, which cannot be read: {error}"
             embedding.register_forward_pre_hook(_check_read)
             embedding.register_load_state_dict_post_hook(_note_loaded)
     return embedding
@@ -46,7 +46,7 @@ def _check_read(embedding: nn.Embedding, _) -> None:
 
 
 def _note_loaded(embedding: nn.Embedding, _) -> None:
-    embedding.unread = None
+    vars(embedding)["unread"] = None
 
 
 def make_layers(kind: type, count: int, cfg, **kwargs) -> nn.ModuleList:

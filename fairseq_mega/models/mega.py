@@ -1,6 +1,7 @@
 """The translation model ``mega`` and its presets."""
 
 from fairseq.models import FairseqEncoderDecoderModel, register_model
+from omegaconf import DictConfig
 
 from .base import MegaCheckpointMixin, register_presets
 from .config import (
@@ -22,7 +23,7 @@ class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
     """Mega encoder and decoder, for fairseq's ``translation`` task."""
 
     @classmethod
-    def build_model(cls, cfg: MegaConfig, task) -> "MegaModel":
+    def build_model(cls, cfg: DictConfig, task) -> "MegaModel":
         """Builds the model for the dictionaries of ``task``.
 
         Raises:

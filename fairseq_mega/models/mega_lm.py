@@ -4,6 +4,7 @@ from typing import Dict, Optional
 
 from fairseq.models import FairseqLanguageModel, register_model
 from fairseq.modules import AdaptiveInput
+from omegaconf import DictConfig
 from torch import Tensor
 
 from .base import MegaCheckpointMixin, register_presets
@@ -29,13 +30,13 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
         cfg: the ``MegaLanguageModelConfig`` that it was built from.
     """
 
-    def __init__(self, decoder: MegaDecoder, cfg: MegaLanguageModelConfig):
+    def __init__(self, decoder: MegaDecoder, cfg: DictConfig):
         super().__init__(decoder)
         self.chunk_size = cfg.decoder_chunk_size
         self.options = [str(cfg[option]) for option in OPTIONS]
 
     @classmethod
-    def build_model(cls, cfg: MegaLanguageModelConfig, task) -> "MegaLanguageModel":
+    def build_model(cls, cfg: DictConfig, task) -> "MegaLanguageModel":
         """Builds the model for the dictionary of ``task``.
 
         Raises:
@@ -61,7 +62,7 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
         )
 
     @classmethod
-    def build_embedding(cls, cfg: MegaLanguageModelConfig, dictionary):
+    def build_embedding(cls, cfg: DictConfig, dictionary):
         if not cfg.adaptive_input:
             return make_embedding(
                 dictionary, cfg.decoder_input_dim, "--decoder-embed-path", cfg.decoder_embed_path

@@ -171,6 +171,7 @@ class TextState:
 
 def _layer_tensors(state: LayerState, layer, like: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
     """The EMA's ``h (B, D, N)``, keys ``(B, C, Z)`` and values ``(B, C, H)`` of a Mega layer."""
+    assert state.ema is not None  # something was read
     h, cache = state.ema.h, state.cache
     keys = like.new_zeros(h.size(0), layer.chunk_size, layer.zdim)
     values = like.new_zeros(h.size(0), layer.chunk_size, layer.hdim)

@@ -1,16 +1,18 @@
 """Activation functions by the names of fairseq's ``--activation-fn``, and ``silu``."""
 
 from functools import partial
+from typing import Callable, Dict
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 
 def _linear(x):
     return x
 
 
-ACTIVATIONS = {
+ACTIVATIONS: Dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "relu": torch.relu,
     "gelu": F.gelu,

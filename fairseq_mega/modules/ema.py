@@ -123,7 +123,8 @@ class MultiHeadEMA(nn.Module):
                 state.ema.step_coefficients = StepCoefficients.of(*self.directions())
             h, scratch = state.ema.memory()
             return ema_step_(x.squeeze(1), state.ema.step_coefficients, h, scratch).unsqueeze(1)
-        y, state.ema.h = ema_segment(x, *self.directions(), state.ema.h)
+        (coefficients,) = self.directions()
+        y, state.ema.h = ema_segment(x, coefficients, state.ema.h)
         return y
 
     def extra_repr(self) -> str:

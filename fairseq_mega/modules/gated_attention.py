@@ -167,7 +167,7 @@ class MovingAverageGatedAttention(nn.Module):
         q, k, v = (to_chunks(t, size) for t in (q, k, v))
         o, weights = self._attend(q, k, v, padding_mask, need_weights)
         o = o.reshape(batch, -1, self.hdim)[:, :length]
-        return o, block_diagonal(weights, batch, length) if need_weights else None
+        return o, None if weights is None else block_diagonal(weights, batch, length)
 
     def _continue_chunks(self, cache: BeamKVCache, q, k, v, padding_mask, need_weights) -> Attended:
         """Attention that first fills the chunk in the cache, then starts new ones."""
@@ -177,16 +177,13 @@ class MovingAverageGatedAttention(nn.Module):
             return self._start_chunks(cache, q, k, v, padding_mask, need_weights)
         if length <= room:
             return self._fill_chunk(cache, q, k, v, padding_mask, need_weights)
-        tensors = q, k, v, padding_mask
-        first = (None if t is None else t[:, :room] for t in tensors)
-        rest = (None if t is None else t[:, room:] for t in tensors)
-        (o, weights), (o_rest, weights_rest) = (
-            self._fill_chunk(cache, *first, need_weights),
-            self._start_chunks(cache, *rest, need_weights),
-        )
-        if need_weights:
-            weights = join_weights(weights, weights_rest)
-        return torch.cat([o, o_rest], dim=1), weights
+        (q, q2), (k, k2), (v, v2) = (t.tensor_split([room], dim=1) for t in (q, k, v))
+        first, rest = (None, None) if padding_mask is None else padding_mask.tensor_split([room], 1)
+        o, weights = self._fill_chunk(cache, q, k, v, first, need_weights)
+        o2, weights2 = self._start_chunks(cache, q2, k2, v2, rest, need_weights)
+        if weights is not None and weights2 is not None:
+            weights = join_weights(weights, weights2)
+        return torch.cat([o, o2], dim=1), weights
 
     def _start_chunks(self, cache: BeamKVCache, q, k, v, padding_mask, need_weights) -> Attended:
         """Attention of positions that begin a chunk; the cache keeps what they leave unfinished."""

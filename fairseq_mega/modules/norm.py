@@ -1,6 +1,6 @@
 """Normalisation layers behind one name (``--normalization-type``)."""
 
-from typing import Tuple
+from typing import Callable, Dict, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,7 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         return super().forward(x.reshape(-1, x.size(-1))).view(x.shape)
 
 
-NORMS = {
+NORMS: Dict[str, Callable[[int, float, bool], nn.Module]] = {
     "layernorm": lambda dim, eps, affine: nn.LayerNorm(dim, eps, elementwise_affine=affine),
     "scalenorm": ScaleNorm,
     "rmsnorm": lambda dim, eps, affine: nn.RMSNorm(dim, eps, elementwise_affine=affine),

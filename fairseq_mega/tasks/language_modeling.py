@@ -2,7 +2,7 @@
 of any length, prompts read in parallel."""
 
 from dataclasses import dataclass, field
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from fairseq.data import LMContextWindowDataset
 from fairseq.distributed import FullyShardedDataParallel
@@ -169,7 +169,7 @@ def split_sample(sample: Dict, length: int) -> Iterator[Dict]:
     """The sample in segments of ``length`` target tokens, which share a state of the model; their
     source tokens start where the sample does."""
     net_input, target = sample["net_input"], sample["target"]  # target: (B, T)
-    state = {}
+    state: Dict[str, Any] = {}
     for start in range(0, target.size(1), length):
         end = start + length
         yield {

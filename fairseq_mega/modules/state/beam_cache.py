@@ -76,14 +76,15 @@ class BeamKVCache:
         # Of the type of this step: autocast may have begun or ended since the others.
         k, v = self.keys.to(q.dtype), self.values.to(q.dtype)
         if self.beam == 1:
-            table, mask = bias(queries, keys, start, causal=True), self._key_padding_mask
+            mask = self._key_padding_mask
+            table = bias(queries, keys, start, causal=True)
             return tiled_attention(q, k, v, table, function, True, mask, **options)
-        table = bias(1, keys, start).view(keys, 1) + self._ancestry
+        own = bias(1, keys, start).view(keys, 1) + self._ancestry
         o, weights = tiled_attention(
             q.view(-1, self.beam, zdim),
             k,
             v,
-            table.view(-1, self.beam, keys * self.beam),
+            own.view(-1, self.beam, keys * self.beam),
             function,
             scale=None if function == "softmax" else 1 / keys,  # one slot of each position counts
             **options,
@@ -105,7 +106,7 @@ class BeamKVCache:
         if self._key_padding_mask is not None:
             self._key_padding_mask = self._key_padding_mask.index_select(0, order.rows)
         index = order.rows
-        if self._ancestry is not None:
+        if self._ancestry is not None and order.sentences is not None:
             self._ancestry = self._ancestry.index_select(0, order.rows)
             if not order.moves(self._keys.sentences):
                 return
@@ -123,11 +124,11 @@ class BeamKVCache:
 
     def _append_padding(self, mask: Optional[Tensor], keys: Tensor) -> None:
         batch, length, _ = keys.shape
-        parts = [self._key_padding_mask, mask]
-        for i, positions in enumerate((self.length, length)):
-            if parts[i] is None:
-                parts[i] = torch.zeros(batch, positions, dtype=torch.bool, device=keys.device)
-        self._key_padding_mask = torch.cat(parts, dim=1)
+        none = torch.zeros(batch, 1, dtype=torch.bool, device=keys.device)
+        before, new = self._key_padding_mask, mask
+        before = none.expand(-1, self.length) if before is None else before
+        new = none.expand(-1, length) if new is None else new
+        self._key_padding_mask = torch.cat([before, new], dim=1)
 
     def _own_slots(self, x: Tensor) -> Tensor:
         """The ancestry ``(B, L, beam)`` of positions ``x (B, L, Z)`` that were just read."""
@@ -148,9 +149,8 @@ class _Buffer:
     grows, and reordering goes back and forth between two of them.
     """
 
-    def __init__(self):
-        self._data: Optional[Tensor] = None
-        self._spare: Optional[Tensor] = None
+    def __init__(self) -> None:
+        self._data = self._spare = torch.empty(0, 0, 0, 0)
 
     @property
     def sentences(self) -> int:
@@ -163,17 +163,17 @@ class _Buffer:
         """Puts ``new (G, L, W, Z)`` at positions ``start ..``."""
         sentences, length, *rest = new.shape
         end = start + length
-        if start == 0 and (self._data is None or self._data[:, 0].shape != new[:, 0].shape):
+        if start == 0 and (self._data.size(0), *self._data.shape[2:]) != (sentences, *rest):
             self._data = empty_buffer(new, sentences, max(end, FIRST_CAPACITY), *rest)
         elif self._data.size(1) < end:
             grown = empty_buffer(self._data, sentences, max(end, 2 * start), *rest)
             grown[:, :start] = self._data[:, :start]
-            self._data, self._spare = grown, None
+            self._data = grown
         self._data[:, start:end] = new
 
     def reorder(self, rows: Tensor) -> None:
         shape = rows.numel(), *self._data.shape[1:]
-        if self._spare is None or self._spare.shape != shape:
+        if self._spare.shape != shape or self._spare is self._data:
             self._spare = empty_buffer(self._data, *shape)
         torch.index_select(self._data, 0, rows, out=self._spare)
         self._data, self._spare = self._spare, self._data
@@ -185,4 +185,3 @@ class _Buffer:
         position = torch.arange(positions, device=slot.device)
         own = self._data[sentence, position, slot].unsqueeze(2)  # (B, S, 1, Z)
         self._data = empty_buffer(own, *own.shape).copy_(own)
-        self._spare = None

@@ -1,6 +1,6 @@
 """The state of one decoder layer."""
 
-from typing import Optional, Tuple, Union
+from typing import Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ class LayerState:
         self.cache = BeamKVCache(beam)
         self.source: Optional[SourceCache] = None
 
-    def reorder(self, order: Union[Tensor, Reordering]) -> None:
+    def reorder(self, order: Tensor | Reordering) -> None:
         """Goes on from rows ``order (B,)``, which may repeat or leave out some."""
         if isinstance(order, Tensor):
             order = Reordering.of(order, self.beam)

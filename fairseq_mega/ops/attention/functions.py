@@ -2,7 +2,7 @@
 Average Equipped Gated Attention" and "Laplace Attention Function")."""
 
 import math
-from typing import Optional, Union
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ ATTENTION_FUNCTIONS = {"softmax": softmax, "relu2": relu2, "laplace": laplace}
 
 def attention_scale(
     function: str, q: Tensor, keys: int, causal: bool, key_padding_mask: Optional[Tensor]
-) -> Union[float, Tensor]:
+) -> float | Tensor:
     """What the products of queries and keys are multiplied by: ``1 / sqrt(Z)`` for softmax, else
     ``1 / n`` with ``n`` the keys that a query sees, at least 1, ``(1 or B, L, 1)``.
 

@@ -116,12 +116,14 @@ def tiled_attention(
     Returns:
         ``(B, L, H)`` and, if asked for, the weights ``(B, L, S)``.
     """
-    if scale is None:
-        scale = attention_scale(function, q, k.size(1), causal, key_padding_mask)
     if tile_weights is None:
         tile_weights = TILE_WEIGHTS if q.device.type == "cpu" else 0
-    if isinstance(scale, Tensor):  # a number for each query
-        q, scale = (q * scale).to(q.dtype), 1.0
+    if scale is None:
+        by_query = attention_scale(function, q, k.size(1), causal, key_padding_mask)
+        if isinstance(by_query, Tensor):
+            q, scale = (q * by_query).to(q.dtype), 1.0
+        else:
+            scale = by_query
     q, k, v, bias = (in_autocast_type(t) for t in (q, k, v, bias))
     weights = _Weights(function, scale, key_padding_mask, dropout)
     with without_autocast(q):
