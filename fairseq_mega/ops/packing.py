@@ -17,16 +17,18 @@ class PackedWeight(NamedTuple):
 
     weight: nn.Parameter
     version: int
-    address: int
+    numbers: Tensor  # the weight's memory, kept so that no other gets its address
     packed: Tensor
 
     @classmethod
     def of(cls, weight: nn.Parameter) -> "PackedWeight":
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
-        return cls(weight, weight._version, weight.data_ptr(), packed)
+        numbers = weight.detach()
+        packed = torch.ops.mkldnn._reorder_linear_weight(numbers, None)
+        return cls(weight, weight._version, numbers, packed)
 
     def is_current(self) -> bool:
-        return self.version == self.weight._version and self.address == self.weight.data_ptr()
+        same = self.numbers.data_ptr() == self.weight.data_ptr()
+        return same and self.version == self.weight._version
 
 
 class PackedWeights:
@@ -53,9 +55,19 @@ class PackedWeights:
         finally:
             _in_use.reset(token)
 
-    def linear(self, x: Tensor, weight: nn.Parameter, bias: Optional[Tensor]) -> Tensor:
+    def linear(self, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+        """``F.linear``, by a packed copy where that is exact: in float32 and without gradients."""
+        if (
+            torch.is_grad_enabled()
+            or x.dtype != torch.float32
+            or torch.is_autocast_enabled("cpu")
+            or not isinstance(weight, nn.Parameter)
+        ):
+            return F.linear(x, weight, bias)
         entry = self._packed.get(id(weight))
         if entry is None or not entry.is_current():
+            if not _can_pack(weight):
+                return F.linear(x, weight, bias)
             entry = self._packed[id(weight)] = PackedWeight.of(weight)
         return torch.ops.mkldnn._linear_pointwise(x, entry.packed, bias, "none", [], "")
 
@@ -74,7 +86,7 @@ class _PackedLinear(TorchFunctionMode):
         self._linear = packed.linear
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is F.linear and not kwargs and len(args) == 3 and _can_pack(*args[:2]):
+        if func is F.linear and not kwargs and len(args) == 3:
             return self._linear(*args)
         return func(*args, **(kwargs or {}))
 
@@ -91,15 +103,12 @@ def call(projection: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return projection(x)
 
 
-def _can_pack(x: Tensor, weight: Tensor) -> bool:
-    """Whether it is faster, and exact: in float32 on a CPU, with oneDNN, without gradients."""
+def _can_pack(weight: nn.Parameter) -> bool:
+    """Whether a packed copy is faster: of a large weight, on a CPU that oneDNN knows."""
     return (
-        isinstance(weight, nn.Parameter)
-        and weight.numel() >= LEAST_PACKED
-        and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
+        weight.numel() >= LEAST_PACKED
+        and weight.device.type == "cpu"
+        and weight.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
-        and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
         and not weight.is_inference()
     )

@@ -5,7 +5,6 @@ whole matrix, which ``toeplitz`` lays out.
 """
 
 from functools import lru_cache
-from typing import Tuple
 
 import torch
 from torch import Tensor
@@ -26,12 +25,14 @@ def rotary_bias(alpha: Tensor, beta: Tensor, first: int, last: int) -> Tensor:
     """
     a1, a2 = alpha.squeeze(0).chunk(2)
     b1, b2 = beta.squeeze(0).chunk(2)
-    cos, sin = _rotations(first, last, a1.numel(), alpha.dtype, alpha.device)
-    return cos @ (a1 * b1 + a2 * b2) + sin @ (a2 * b1 - a1 * b2)
+    turned = torch.cat([a1 * b1 + a2 * b2, a2 * b1 - a1 * b2])  # (Z,)
+    return _rotations(first, last, a1.numel(), alpha.dtype, alpha.device) @ turned
 
 
-def _rotations(first: int, last: int, half: int, dtype: torch.dtype, device: torch.device):
-    """Cosines and sines of the angles of ``first .. last``, ``(M, Z/2)`` each.
+def _rotations(
+    first: int, last: int, half: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Cosines and sines of the angles of ``first .. last``, ``(M, Z)``.
 
     They depend on no weights. In generation the range grows with every step, so a table for many
     steps is kept.
@@ -39,20 +40,20 @@ def _rotations(first: int, last: int, half: int, dtype: torch.dtype, device: tor
     if torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
         return _rotation_table(first, last, half, dtype, device)  # tensors that are not to be kept
     reach = 1 << max(-first, last, 1).bit_length()
-    cos, sin = _kept_rotation_table(-reach, reach, half, dtype, device)
-    rows = slice(reach + first, reach + last + 1)
-    return cos[rows], sin[rows]
+    return _kept_rotation_table(-reach, reach, half, dtype, device)[
+        reach + first : reach + last + 1
+    ]
 
 
 @torch.inference_mode(False)  # the table may be used for training later
 def _rotation_table(
     first: int, last: int, half: int, dtype: torch.dtype, device: torch.device
-) -> Tuple[Tensor, Tensor]:
+) -> Tensor:
     """In float64 until the end, for offsets that are large."""
     offsets = torch.arange(first, last + 1, dtype=torch.float64, device=device)
     exponent = torch.arange(half, dtype=torch.float64, device=device) / half
     angle = offsets.unsqueeze(1) * 10000.0**-exponent
-    return angle.cos().to(dtype), angle.sin().to(dtype)
+    return torch.cat([angle.cos(), angle.sin()], dim=1).to(dtype)
 
 
 _kept_rotation_table = lru_cache(maxsize=8)(_rotation_table)

@@ -166,8 +166,10 @@ def test_checkpointing_draws_the_same_masks_in_many_tiles(
             y, _ = function(x)
         y.float().square().sum().backward()
         results.append([y, x.grad, *(p.grad for p in function.parameters())])
+    # On CPUs fairseq recomputes without autocast, so that bfloat16's rounding differs; other masks
+    # would give other numbers altogether.
     for ours, expected in zip(*reversed(results)):
-        assert_close(ours, expected, 1e-6, floor=0.0)
+        assert_close(ours, expected, 0.02 if autocast else 1e-5, floor=0.0)
 
 
 @pytest.mark.parametrize("arch", TINY)
