@@ -126,13 +126,16 @@ def _version(package: str) -> str:
 # --- from a folder ------------------------------------------------------------------------------
 
 
-def read_folder(folder: Path) -> Tuple[Dict, DictConfig, FairseqTask, nn.Module]:
-    """The description, configuration, task and model in a folder.
+def read_folder(
+    folder: Path, kind: type = MegaCheckpointMixin
+) -> Tuple[Dict, DictConfig, FairseqTask, nn.Module]:
+    """The description, configuration, task and model, of class ``kind``, in a folder.
 
     Raises:
         ValueError: at anything that is not as it should be; says what and where.
     """
     description = read_description(folder / CONFIG)
+    check_model(description["model"]["name"], kind, str(folder / CONFIG))
     config = make_config(description)
     task = make_task(description, config, str(folder / CONFIG))
     path = str(folder / WEIGHTS)
@@ -171,9 +174,7 @@ def load_exported(folder: Path, kind: type, given: Mapping[str, Any]) -> Generat
     Raises:
         ValueError: where it is another model, or anything is not as it should be.
     """
-    description = read_description(folder / CONFIG)
-    check_model(description["model"]["name"], kind, str(folder / CONFIG))
-    _, config, task, model = read_folder(folder)
+    _, config, task, model = read_folder(folder, kind)
     overwrite_args_by_name(config, dict(given))
     return GeneratorHubInterface(config, task, [model])
 

@@ -16,6 +16,7 @@ import honest
 import torch
 from pickles import Build, Call, Name, dumps, save
 
+OLDER = "args with "  # files of options in an argparse.Namespace, in place of a dictionary
 KINDS = ("translation", "language_model")
 # Of these, fairseq's own commands build what the file says; see docs/security.md.
 FAIRSEQ_BUILDS = {"another model", "another model by arch", "another task"}
@@ -236,8 +237,18 @@ def options(folder, mark):
     }
 
 
-def write(folder: Path) -> None:
-    """All files, in a folder for each kind."""
+def flat(changes):
+    """The same changes as older checkpoints have them: in one Namespace."""
+    names = {}
+    for part, values in changes.items():
+        own = {option: value for option, value in values.items() if option != "_name"}
+        name = values.get("_name")
+        names.update(own if name is None else {**own, "arch" if part == "model" else part: name})
+    return names
+
+
+def write(folder: Path, older: bool = False) -> None:
+    """All files, in a folder for each kind; ``older`` ones too, half a second each to load."""
     for name in ("marks", "evil_plugin"):
         (folder / name).mkdir(parents=True)
     os.mkfifo(folder / "pipe")
@@ -263,3 +274,7 @@ def write(folder: Path) -> None:
             for part, values in changes.items():
                 cfg[part] = {**(cfg[part] or {}), **values}
             torch.save({**state, "cfg": cfg}, out / name)
+            if older:
+                with_args = honest.with_args(kind, state, data)
+                vars(with_args["args"]).update(flat(changes))
+                torch.save(with_args, out / f"{OLDER}{name}")

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+from functools import cache
 
 import fairseq.options
 import torch
@@ -60,7 +61,11 @@ def make_state(kind, data, extra=""):
 
 def with_args(kind, state, data):
     """The same as fairseq 0.9 and the published code save it."""
+    args = argparse.Namespace(**{**copy.deepcopy(parse_args(kind)), "data": str(data)})
+    return {**state, "args": args, "cfg": None}
+
+
+@cache
+def parse_args(kind):
     parser = fairseq.options.get_training_parser()
-    args = fairseq.options.parse_args_and_arch(parser, [str(data), *OPTIONS[kind].split()])
-    names = {**vars(args), "arch": args.arch, "task": args.task}
-    return {**state, "args": argparse.Namespace(**names), "cfg": None}
+    return vars(fairseq.options.parse_args_and_arch(parser, ["data", *OPTIONS[kind].split()]))
