@@ -5,9 +5,8 @@ from contextvars import ContextVar
 from typing import Callable, Dict, Iterator, NamedTuple, Optional
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.nn.modules.module import _has_any_global_hook
 
 LEAST_PACKED = 2**18  # numbers in a weight: below, oneDNN's fixed cost of a call outweighs the gain
 
@@ -44,32 +43,25 @@ class PackedWeights:
     torch's); a change through ``.data`` is seen by the next generation.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._packed: Dict[int, PackedWeight] = {}
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        token = _in_use.set(_PackedLinear(self))
+        token = _in_use.set(self)
         try:
             yield
         finally:
             _in_use.reset(token)
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-        """``F.linear``, by a packed copy where that is exact: in float32 and without gradients."""
-        if (
-            torch.is_grad_enabled()
-            or x.dtype != torch.float32
-            or torch.is_autocast_enabled("cpu")
-            or not isinstance(weight, nn.Parameter)
-        ):
-            return F.linear(x, weight, bias)
+    def find(self, weight: nn.Parameter) -> Optional[Tensor]:
+        """The packed copy of ``weight``, None where that would be no faster."""
         entry = self._packed.get(id(weight))
         if entry is None or not entry.is_current():
             if not _can_pack(weight):
-                return F.linear(x, weight, bias)
+                return None
             entry = self._packed[id(weight)] = PackedWeight.of(weight)
-        return torch.ops.mkldnn._linear_pointwise(x, entry.packed, bias, "none", [], "")
+        return entry.packed
 
     def __len__(self) -> int:
         return len(self._packed)
@@ -78,29 +70,36 @@ class PackedWeights:
         return PackedWeights()
 
 
-class _PackedLinear(TorchFunctionMode):
-    """Inside, ``F.linear`` is that of the packed weights, whichever module calls it."""
-
-    def __init__(self, packed: PackedWeights):
-        super().__init__()
-        self._linear = packed.linear
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is F.linear and not kwargs and len(args) == 3:
-            return self._linear(*args)
-        return func(*args, **(kwargs or {}))
-
-
-_in_use: ContextVar[Optional[_PackedLinear]] = ContextVar("packed weights", default=None)
+_in_use: ContextVar[Optional[PackedWeights]] = ContextVar("packed weights", default=None)
 
 
 def call(projection: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``projection(x)``, with packed weights where those are in use."""
+    """``projection(x)``; of a plain ``nn.Linear``, with packed weights where those are in use."""
     packed = _in_use.get()
-    if packed is None:
+    if packed is None or type(projection) is not nn.Linear:  # but an adapter or a quantiser
         return projection(x)
-    with packed:
+    weight = packed.find(projection.weight) if _has_no_hooks(projection) and _is_exact(x) else None
+    if weight is None:
         return projection(x)
+    return torch.ops.mkldnn._linear_pointwise(x, weight, projection.bias, "none", [], "")
+
+
+def _has_no_hooks(projection: nn.Linear) -> bool:
+    return (
+        not projection._forward_hooks
+        and not projection._forward_pre_hooks
+        and "forward" not in vars(projection)
+        and not _has_any_global_hook()
+    )
+
+
+def _is_exact(x: Tensor) -> bool:
+    """Whether oneDNN computes what torch would: in float32, without gradients."""
+    return (
+        x.dtype == torch.float32
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 def _can_pack(weight: nn.Parameter) -> bool:

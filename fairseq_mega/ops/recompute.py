@@ -48,6 +48,8 @@ def recomputed(x: Tensor, function: Callable, *args) -> ContextManager:
 def project(projection: Callable[[Tensor], Tensor], function: Callable, *args) -> Tensor:
     """``projection(function(*args))``, of which only ``args`` are kept for the backward pass."""
     x = recompute(function, *args)
+    if not torch.is_grad_enabled():
+        return call(projection, x)
     with recomputed(x, function, *args):
         return call(projection, x)
 

@@ -102,12 +102,28 @@ def test_gradients_other_types_and_small_weights_are_not_packed():
     assert len(packed) == 0
 
 
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
 @torch.no_grad()
-def test_weights_that_are_no_parameters_are_not_kept():
-    """Such as those that a quantiser makes for each call."""
-    packed, x = PackedWeights(), randn(3, SIDE, dtype=torch.float32)
+def test_what_does_more_than_multiply_is_called():
+    """Other classes, hooks of the module and of all modules, and a forward of its own."""
+    x = randn(3, SIDE, dtype=torch.float32)
+    doubled = Doubled(SIDE, SIDE)
+    hooked, before, replaced, plain = make(), make(), make(), make()
+    hooked.register_forward_hook(lambda module, args, y: 2 * y)
+    before.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    replaced.forward = lambda x: 2 * exact(x, replaced.weight, replaced.bias)
+    packed = PackedWeights()
     with packed.in_use():
-        call(lambda x: exact(x, randn(SIDE, SIDE, dtype=torch.float32), None), x)
+        for module in (doubled, hooked, before, replaced):
+            assert torch.equal(call(module, x), module(x))
+        handle = torch.nn.modules.module.register_module_forward_hook(lambda m, args, y: 2 * y)
+        doubled = call(plain, x)
+        handle.remove()
+    assert torch.equal(doubled, 2 * exact(x, plain.weight, plain.bias))
     assert len(packed) == 0
 
 
