@@ -54,9 +54,7 @@ class LRACrossEntropyCriterion(FairseqCriterion):
             return sum(output.get(name, 0) for output in logging_outputs)
 
         sample_size, sentences = total("sample_size"), total("nsentences")
-        metrics.log_scalar(
-            "loss", total("loss") / sample_size / math.log(2), sample_size, round=3
-        )
+        metrics.log_scalar("loss", total("loss") / sample_size / math.log(2), sample_size, round=3)
         metrics.log_scalar("accuracy", 100.0 * total("ncorrect") / sentences, sentences, round=3)
 
     @staticmethod
