@@ -1,6 +1,7 @@
 """Every option of the classifier: its name, type, default, help and check, in one place."""
 
 from argparse import ArgumentError
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Optional
 
@@ -24,11 +25,8 @@ def _ignored(default):
 
 @dataclass
 class ClassifierConfig(LayersConfig):
-    """Options of the classifier, by the published names.
-
-    Their defaults are the published architectures' ``sc_raw`` and ``lra``, see ``classifier.py``,
-    wherever those two name one.
-    """
+    """Options of the classifier, by the published names; see ``classification_presets.py`` for the
+    defaults of each architecture."""
 
     input_type: Optional[ChoiceEnum(list(INPUTS))] = _option(
         None, "text (symbols) or image (real numbers); by default, what the task reads"
@@ -101,10 +99,8 @@ def add_options(parser, config) -> None:
 
 
 def _add(parser, *args, **kwargs) -> None:
-    try:
+    with suppress(ArgumentError):  # it is there already, as from the task
         parser.add_argument(*args, **kwargs)
-    except ArgumentError:  # it is there already, as from the task
-        pass
 
 
 def complete_sizes(cfg, documents: int) -> None:

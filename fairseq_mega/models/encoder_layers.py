@@ -30,7 +30,8 @@ class EncoderLayers:
         Args:
             x: embeddings ``(B, L, D)``.
             padding_mask: ``(B, L)``, true at padding; None without padding.
-            states: a list, to which the first layer's input and each layer's output are added, ``(L, B, D)``.
+            states: a list, to which the first layer's input and all layers' outputs are added,
+                ``(L, B, D)`` each.
 
         Returns:
             ``(L, B, D)``, zero at padding.
