@@ -26,7 +26,7 @@ IMAGE = f"--task lra-image -a mega_image {TINY}"
 
 
 def build(options, words=20, documents=1, **model_options):
-    """The model that fairseq-train would build, for so many words, or with None for real numbers."""
+    """The model that fairseq-train would build for so many words; None for real numbers."""
     cfg = copy.deepcopy(parse(options).model)
     for name, value in model_options.items():
         setattr(cfg, name, value)

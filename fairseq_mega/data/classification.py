@@ -71,7 +71,7 @@ class ClassificationDataset(FairseqDataset):
     Args:
         documents: ``Texts`` or ``Numbers``, one or two, of which the same rows belong together.
         classes: ``(n,)``, the class of each row.
-        rows: which rows are samples; None for all.
+        rows: which rows are samples.
         shuffle: put batches together anew in every epoch; else in the order of the rows.
         pad: what sequences are filled up with.
     """
@@ -80,14 +80,14 @@ class ClassificationDataset(FairseqDataset):
         self,
         documents: Sequence,
         classes: np.ndarray,
-        rows: Optional[np.ndarray] = None,
+        rows: np.ndarray,
         shuffle: bool = False,
         pad: int = 0,
     ):
         super().__init__()
         self.documents = documents
         self.classes = classes
-        self.rows = np.arange(len(classes)) if rows is None else rows
+        self.rows = rows
         self.shuffle, self.pad = shuffle, pad
         sizes = np.stack([each.sizes[self.rows] for each in documents])  # (documents, samples)
         self.sizes, self._tokens = sizes.max(axis=0), sizes.sum(axis=0)

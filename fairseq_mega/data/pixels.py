@@ -48,7 +48,8 @@ def _read_line(line: bytes, where: str, length: Optional[int]) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)  # how numpy reports what is no number
         try:
-            pixels = np.fromstring(line, dtype=np.int64, sep=" ")
+            words = line.strip()  # of nothing but blanks, numpy would make a number
+            pixels = np.fromstring(words, dtype=np.int64, sep=" ") if words else np.empty(0)
         except (DeprecationWarning, ValueError) as error:
             raise ValueError(
                 f"{where} has something else than whole numbers with blanks between them: "

@@ -1,6 +1,5 @@
 """What the tasks of classification share: options, training and held-out sets, predictions."""
 
-from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence
@@ -103,13 +102,13 @@ class ClassificationTask(FairseqTask):
         self.max_input = model.max_positions()
         return model
 
-    @abstractmethod
     def read(self, split: str) -> Samples:
         """The set of this name."""
+        raise NotImplementedError
 
-    @abstractmethod
     def class_names(self) -> List[str]:
-        """The names of the model's classes."""
+        """The names of the model's classes, in their order."""
+        raise NotImplementedError
 
     def load_dataset(self, split: str, epoch=1, combine=False, **kwargs):
         """
@@ -124,23 +123,17 @@ class ClassificationTask(FairseqTask):
                 "training, but --held-out is 0: give a fraction, such as 0.1"
             )
         samples = self.read(self.cfg.train_subset if split == HELD_OUT else split)
-        names, rows = self.class_names(), None
+        names = self.class_names()
         for document in samples.documents:
             check_labels(
                 samples.classes, len(document), names, samples.labels_path, samples.samples_path
             )
             self._check_lengths(int(document.sizes.max()), samples.samples_path)
-        if split == HELD_OUT or (training and self.cfg.held_out):
-            held_out = held_out_rows(samples.classes, self.cfg.held_out)
-            rows = np.flatnonzero(held_out == (split == HELD_OUT))
-            if not len(rows):
-                raise ValueError(
-                    f"--held-out is {self.cfg.held_out}, which is no sample of "
-                    f"{samples.samples_path}: raise it"
-                )
+        rows = np.arange(len(samples.classes))
+        if split == HELD_OUT or training:
+            rows = self._training_rows(samples, held_out=split == HELD_OUT)
         if training:
-            kept = samples.classes if rows is None else samples.classes[rows]
-            check_all_present(kept, names, samples.labels_path)
+            check_all_present(samples.classes[rows], names, samples.labels_path)
         self.datasets[split] = ClassificationDataset(
             samples.documents,
             samples.classes,
@@ -150,6 +143,16 @@ class ClassificationTask(FairseqTask):
         )
         if self.cfg.results_path is not None:
             self.predictions = Predictions(Path(self.cfg.results_path), split, names)
+
+    def _training_rows(self, samples: Samples, held_out: bool) -> np.ndarray:
+        """The rows of the training set that are held out, or the others."""
+        chosen = held_out_rows(samples.classes, self.cfg.held_out) == held_out
+        if not chosen.any():
+            raise ValueError(
+                f"--held-out is {self.cfg.held_out}, which is not one sample of a class in "
+                f"{samples.samples_path}: raise it"
+            )
+        return np.flatnonzero(chosen)
 
     def _check_lengths(self, longest: int, path: Path) -> None:
         if longest > self.max_input:
