@@ -20,7 +20,7 @@ TRAIN = (
     "--log-interval 1 --log-format json --num-workers 0 --no-epoch-checkpoints"
 )
 TEXT = "--task lra-text -a mega_text"
-IMAGE = "--task lra-image -a mega_image"
+IMAGE = "--task lra-image -a mega_pathfinder"
 
 
 def task_of(kind):
@@ -61,21 +61,19 @@ def test_a_published_table_and_another_chunk_size(tmp_path):
 
 
 def test_a_published_checkpoint_can_be_trained_on(tmp_path):
-    """With its optimiser's state and options that its code had."""
+    """From what it has learned, in its epoch: this one holds no state of the optimiser."""
     data = parity_data("text", tmp_path / "data")
     options = (
         "--task lra-text -a mega_lra_imdb --input-type text --encoder-embed-dim 16 "
         "--encoder-hidden-dim 32 --z-dim 8 --n-dim 4 --encoder-layers 2 --norm-type scalenorm "
         "--attention-activation-fn softmax --sentence-class-num 3 --max-positions 64"
     )
-    train = TRAIN.replace(SMALL, options).replace(
-        "--total-num-update 200", "--total-num-update 140"
-    )
+    train = TRAIN.replace(SMALL, options)
     restore = f"--restore-file {PARITY / 'text' / 'checkpoint.pt'} --save-dir {tmp_path}"
-    output = run("train", data, train, restore, "--max-update 124 --disable-validation")
+    output = run("train", data, train, restore, "--max-update 4 --disable-validation")
     curve = losses(output)
-    assert list(curve) == [121, 122, 123, 124]
-    assert max(curve.values()) < 1.2  # of log2(3), before it has learned
+    assert list(curve) == [1, 2, 3, 4] and '"epoch": 13' in output
+    assert sum(curve.values()) / 4 < 1.2  # log2(3) before it has learned
 
 
 @pytest.mark.parametrize("kind, options", [("text", TEXT), ("image", IMAGE)])
@@ -152,10 +150,10 @@ def test_learning_and_validation_on_held_out_samples(tmp_path):
         data,
         TEXT,
         TRAIN.replace("--num-workers 0", "--num-workers 2"),
-        f"--save-dir {tmp_path} --max-update 60 --held-out 0.2 --valid-subset heldout",
+        f"--save-dir {tmp_path} --max-update 150 --held-out 0.2 --valid-subset heldout",
         "--best-checkpoint-metric accuracy --maximize-best-checkpoint-metric --sen-rep-type cls",
     )
-    assert losses(output)[60] < 0.2
+    assert losses(output)[150] < 0.2
     (best,) = re.findall(r'"heldout_best_accuracy": "([\d.]+)"', output)[-1:] or [None]
     assert best is not None and float(best) >= 90
     options = f"--task lra-text --path {tmp_path / 'checkpoint_best.pt'} --valid-subset heldout"
@@ -167,7 +165,7 @@ def test_learning_and_validation_on_held_out_samples(tmp_path):
 @pytest.mark.parametrize(
     "options, says",
     [
-        ("--valid-subset dev", ["no binarised set at", "label-bin/dev.bin", "--valid-subset"]),
+        ("--valid-subset dev", ["no binarised set at", "src-bin/dev.bin", "--valid-subset"]),
         ("--sentence-class-num 5", ["--sentence-class-num is 5", "no sample of class"]),
         ("--chunk-size 0", ["--chunk-size is 0", "positive, or -1"]),
     ],
