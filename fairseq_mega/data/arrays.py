@@ -51,20 +51,14 @@ def map_array(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
-def map_tensor(path: Path) -> np.ndarray:
-    """The tensor in a file of ``torch.save``, mapped.
+def load_tensor(path: Path, mmap: bool = False) -> np.ndarray:
+    """The tensor in a file of ``torch.save``.
+
+    Args:
+        mmap: map it, rather than read it.
 
     Raises:
         ValueError: where the file is cut off, or holds something else.
-        RuntimeError: where it is in the format before torch 1.6, which cannot be mapped.
-    """
-    return load_tensor(path, mmap=True).numpy()
-
-
-def load_tensor(path: Path, mmap: bool = False) -> torch.Tensor:
-    """
-    Raises:
-        ValueError: where the file is cut off, or holds no tensor.
         RuntimeError: if ``mmap``, where it is in the format before torch 1.6.
     """
     try:
@@ -77,7 +71,9 @@ def load_tensor(path: Path, mmap: bool = False) -> torch.Tensor:
         ) from error
     if not isinstance(tensor, torch.Tensor):
         raise ValueError(f"{path} holds a {type(tensor).__name__}, but must hold one tensor")
-    return tensor
+    if tensor.dtype == torch.bfloat16:
+        raise ValueError(f"{path} holds bfloat16, which numpy lacks: save it as float16 or float32")
+    return tensor.numpy()
 
 
 def cached(source: Path, folder: Optional[str], write: Callable[[BinaryIO], None]) -> MappedArray:

@@ -5,7 +5,7 @@ from typing import BinaryIO, Optional, Tuple
 
 import numpy as np
 
-from .arrays import MappedArray, cached, load_tensor, map_tensor
+from .arrays import MappedArray, cached, load_tensor
 
 WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 
@@ -31,11 +31,11 @@ def map_clips(path: Path, cache: Optional[str]) -> Tuple[MappedArray, float]:
 
 
 def read_clips(path: Path) -> np.ndarray:
-    return _as_rows(map_tensor(path), path)
+    return _as_rows(load_tensor(path, mmap=True), path)
 
 
 def _copy_clips(path: Path, file: BinaryIO) -> None:
-    np.lib.format.write_array(file, _as_rows(load_tensor(path).numpy(), path))
+    np.lib.format.write_array(file, _as_rows(load_tensor(path), path))
 
 
 def _as_rows(clips: np.ndarray, path: Path) -> np.ndarray:
@@ -57,7 +57,7 @@ def read_clip_labels(path: Path) -> np.ndarray:
     Raises:
         ValueError: where the file is cut off or holds something else; names it.
     """
-    labels = load_tensor(path).numpy()
+    labels = load_tensor(path)
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or (labels < 0).any():
         raise ValueError(
             f"{path} holds a tensor {labels.shape} of {labels.dtype}, but must hold the number of "

@@ -63,16 +63,17 @@ class Numbers:
 class ClassificationDataset(FairseqDataset):
     """Samples of one or two sequences and a class.
 
-    In training, samples are put together in batches anew in every epoch: fairseq's seed and the
-    epoch decide how, so that all processes agree, and a training that was stopped goes on with the
-    batches that it would have had. Samples of a batch are of similar lengths, but not always the
-    same: they are sorted within pools of ``POOL`` batches drawn at random.
+    In the order ``anew``, for training, samples are put together in batches anew in every epoch:
+    fairseq's seed and the epoch decide how, so that all processes agree, and a training that was
+    stopped goes on with the batches that it would have had. Samples of a batch are of similar
+    lengths, but not always the same: they are sorted within pools of ``POOL`` batches drawn at
+    random.
 
     Args:
         documents: ``Texts`` or ``Numbers``, one or two, of which the same rows belong together.
         classes: ``(n,)``, the class of each row.
         rows: which rows are samples.
-        shuffle: put batches together anew in every epoch; else in the order of the rows.
+        order: ``anew``, ``by_length``, or ``by_row``: how samples are put together in batches.
         pad: what sequences are filled up with.
     """
 
@@ -81,20 +82,20 @@ class ClassificationDataset(FairseqDataset):
         documents: Sequence,
         classes: np.ndarray,
         rows: np.ndarray,
-        shuffle: bool = False,
+        order: str = "by_length",
         pad: int = 0,
     ):
         super().__init__()
         self.documents = documents
         self.classes = classes
         self.rows = rows
-        self.shuffle, self.pad = shuffle, pad
+        self.order, self.pad = order, pad
         sizes = np.stack([each.sizes[self.rows] for each in documents])  # (documents, samples)
         self.sizes, self._tokens = sizes.max(axis=0), sizes.sum(axis=0)
 
     @property
     def can_reuse_epoch_itr_across_epochs(self) -> bool:
-        return not self.shuffle
+        return self.order != "anew"
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -138,14 +139,16 @@ class ClassificationDataset(FairseqDataset):
         return self._tokens[indices]
 
     def ordered_indices(self) -> np.ndarray:
-        """All samples in random order, if they are shuffled: fairseq seeds numpy for each epoch."""
-        return np.random.permutation(len(self)) if self.shuffle else np.arange(len(self))
+        if self.order == "anew":
+            return np.random.permutation(len(self))  # fairseq has seeded numpy for the epoch
+        by_length = self.order == "by_length"
+        return np.argsort(self.sizes, kind="stable") if by_length else np.arange(len(self))
 
     def batch_by_size(
         self, indices, max_tokens=None, max_sentences=None, required_batch_size_multiple=1
     ):
-        """As fairseq's, but of similar lengths, and without leaving any sample out."""
-        if self.shuffle and len(indices):
+        """As fairseq's, but without leaving any sample out."""
+        if self.order == "anew" and len(indices):
             indices = self._sort_in_pools(indices, max_tokens, max_sentences)
         batches = super().batch_by_size(
             indices, max_tokens, max_sentences, required_batch_size_multiple

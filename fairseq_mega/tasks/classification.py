@@ -138,7 +138,7 @@ class ClassificationTask(FairseqTask):
             samples.documents,
             samples.classes,
             rows,
-            shuffle=training and not self.cfg.no_shuffle,
+            order="by_length" if not training else "by_row" if self.cfg.no_shuffle else "anew",
             pad=self.pad,
         )
         if self.cfg.results_path is not None:

@@ -171,7 +171,7 @@ def test_large_images_start_at_once_and_take_little_memory(tmp_path):
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         f"x = Numbers(map_pixels(Path({str(path)!r}), None), 255.0)\n"
         "rows = np.arange(len(x))\n"
-        "data = ClassificationDataset([x], np.zeros(len(x), int), rows, shuffle=True)\n"
+        "data = ClassificationDataset([x], np.zeros(len(x), int), rows, 'anew')\n"
         "batches = data.batch_by_size(data.ordered_indices(), max_sentences=16)\n"
         "for batch in batches[:50]: data.collater([data[i] for i in batch])\n"
         "assert data[159_999]['documents'][0].mean() * 255 == 7\n"
@@ -236,6 +236,7 @@ def test_clips_cut_off(tmp_path, part, old_format):
         (torch.ones(4, 2, 20), r"holds a tensor \(4, 2, 20\) of float32"),
         (torch.ones(4), r"holds a tensor \(4,\) of float32"),
         (torch.ones(4, 1, 20, dtype=torch.bool), "of bool"),
+        (torch.ones(4, 1, 20, dtype=torch.bfloat16), "holds bfloat16.*save it as float16"),
     ],
 )
 def test_other_tensors_than_clips(tmp_path, value, says):

@@ -25,10 +25,10 @@ def lines(count, seed=0, longest=400):
     return Lines(torch.from_numpy(rng.integers(4, 20, n)) for n in rng.integers(1, longest, count))
 
 
-def make_texts(count=2000, documents=1, shuffle=True, longest=None, first=None):
+def make_texts(count=2000, documents=1, order="anew", longest=None, first=None):
     texts = [Texts(lines(count, seed), longest, first) for seed in range(documents)]
     classes = np.arange(count) % 3
-    return ClassificationDataset(texts, classes, np.arange(count), shuffle, pad=1)
+    return ClassificationDataset(texts, classes, np.arange(count), order, pad=1)
 
 
 def batches(dataset, epoch=1, seed=1, **limits):
@@ -82,15 +82,18 @@ def test_batches_are_of_similar_lengths():
         shape = sum(len(batch) * dataset.sizes[batch].max() for batch in made)
         return 1 - dataset.sizes.sum() / shape
 
-    plain = make_texts(shuffle=False)
     assert padding(batches(dataset)) < 0.06
-    assert padding(batches(plain)) > 0.4
+    assert padding(batches(make_texts(order="by_length"))) < 0.02
+    assert padding(batches(make_texts(order="by_row"))) > 0.4
 
 
-def test_the_order_of_the_rows():
-    dataset = make_texts(40, shuffle=False)
-    assert np.concatenate(batches(dataset)).tolist() == list(range(40))
-    assert dataset.can_reuse_epoch_itr_across_epochs
+@pytest.mark.parametrize("order", ["by_row", "by_length"])
+def test_orders_that_stay(order):
+    dataset = make_texts(40, order=order)
+    rows = np.concatenate(batches(dataset))
+    assert sorted(rows) == list(range(40)) and dataset.can_reuse_epoch_itr_across_epochs
+    assert (np.concatenate(batches(dataset, epoch=2)) == rows).all()
+    assert (rows == np.arange(40)).all() == (order == "by_row")
 
 
 @pytest.mark.parametrize("longest", [None, 50])

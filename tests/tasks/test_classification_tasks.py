@@ -56,7 +56,8 @@ def test_sets(kind, tmp_path):
     for split, count in (("train", 60), ("valid", 20), ("test", 20)):
         task.load_dataset(split)
         dataset = task.dataset(split)
-        assert len(dataset) == count and dataset.shuffle == (split == "train")
+        assert len(dataset) == count
+        assert dataset.order == ("anew" if split == "train" else "by_length")
         batch = dataset.collater([dataset[i] for i in range(count)])
         assert ("net_input1" in batch) == (kind == "pair")
         with torch.no_grad():
@@ -127,12 +128,12 @@ def test_held_out_set(kind, tmp_path):
         for split in ("train", "heldout")
     )
     assert len(held_out) == 12 and len(kept) == 48 and kept | held_out == set(range(60))
-    assert not task.dataset("heldout").shuffle and len(task.dataset("valid")) == 20
+    assert task.dataset("heldout").order == "by_length" and len(task.dataset("valid")) == 20
     assert np.bincount(task.dataset("heldout").classes[sorted(held_out)]).tolist() == [4, 4, 4]
 
 
 def test_no_shuffle(tmp_path):
-    assert not load("text", make_texts(tmp_path, 3), no_shuffle=True).shuffle
+    assert load("text", make_texts(tmp_path, 3), no_shuffle=True).order == "by_row"
 
 
 # --- the criterion, and predictions -------------------------------------------------------------
