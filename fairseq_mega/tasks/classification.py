@@ -34,6 +34,12 @@ class ClassificationTaskConfig(FairseqDataclass):
             "anew in every epoch"
         },
     )
+    # Batches made anew make new processes in every epoch. fairseq's default, to keep the old ones,
+    # then waits for each up to 5 s when Python collects it.
+    persistent_workers: bool = field(
+        default=False,
+        metadata={"help": "keep the --num-workers processes for the next epoch, where fairseq can"},
+    )
     num_classes: int = field(default=-1, metadata=IGNORED)
     regression_target: bool = field(default=False, metadata=IGNORED)
     shorten_method: ChoiceEnum(["none", "truncate", "random_crop"]) = field(
