@@ -1,18 +1,34 @@
 """Mega (Moving Average Equipped Gated Attention) for fairseq: what ``--user-dir`` imports.
 
-Registers the models ``mega`` and ``mega_lm`` with their presets (``models``), built from the
-layers in ``modules`` and the mathematics in ``ops``; the task ``mega_language_modeling`` for long
-text (``tasks``, ``data``); the learning-rate schedule ``linear_decay`` (``optim``); and lets torch
-load fairseq's checkpoints (``checkpoints``).
+Registers the models ``mega``, ``mega_lm``, and ``lra`` and ``sc_raw`` for classification, with
+their presets (``models``), built from the layers in ``modules`` and the mathematics in ``ops``; the
+task ``mega_language_modeling`` for long text, and ``lra-text``, ``lra-image`` and
+``speech_commands`` (``tasks``, ``data``) with their loss (``criterions``); the learning-rate
+schedule ``linear_decay`` (``optim``); and lets torch load fairseq's checkpoints (``checkpoints``).
 """
 
 from . import optim
 from .checkpoints import allow_checkpoint_types
+from .criterions.lra_cross_entropy import LRACrossEntropyCriterion
+from .models.classifier import MegaClassifier
 from .models.mega import MegaModel
 from .models.mega_lm import MegaLanguageModel
 from .models.text_state import TextState
 from .tasks.language_modeling import MegaLanguageModelingTask
+from .tasks.long_range_arena import LRAImageTask, LRATextTask
+from .tasks.speech_commands import SpeechCommandsTask
 
 allow_checkpoint_types()
 
-__all__ = ["MegaLanguageModel", "MegaLanguageModelingTask", "MegaModel", "TextState", "optim"]
+__all__ = [
+    "LRACrossEntropyCriterion",
+    "LRAImageTask",
+    "LRATextTask",
+    "MegaClassifier",
+    "MegaLanguageModel",
+    "MegaLanguageModelingTask",
+    "MegaModel",
+    "SpeechCommandsTask",
+    "TextState",
+    "optim",
+]

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,16 @@ def losses(output):
 def valid_loss(output):
     """The last loss on the validation set, in base 2."""
     return float(re.findall(r'"valid_loss": "([\d.]+)"', output)[-1])
+
+
+def distributed_options():
+    """Options of each of two processes that train together."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    parallel = "--ddp-backend legacy_ddp --distributed-backend gloo --distributed-no-spawn "
+    parallel += f"--distributed-world-size 2 --distributed-init-method {address}"
+    return [f"{parallel} --distributed-rank {rank}" for rank in (0, 1)]
 
 
 def made_once(tmp_path_factory, name, make):

@@ -10,7 +10,6 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +19,17 @@ import fairseq.options
 import fairseq.tasks
 import pytest
 import torch
-from commands import PLUGIN, ROOT, finish, losses, made_once, run, start, valid_loss
+from commands import (
+    PLUGIN,
+    ROOT,
+    distributed_options,
+    finish,
+    losses,
+    made_once,
+    run,
+    start,
+    valid_loss,
+)
 from fairseq.checkpoint_utils import load_model_ensemble_and_task
 from helpers import TINY, assert_close, build, parse
 
@@ -250,16 +259,6 @@ def assert_equal(ours, theirs):
         assert torch.equal(ours, theirs)
     else:
         assert ours == theirs
-
-
-def distributed_options():
-    """Options of each of two processes that train together."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    parallel = "--ddp-backend legacy_ddp --distributed-backend gloo --distributed-no-spawn "
-    parallel += f"--distributed-world-size 2 --distributed-init-method {address}"
-    return [f"{parallel} --distributed-rank {rank}" for rank in (0, 1)]
 
 
 def test_two_processes_train_as_one_that_accumulates_gradients(pairs, tmp_path):

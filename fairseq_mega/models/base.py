@@ -1,4 +1,4 @@
-"""What both models share: how checkpoints are read, and presets registered."""
+"""What all models share: how checkpoints are read, and presets registered."""
 
 import dataclasses
 import os
@@ -15,7 +15,12 @@ from .choices import check_choices
 
 
 class MegaCheckpointMixin:
-    """Reads checkpoints of this package and of the published code; refuses others."""
+    """Reads checkpoints of this package and of the published code; refuses others.
+
+    ``table_options``: what decides the size of the ``simple`` bias's tables.
+    """
+
+    table_options = "the chunk size (without chunks, the maximal positions)"
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         if not any(".mega_layer." in key for key in state_dict):
@@ -45,8 +50,8 @@ class MegaCheckpointMixin:
             if size != trained:
                 raise ValueError(
                     f"{key} of the checkpoint was learned for {trained} positions, but the model "
-                    f"has {size}: with --rel-pos-bias simple, leave the chunk size (without "
-                    "chunks, the maximal positions) as it was in training; rotary fits any"
+                    f"has {size}: with --rel-pos-bias simple, leave {self.table_options} as it "
+                    "was in training; rotary fits any"
                 )
 
     @classmethod

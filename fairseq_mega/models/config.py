@@ -20,14 +20,13 @@ def _option(default, help):
 
 
 @dataclass
-class MegaLayersConfig(FairseqDataclass):
-    """Options of both models: of the layers, the decoder and its embeddings."""
+class LayersConfig(FairseqDataclass):
+    """Options of the layers that all models have by the same names."""
 
     activation_fn: ChoiceEnum(list(ACTIVATIONS)) = _option("silu", "activation function")
     attention_activation_fn: ChoiceEnum(list(ATTENTION_FUNCTIONS)) = _option(
         "softmax", "attention function"
     )
-    normalization_type: ChoiceEnum(list(NORMS)) = _option("layernorm", "kind of norm")
     rel_pos_bias: ChoiceEnum(list(BIASES)) = _option(
         "simple",
         "relative positional bias: simple (learned, up to the maximal positions or the chunk size) "
@@ -38,16 +37,26 @@ class MegaLayersConfig(FairseqDataclass):
         "initial linear weights: normal is the published N(0, 0.02^2); xavier learns faster in "
         "small models and short trainings",
     )
-    normalize_before: bool = _option(False, "apply the norm before each sublayer")
     dropout: float = _option(0.1, "dropout probability")
     attention_dropout: float = _option(0.0, "dropout probability for attention weights")
-    hidden_dropout: float = _option(0.0, "dropout probability for values")
-    activation_dropout: float = _option(
-        0.0, "dropout probability after the activation of the feed-forward sublayer"
-    )
     feature_dropout: bool = _option(False, "drop whole channels instead of single values")
     truncation_length: Optional[int] = _option(
         1024, "taps of the EMA kernel that are kept, except where texts are read on; 0 for all"
+    )
+    checkpoint_activations: bool = _option(
+        False, "recompute each layer's activations in the backward pass to save memory"
+    )
+
+
+@dataclass
+class MegaLayersConfig(LayersConfig):
+    """Options of translation and language models: of the layers, the decoder and its embeddings."""
+
+    normalization_type: ChoiceEnum(list(NORMS)) = _option("layernorm", "kind of norm")
+    normalize_before: bool = _option(False, "apply the norm before each sublayer")
+    hidden_dropout: float = _option(0.0, "dropout probability for values")
+    activation_dropout: float = _option(
+        0.0, "dropout probability after the activation of the feed-forward sublayer"
     )
 
     decoder_embed_path: Optional[str] = _option(None, "path to pre-trained decoder embeddings")
@@ -90,9 +99,6 @@ class MegaLayersConfig(FairseqDataclass):
         False, "tie the projections of adaptive softmax and adaptive input"
     )
 
-    checkpoint_activations: bool = _option(
-        False, "recompute each layer's activations in the backward pass to save memory"
-    )
     max_target_positions: Optional[int] = II("task.max_target_positions")
     criterion_name: Optional[str] = II("criterion._name")
 

@@ -8,12 +8,10 @@ import torch
 from fairseq.models import FairseqEncoder
 from torch import Tensor, nn
 
-from ..modules import SequenceNorm
-from ..modules.dropout import make_dropout
-from .layers import EncoderLayer, make_layers, zero_padding
+from .encoder_layers import EncoderLayers
 
 
-class MegaEncoder(FairseqEncoder):
+class MegaEncoder(EncoderLayers, FairseqEncoder):
     """Embeds source tokens and runs them through bidirectional Mega layers.
 
     Positions count from the first token of a sentence, whichever side fairseq pads, so that a
@@ -24,15 +22,10 @@ class MegaEncoder(FairseqEncoder):
 
     def __init__(self, cfg, dictionary, embed_tokens: nn.Embedding):
         super().__init__(dictionary)
-        dim = cfg.encoder_embed_dim
-        norm = str(cfg.normalization_type)
         self.padding_idx = dictionary.pad()
         self.embed_tokens = embed_tokens
-        self.embed_scale = 1.0 if cfg.no_scale_embedding else math.sqrt(dim)
-        self.embed_norm = SequenceNorm(norm, dim) if cfg.normalize_embedding else None
-        self.dropout = make_dropout(cfg.dropout, self, cfg.feature_dropout)
-        self.layers = make_layers(EncoderLayer, cfg.encoder_layers, cfg)
-        self.final_norm = SequenceNorm(norm, dim) if cfg.normalize_before else None
+        self.embed_scale = 1.0 if cfg.no_scale_embedding else math.sqrt(cfg.encoder_embed_dim)
+        self.build_layers(cfg)
         self.register_buffer("version", None)
         limited = cfg.rel_pos_bias == "simple"
         self._max_positions = cfg.max_source_positions if limited else sys.maxsize
@@ -64,26 +57,12 @@ class MegaEncoder(FairseqEncoder):
             padding_mask = src_tokens.eq(self.padding_idx)
 
         x = self.embed_scale * self.embed_tokens(src_tokens)  # (B, S, D)
-        if self.embed_norm is not None:
-            x = self.embed_norm(x)
-        x = self.dropout(x)
-        if has_padding:
-            x = zero_padding(x, padding_mask)
-
-        x = x.transpose(0, 1)  # (S, B, D)
-        states = [x] if return_all_hiddens else []
-        for layer in self.layers:
-            x = layer(x, padding_mask if has_padding else None)
-            if return_all_hiddens:
-                states.append(x)
-        if self.final_norm is not None:
-            x = self.final_norm(x)
-        if has_padding:
-            x = zero_padding(x, padding_mask.t())
+        states = [] if return_all_hiddens else None
+        x = self.run_layers(x, padding_mask if has_padding else None, states)
         return {
             "encoder_out": [x],
             "encoder_padding_mask": [padding_mask] if has_padding else [],
-            "encoder_states": states,
+            "encoder_states": states or [],
             "left_padding": left_padding,
             "rows": [],
         }

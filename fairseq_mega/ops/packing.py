@@ -14,13 +14,13 @@ LEAST_PACKED = 2**18  # numbers in a weight: below, oneDNN's fixed cost of a cal
 class PackedWeight(NamedTuple):
     """A copy of ``weight`` in the layout that oneDNN multiplies by, and what it was made of."""
 
-    weight: nn.Parameter
+    weight: Tensor
     version: int
     numbers: Tensor  # the weight's memory, kept so that no other gets its address
     packed: Tensor
 
     @classmethod
-    def of(cls, weight: nn.Parameter) -> "PackedWeight":
+    def of(cls, weight: Tensor) -> "PackedWeight":
         numbers = weight.detach()
         packed = torch.ops.mkldnn._reorder_linear_weight(numbers, None)
         return cls(weight, weight._version, numbers, packed)
@@ -54,7 +54,7 @@ class PackedWeights:
         finally:
             _in_use.reset(token)
 
-    def find(self, weight: nn.Parameter) -> Optional[Tensor]:
+    def find(self, weight: Tensor) -> Optional[Tensor]:
         """The packed copy of ``weight``, None where that would be no faster."""
         entry = self._packed.get(id(weight))
         if entry is None or not entry.is_current():
@@ -102,7 +102,7 @@ def _is_exact(x: Tensor) -> bool:
     )
 
 
-def _can_pack(weight: nn.Parameter) -> bool:
+def _can_pack(weight: Tensor) -> bool:
     """Whether a packed copy is faster: of a large weight, on a CPU that oneDNN knows."""
     return (
         weight.numel() >= LEAST_PACKED

@@ -1,1 +1,1 @@
-"""fairseq's side: the task of language modeling on long text."""
+"""fairseq's side: the tasks of language modeling on long text and of classification."""

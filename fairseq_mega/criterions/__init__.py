@@ -1,0 +1,1 @@
+"""fairseq's side: the loss of classification."""

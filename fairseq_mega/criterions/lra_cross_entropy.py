@@ -1,0 +1,62 @@
+"""The criterion ``lra_cross_entropy``: cross entropy of classes, and accuracy."""
+
+import math
+from dataclasses import dataclass
+from typing import Dict, List
+
+import torch.nn.functional as F
+from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
+from omegaconf import II
+
+
+@dataclass
+class LRACrossEntropyConfig(FairseqDataclass):
+    sentence_avg: bool = II("optimization.sentence_avg")
+
+
+@register_criterion("lra_cross_entropy", dataclass=LRACrossEntropyConfig)
+class LRACrossEntropyCriterion(FairseqCriterion):
+    """The sum of ``-log p(target)`` over a batch, for ``model(sample)``.
+
+    Published checkpoints name the optimiser's state after this class.
+
+    Args:
+        sentence_avg: gradients are divided by the number of samples, else by that of their symbols.
+    """
+
+    def __init__(self, task, sentence_avg: bool):
+        super().__init__(task)
+        self.sentence_avg = sentence_avg
+
+    def forward(self, model, sample: Dict, reduce: bool = True):
+        """The loss (of each sample ``(B,)`` if not ``reduce``), by what to divide it, and what to
+        log."""
+        lprobs = model.get_normalized_probs(model(sample), log_probs=True)  # (B, classes)
+        target = sample["target"]
+        loss = F.nll_loss(lprobs, target, reduction="sum" if reduce else "none")
+        sample_size = sample["nsentences"] if self.sentence_avg else sample["ntokens"]
+        logging_output = {
+            "loss": loss.detach(),
+            "ncorrect": (lprobs.argmax(dim=1) == target).sum().detach(),
+            "ntokens": sample["ntokens"],
+            "nsentences": sample["nsentences"],
+            "sample_size": sample_size,
+        }
+        return loss, sample_size, logging_output
+
+    @staticmethod
+    def reduce_metrics(logging_outputs: List[Dict]) -> None:
+        """Logs the loss in base 2 and the accuracy in percent, over all workers."""
+
+        def total(name: str):
+            return sum(output.get(name, 0) for output in logging_outputs)
+
+        sample_size, sentences = total("sample_size"), total("nsentences")
+        metrics.log_scalar("loss", total("loss") / sample_size / math.log(2), sample_size, round=3)
+        metrics.log_scalar("accuracy", 100.0 * total("ncorrect") / sentences, sentences, round=3)
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        return True

@@ -1,0 +1,118 @@
+"""The classifier of long sequences (Mega, sections "Long-Context Sequence Modeling" and "Raw
+Speech Classification"), and its architectures."""
+
+import sys
+from typing import Dict
+
+import torch
+import torch.nn.functional as F
+from fairseq.models import BaseFairseqModel
+from torch import Tensor, nn
+
+from ..modules.activations import ACTIVATIONS
+from ..modules.dropout import make_dropout
+from ..modules.linear import INIT_STD
+from .base import MegaCheckpointMixin, register_presets
+from .classification_config import (
+    ClassifierConfig,
+    add_options,
+    check_classifier,
+    complete_sizes,
+    encoder_options,
+)
+from .classification_presets import PRESETS
+from .sequence_encoder import RealNumberEmbedding, SequenceEncoder, SymbolEmbedding
+
+
+class MegaClassifier(MegaCheckpointMixin, BaseFairseqModel):
+    """Classes of one sequence, or of two that are encoded each by itself.
+
+    Args:
+        cfg: the options, all sizes set.
+        embed_tokens: the embedding of symbols or real numbers.
+    """
+
+    table_options = "--chunk-size (with -1, --max-positions)"
+
+    def __init__(self, cfg: ClassifierConfig, embed_tokens: nn.Module):
+        super().__init__()
+        options = encoder_options(cfg)
+        # Twice "encoder", as published checkpoints name it.
+        self.encoder = nn.ModuleDict(
+            {"encoder": SequenceEncoder(options, embed_tokens, str(cfg.sen_rep_type))}
+        )
+        self.activation = ACTIVATIONS[str(cfg.classifier_activation_fn)]
+        self.classifier = nn.ModuleList()
+        width = cfg.classifier_in_dim
+        for _ in range(cfg.classifier_layers):
+            linear = nn.Linear(width, cfg.classifier_out_dim)
+            self.classifier.append(nn.ModuleList([linear, make_dropout(cfg.dropout, self)]))
+            width = cfg.classifier_out_dim
+        self.sentence_projection_layer = nn.Linear(width, cfg.sentence_class_num, bias=False)
+        self._initialise_head(cfg.apply_bert_init)
+        limited = str(cfg.rel_pos_bias) == "simple" and cfg.chunk_size < 0
+        self._max_positions = cfg.max_positions if limited else sys.maxsize
+
+    def _initialise_head(self, normal: bool) -> None:
+        for part in (self.classifier, self.sentence_projection_layer):
+            for linear in (each for each in part.modules() if isinstance(each, nn.Linear)):
+                if normal:
+                    nn.init.normal_(linear.weight, std=INIT_STD)
+                else:
+                    nn.init.xavier_uniform_(linear.weight)
+                if linear.bias is not None:
+                    nn.init.zeros_(linear.bias)
+
+    @classmethod
+    def add_args(cls, parser) -> None:
+        add_options(parser, cls.config())
+
+    @classmethod
+    def config(cls) -> ClassifierConfig:
+        """The options with the defaults of this architecture."""
+        return getattr(cls, "__dataclass")()  # noqa: B009, where fairseq keeps it
+
+    @classmethod
+    def build_model(cls, cfg: ClassifierConfig, task) -> "MegaClassifier":
+        """Builds the model for the samples of ``task``: of symbols if it has a dictionary, else of
+        real numbers; of ``task.documents`` sequences.
+
+        Raises:
+            ValueError: at an option out of range; names the option, its value and what to do.
+        """
+        dictionary = task.source_dictionary
+        complete_sizes(cfg, task.documents)
+        check_classifier(cfg, "image" if dictionary is None else "text", task.documents)
+        dim = cfg.encoder_embed_dim
+        if dictionary is None:
+            return cls(cfg, RealNumberEmbedding(dim))
+        return cls(cfg, SymbolEmbedding(len(dictionary), dim, dictionary.pad()))
+
+    def forward(self, sample: Dict) -> Dict[str, Tensor]:
+        """
+        Args:
+            sample: a batch: ``net_input``, and for pairs ``net_input1``, each with ``src_tokens``
+                ``(B, L)``, padded on the right, and ``src_lengths`` ``(B,)``.
+
+        Returns:
+            ``encoder_out``: scores ``(B, classes)``.
+        """
+        inputs = [sample[name] for name in ("net_input1", "net_input") if name in sample]
+        encode = self.encoder["encoder"]
+        # (B, D) for each; of a pair, the published code has the second first.
+        x = torch.cat([encode(each["src_tokens"], each["src_lengths"]) for each in inputs], dim=1)
+        for linear, dropout in self.classifier:
+            x = self.activation(dropout(linear(x)))
+        return {"encoder_out": self.sentence_projection_layer(x)}
+
+    def get_normalized_probs(self, net_output: Dict, log_probs: bool, sample=None) -> Tensor:
+        """(Log-)probabilities of the classes ``(B, classes)``, in float32."""
+        logits = net_output["encoder_out"].float()
+        return F.log_softmax(logits, dim=-1) if log_probs else F.softmax(logits, dim=-1)
+
+    def max_positions(self) -> int:
+        """The longest sequence: of the ``simple`` bias's table; without limit otherwise."""
+        return self._max_positions
+
+
+register_presets(MegaClassifier, ClassifierConfig, PRESETS)

@@ -1,0 +1,126 @@
+"""The tasks ``lra-text`` and ``lra-image``: the Long Range Arena in its published layout."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import List, Optional
+
+from fairseq.data import Dictionary, data_utils
+from fairseq.dataclass.utils import gen_parser_from_dataclass
+from fairseq.tasks import register_task
+from omegaconf import II
+
+from ..data.classification import Numbers, Texts
+from ..data.labels import read_labels, symbol_classes
+from ..data.pixels import map_pixels
+from .classification import (
+    IGNORED,
+    ClassificationTask,
+    ClassificationTaskConfig,
+    MappedTaskConfig,
+    Samples,
+    existing,
+)
+
+CLS = "<CLS>"
+
+
+@dataclass
+class LRATextConfig(ClassificationTaskConfig):
+    init_token: Optional[int] = field(default=None, metadata=IGNORED)
+    separator_token: Optional[int] = field(default=None, metadata=IGNORED)
+    dataset_impl: Optional[str] = II("dataset.dataset_impl")
+
+
+@register_task("lra-text", dataclass=LRATextConfig)
+class LRATextTask(ClassificationTask):
+    """Classes of texts, or of pairs of texts.
+
+    The data are folders of ``fairseq-preprocess --only-source``: ``src-bin`` and ``label-bin``, and
+    ``src1-bin`` with the second text of each pair. The number of a class is its place in
+    ``label-bin/dict.txt``, most frequent first.
+    """
+
+    def __init__(self, cfg, **kwargs):
+        super().__init__(cfg, **kwargs)
+        self.documents = 2 if (self.data / "src1-bin").is_dir() else 1
+        self.source_dictionary = self._dictionary("src-bin")
+        self.source_dictionary.add_symbol(CLS)  # published vocabularies have it, used or not
+        self.label_dictionary = self._dictionary("label-bin")
+        self.pad = self.source_dictionary.pad()
+
+    def _dictionary(self, folder: str) -> Dictionary:
+        path = existing(self.data / folder / "dict.txt", "dictionary")
+        return Dictionary.load(str(path))
+
+    def read(self, split: str) -> Samples:
+        first = self.source_dictionary.index(CLS) if self.pooling == "cls" else None
+        folders = ["src-bin", "src1-bin"][: self.documents]
+        texts = [self._lines(folder, split, self.source_dictionary) for folder in folders]
+        labels = self._lines("label-bin", split, self.label_dictionary)
+        path = self.data / "label-bin" / split
+        return Samples(
+            [Texts(each, self.longest, first) for each in texts],
+            symbol_classes(labels, self.label_dictionary.nspecial, path),
+            path,
+            self.data / "src-bin" / split,
+        )
+
+    def _lines(self, folder: str, split: str, dictionary: Dictionary):
+        path = self.data / folder / split
+        lines = data_utils.load_indexed_dataset(str(path), dictionary, self.cfg.dataset_impl)
+        if lines is None:
+            existing(Path(f"{path}.bin"), "binarised set")
+            raise ValueError(f"{path}.bin has no {path}.idx that fits: copy both again")
+        return lines
+
+    def class_names(self) -> List[str]:
+        start = self.label_dictionary.nspecial
+        names = self.label_dictionary.symbols[start : start + self.class_count]
+        return names + [f"{i} (unnamed)" for i in range(len(names), self.class_count)]
+
+
+@dataclass
+class LRAImageConfig(MappedTaskConfig):
+    pixel_normalization: List[float] = field(
+        default_factory=lambda: [0.5, 0.5],
+        metadata={"help": "mean and standard deviation of the pixels, from 0 to 1"},
+    )
+
+
+@register_task("lra-image", dataclass=LRAImageConfig)
+class LRAImageTask(ClassificationTask):
+    """Classes of images in grey, each a line of ``input/SET.src``: numbers from 0 to 255, row by
+    row. ``label/SET.label`` has the number of a class a line."""
+
+    @classmethod
+    def add_args(cls, parser) -> None:
+        # Of two words, as published; fairseq would make one of a list.
+        help = LRAImageConfig.__dataclass_fields__["pixel_normalization"].metadata["help"]
+        parser.add_argument(
+            "--pixel-normalization",
+            nargs=2,
+            type=float,
+            default=[0.5, 0.5],
+            metavar=("MEAN", "STD"),
+            help=help,
+        )
+        gen_parser_from_dataclass(parser, LRAImageConfig())
+
+    @classmethod
+    def setup_task(cls, cfg, **kwargs):
+        if len(cfg.pixel_normalization) != 2 or cfg.pixel_normalization[1] <= 0:
+            raise ValueError(
+                f"--pixel-normalization is {list(cfg.pixel_normalization)}, but must be a mean and "
+                "a positive standard deviation"
+            )
+        return super().setup_task(cfg, **kwargs)
+
+    def read(self, split: str) -> Samples:
+        images = existing(self.data / "input" / f"{split}.src", "images")
+        labels = existing(self.data / "label" / f"{split}.label", "labels")
+        mean, std = self.cfg.pixel_normalization
+        pixels = map_pixels(images, self.cfg.cache_dir)
+        return Samples([Numbers(pixels, 255.0, mean, std)], read_labels(labels), labels, images)
+
+    def class_names(self) -> List[str]:
+        return [str(i) for i in range(self.class_count)]

@@ -1,0 +1,104 @@
+"""Predictions of a set in files: each sample's, and what they come to."""
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+import torch
+from torch import Tensor, distributed
+
+logger = logging.getLogger(__name__)
+
+Row = Tuple[int, int, List[float]]  # number of the sample, class, log-probabilities
+
+
+class Predictions:
+    """Collects predictions of a set, and writes them into a folder.
+
+    ``predictions-SET.tsv`` has a line for each sample: its number in the file of the set, from 0
+    on, the names of its class and of the predicted one, and the log-probability of each class.
+    ``summary-SET.json`` has what ``summary`` returns.
+
+    Args:
+        folder: made if it is not there.
+        split: name of the set.
+        names: those of the classes.
+    """
+
+    def __init__(self, folder: Path, split: str, names: List[str]):
+        self.folder, self.split, self.names = folder, split, names
+        self.rows: List[Row] = []
+
+    def add(self, ids: Tensor, target: Tensor, lprobs: Tensor) -> None:
+        """A batch: ``(B,)``, ``(B,)``, ``(B, classes)``."""
+        self.rows += zip(ids.tolist(), target.tolist(), lprobs.tolist())
+
+    def write(self) -> None:
+        """Writes both files, with the predictions of all processes."""
+        rows = sorted({row[0]: row for row in self._gather()}.values())
+        if distributed.is_initialized() and distributed.get_rank() > 0:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        header = ["sample", "class", "predicted", *(f"log p({name})" for name in self.names)]
+        lines = ["\t".join(header)]
+        for number, target, lprobs in rows:
+            words = [str(number), self.names[target], self.names[argmax(lprobs)]]
+            lines.append("\t".join([*words, *(f"{lprob:.6f}" for lprob in lprobs)]))
+        path = self.folder / f"predictions-{self.split}.tsv"
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        outcome = summary([(target, argmax(lprobs)) for _, target, lprobs in rows], self.names)
+        (self.folder / f"summary-{self.split}.json").write_text(
+            json.dumps(outcome, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        low, high = outcome["interval_95"]
+        logger.info(
+            f"{self.split}: accuracy {outcome['accuracy']:.2f} (95% interval {low:.2f} to "
+            f"{high:.2f}) of {outcome['samples']} samples; predictions in {path}"
+        )
+
+    def _gather(self) -> List[Row]:
+        if not distributed.is_initialized():
+            return self.rows
+        parts = [None] * distributed.get_world_size()
+        distributed.all_gather_object(parts, self.rows)
+        return sum(parts, [])
+
+
+def argmax(values: List[float]) -> int:
+    return int(torch.tensor(values).argmax())
+
+
+def summary(pairs: List[Tuple[int, int]], names: List[str]) -> Dict:
+    """Accuracy in percent, with its 95% interval, and the confusion matrix.
+
+    Args:
+        pairs: class and predicted class of each sample.
+        names: those of the classes.
+
+    Returns:
+        ``samples``, ``correct``, ``accuracy``, ``interval_95``, ``classes``, and ``confusion``: how
+        many samples of each class (rows) were predicted as each (columns).
+    """
+    confusion = torch.zeros(len(names), len(names), dtype=torch.long)
+    for target, predicted in pairs:
+        confusion[target, predicted] += 1
+    correct = int(confusion.diagonal().sum())
+    return {
+        "samples": len(pairs),
+        "correct": correct,
+        "accuracy": 100 * correct / len(pairs),
+        "interval_95": [100 * bound for bound in wilson_interval(correct, len(pairs))],
+        "classes": names,
+        "confusion": confusion.tolist(),
+    }
+
+
+def wilson_interval(correct: int, count: int, z: float = 1.959964) -> Tuple[float, float]:
+    """The interval of a proportion at ``z`` standard deviations (Wilson, 1927), which keeps between
+    0 and 1 and is not empty at either."""
+    p = correct / count
+    middle = (p + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(p * (1 - p) / count + (z / (2 * count)) ** 2)
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -1,0 +1,56 @@
+"""The task ``speech_commands``: spoken words as samples of audio, in the published layout."""
+
+from dataclasses import dataclass, field
+from typing import List
+
+from fairseq.tasks import register_task
+
+from ..data.audio import WORDS, map_clips, read_clip_labels
+from ..data.classification import Numbers
+from .classification import ClassificationTask, MappedTaskConfig, Samples, existing
+
+
+@dataclass
+class SpeechCommandsConfig(MappedTaskConfig):
+    sc_all_classes: bool = field(
+        default=False, metadata={"help": "all 35 words: the tensors in raw_all_classes"}
+    )
+    sc_dropped_rate: float = field(
+        default=0.0, metadata={"help": "only 0: of clips with dropped samples there is no model"}
+    )
+    mfcc: bool = field(
+        default=False, metadata={"help": "only without: of such features there is no model"}
+    )
+
+
+@register_task("speech_commands", dataclass=SpeechCommandsConfig)
+class SpeechCommandsTask(ClassificationTask):
+    """Classes of clips of equal length: ``processed_data/raw/{train,val,test}_{X,y}.pt``, tensors
+    ``(clips, 1, samples)`` of real or whole numbers, and ``(clips,)`` of classes. The set ``valid``
+    is read from ``val``."""
+
+    @classmethod
+    def setup_task(cls, cfg, **kwargs):
+        if cfg.sc_dropped_rate != 0:
+            raise ValueError(
+                f"--sc-dropped-rate is {cfg.sc_dropped_rate}, for clips of two channels, but the "
+                "model reads one: leave it out"
+            )
+        if cfg.mfcc:
+            raise ValueError("--mfcc asks for features, but the model reads samples: leave it out")
+        return super().setup_task(cfg, **kwargs)
+
+    def read(self, split: str) -> Samples:
+        folder = "raw_all_classes" if self.cfg.sc_all_classes else "raw"
+        stem = "val" if split == "valid" else split
+        clips, labels = (
+            existing(self.data / "processed_data" / folder / f"{stem}_{part}.pt", what)
+            for part, what in (("X", "clips"), ("y", "classes"))
+        )
+        rows, unit = map_clips(clips, self.cfg.cache_dir)
+        return Samples([Numbers(rows, unit)], read_clip_labels(labels), labels, clips)
+
+    def class_names(self) -> List[str]:
+        if not self.cfg.sc_all_classes and self.class_count == len(WORDS):
+            return list(WORDS)
+        return [str(i) for i in range(self.class_count)]

@@ -1,0 +1,400 @@
+"""The classifier: its architectures, what it computes, and that a sample is all that counts."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from classification import IMAGE, TEXT, TINY, batch, build, logits, make_model, numbers, symbols
+from helpers import BIASES, FUNCTIONS, NORMS, assert_close, parse, relative_error
+from reference import feed_forward, mega_layer, norm, under
+
+from fairseq_mega.models.classification_presets import PAPER, PRESETS, PUBLISHED
+from fairseq_mega.models.sequence_encoder import mean_of_positions
+
+LENGTHS = (3, 12, 7, 1)
+
+# The published architectures, by the specification: layers, D, H = F, Z, C, T, M, norm, classes,
+# the classifier's dimensions, documents, vocabulary; parameters with full attention, with chunks,
+# and of how many positions.
+ARCHITECTURES = {
+    "mega_lra_listop": (6, 80, 160, 64, -1, 1024, 2002, "scalenorm", 10, 80, 160, 1, 25),
+    "mega_lra_imdb": (4, 128, 256, 64, -1, 1024, 4002, "scalenorm", 2, 128, 256, 1, 169),
+    "mega_lra_aan": (6, 128, 256, 64, -1, 1024, 4002, None, 2, 256, 256, 2, 105),
+    "mega_lra_cifar10": (8, 160, 320, 96, 1024, 1024, 1024, "batchnorm", 10, 160, 320, 1, None),
+    "mega_lra_pf32": (6, 128, 256, 64, 1024, 1024, 1024, "batchnorm", 2, 128, 256, 1, None),
+    "mega_lra_pf128": (4, 64, 128, 32, 16384, 4096, 16384, "batchnorm", 2, 64, 128, 1, None),
+    "mega_sc_raw": (6, 60, 120, 30, 1000, 1000, 16000, "batchnorm", 10, 60, 120, 1, None),
+    "mega_sc_raw_base": (6, 60, 120, 30, 1000, 1000, 16000, "batchnorm", 10, 60, 120, 1, None),
+    "mega_sc_raw_big": (6, 72, 144, 36, 1000, 1000, 16000, "batchnorm", 10, 72, 144, 1, None),
+}
+RECIPES = {
+    "mega_lra_listop": "--norm-type layernorm",
+    "mega_lra_aan": "--norm-type scalenorm",
+    "mega_lra_cifar10": "--encoder-normalize-before",
+    "mega_lra_pf32": "--encoder-normalize-before",
+    "mega_lra_pf128": "--encoder-normalize-before --norm-type syncbatchnorm",
+}
+PARAMETERS = {
+    "mega_lra_listop": (602_658, 580_170, 128),
+    "mega_lra_imdb": (978_836, 947_844, 128),
+    "mega_lra_aan": (1_465_246, 1_418_758, 128),
+    "mega_lra_cifar10": (2_839_096, 2_824_760, 128),
+    "mega_lra_pf32": (1_386_874, 1_376_122, 128),
+    "mega_lra_pf128": (381_948, 283_644, 4096),
+    "mega_sc_raw_base": (None, 343_134, 1000),
+    "mega_sc_raw_big": (None, 475_890, 1000),
+}
+PAPERS = {
+    "mega_listops": "mega_lra_listop",
+    "mega_text": "mega_lra_imdb",
+    "mega_retrieval": "mega_lra_aan",
+    "mega_image": "mega_lra_cifar10",
+    "mega_pathfinder": "mega_lra_pf32",
+    "mega_pathx": "mega_lra_pf128",
+    "mega_speech": "mega_sc_raw_base",
+    "mega_speech_big": "mega_sc_raw_big",
+}
+
+
+def task_of(arch):
+    words = ARCHITECTURES[arch][-1]
+    return "speech_commands" if "_sc_" in arch else "lra-text" if words else "lra-image"
+
+
+def build_meta(arch, options="", like=None):
+    """The model of an architecture, without memory for its weights, for data as ``like`` reads."""
+    *_, documents, words = ARCHITECTURES[like or arch]
+    with torch.device("meta"):
+        return build(f"--task {task_of(like or arch)} -a {arch} {options}", words, documents)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_published_options(arch):
+    cfg = parse(f"--task {task_of(arch)} -a {arch}").model
+    layers, dim, hidden, z, chunk, taps, positions, norm_type, classes, width, out, *_ = (
+        ARCHITECTURES[arch]
+    )
+    assert (cfg.encoder_layers, cfg.encoder_embed_dim, cfg.encoder_hidden_dim) == (
+        layers, dim, hidden,
+    )  # fmt: skip
+    assert (cfg.z_dim, cfg.n_dim, cfg.chunk_size) == (z, 16, chunk)
+    assert (cfg.truncation_length, cfg.max_positions) == (taps, positions)
+    assert (cfg.norm_type, cfg.sentence_class_num) == (norm_type, classes)
+    assert (cfg.activation_fn, cfg.classifier_activation_fn, cfg.sen_rep_type) == (
+        "silu", "gelu", "mp",
+    )  # fmt: skip
+    speech = "_sc_" in arch
+    assert cfg.attention_activation_fn == ("laplace" if speech else "relu2")
+    assert cfg.encoder_normalize_before == speech and not cfg.apply_bert_init
+    dropouts = (cfg.dropout, cfg.attention_dropout, cfg.act_dropout)
+    assert dropouts == ((0.0, 0.0, 0.0) if speech else (0.1, 0.1, 0.0))
+    model = build_meta(arch, RECIPES.get(arch, ""))
+    (linear, _), projection = model.classifier[0], model.sentence_projection_layer
+    assert (linear.in_features, linear.out_features) == (width, out)
+    assert (projection.in_features, projection.out_features) == (out, classes)
+
+
+def test_the_architecture_without_layers_of_its_own():
+    cfg = parse("--task lra-text -a lra").model
+    assert (cfg.encoder_layers, cfg.encoder_embed_dim, cfg.encoder_hidden_dim) == (6, 512, 2048)
+    assert (cfg.z_dim, cfg.n_dim, cfg.truncation_length, cfg.max_positions) == (128, 2, None, None)
+    assert (cfg.activation_fn, cfg.attention_activation_fn) == ("gelu", "relu2")
+    assert (cfg.dropout, cfg.attention_dropout, cfg.act_dropout) == (0.1, 0.1, 0.0)
+    assert cfg.apply_bert_init and cfg.classifier_out_dim == 2048 and cfg.norm_type is None
+
+
+@pytest.mark.parametrize("arch", PARAMETERS)
+def test_parameters(arch):
+    full, chunked, chunk = PARAMETERS[arch]
+    recipe = RECIPES.get(arch, "")
+    for expected, options in ((full, ""), (chunked, f"--chunk-size {chunk}")):
+        if expected is not None:
+            model = build_meta(arch, f"{recipe} {options}")
+            assert sum(p.numel() for p in model.parameters()) == expected
+
+
+@pytest.mark.parametrize("arch", PAPER)
+def test_the_papers_models_are_the_recipes(arch):
+    """Those of the published names with the options that their READMEs' commands give."""
+    published = PAPERS[arch]
+    recipe = RECIPES.get(published, "") + " --attention-dropout 0.0 --act-dropout 0.0"
+    pixels = task_of(published) != "lra-text"
+    recipe += f" --dropout {'0' if pixels else '0.1'}"
+    recipe += f" --attention-activation-fn {'laplace' if pixels else 'softmax'}"
+    if "sc_raw" not in published:
+        recipe += " --chunk-size -1"
+    expected = parse(f"--task {task_of(published)} -a {published} {recipe}").model
+    ours = parse(f"--task {task_of(published)} -a {arch}").model
+    differing = {name for name in ours if ours[name] != expected[name]}
+    assert differing == {"_name"}
+
+
+@pytest.mark.parametrize("arch", PAPER)
+def test_one_option_makes_chunks(arch):
+    published = PAPERS[arch]
+    _, chunked, chunk = PARAMETERS[published]
+    model = build_meta(arch, f"--chunk-size {chunk}", like=published)
+    assert sum(p.numel() for p in model.parameters()) == chunked
+
+
+def test_all_architectures_are_known():
+    names = {"lra", "sc_raw", *ARCHITECTURES, *PAPERS}
+    assert set(PRESETS) == names and set(PUBLISHED) | set(PAPER) == names
+
+
+def test_a_flag_sets_what_the_architecture_has_set():
+    for flag in ("", "--encoder-normalize-before"):
+        assert parse(f"{IMAGE} {flag}").model.encoder_normalize_before
+    assert not parse(TEXT).model.encoder_normalize_before
+
+
+def test_options_without_effect():
+    """Published commands and checkpoints may have them."""
+    options = (
+        "--encoder-attention-heads 4 --share-encoder-input-output-embed --encoder-learned-pos "
+        "--no-token-positional-embeddings --sent-loss --use-p --encoder-layerdrop 0.1 "
+        "--no-scale-embedding --quant-noise-pq 0.1 --quant-noise-pq-block-size 4 "
+        "--encoder-projection-length 8 --encoder-projected-attention-heads 2 "
+        "--decoder-projected-attention-heads 2 --num-classes 3 --init-token 0 --separator-token 2 "
+        "--shorten-method truncate --shorten-data-split-list train --regression-target"
+    )
+    torch.manual_seed(1)
+    plain = build(TEXT)
+    torch.manual_seed(1)
+    other = build(f"{TEXT} {options}")
+    for (name, a), b in zip(plain.state_dict().items(), other.state_dict().values()):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("bert", [False, True])
+def test_initial_weights(bert):
+    torch.manual_seed(1)
+    sizes = "--encoder-embed-dim 96 --classifier-out-dim 160"
+    model = build(f"{TEXT} {sizes} {'--apply-bert-init' * bert}", words=300)
+    (linear, _), projection = model.classifier[0], model.sentence_projection_layer
+    for weight in (linear.weight, projection.weight):
+        std = 0.02 if bert else (2 / sum(weight.shape)) ** 0.5
+        assert weight.std().item() == pytest.approx(std, rel=0.1)
+    assert (linear.bias == 0).all() and projection.bias is None
+    table = model.encoder["encoder"].embed_tokens.embed.weight
+    assert table.std().item() == pytest.approx(96**-0.5, rel=0.05)
+    assert (table[1] != 0).all()  # padding's, as published
+    pixels = build(f"{IMAGE} --encoder-embed-dim 4000 --n-dim 1", words=None).encoder["encoder"]
+    assert pixels.embed_tokens.weight.std().item() == pytest.approx(1, rel=0.1)
+    assert pixels.embed_tokens.bias.std().item() == pytest.approx(0.1, rel=0.1)
+
+
+# --- what it computes ---------------------------------------------------------------------------
+
+
+def reference(model, options, *documents):
+    """Literally: scores ``(B, classes)`` of batches ``documents``, ``_padded`` each."""
+    cfg = parse(options).model
+    params = dict(model.state_dict())
+    config = dict(
+        activation=cfg.activation_fn,
+        zdim=cfg.z_dim,
+        hdim=cfg.encoder_hidden_dim,
+        prenorm=cfg.encoder_normalize_before,
+        norm_type=cfg.norm_type,
+        bidirectional=True,
+        truncation=cfg.truncation_length,
+        chunk_size=cfg.chunk_size,
+        rel_pos_bias=cfg.rel_pos_bias,
+        attention_activation=cfg.attention_activation_fn,
+    )
+
+    def encode(tokens, lengths):
+        part = under(params, "encoder.encoder")
+        if tokens.is_floating_point():
+            weight, bias = part["embed_tokens.weight"], part["embed_tokens.bias"]
+            x = tokens.unsqueeze(-1) * weight + bias
+        else:
+            x = part["embed_tokens.embed.weight"][tokens]
+        if cfg.normalize_embedding:
+            x = norm(under(part, "embed_norm.norm"), cfg.norm_type, x)
+        mask = torch.arange(tokens.size(1)) >= lengths.unsqueeze(1)
+        x = x.masked_fill(mask.unsqueeze(-1), 0.0).transpose(0, 1)
+        for i in range(cfg.encoder_layers):
+            layer = under(part, f"layers.{i}")
+            x, _ = mega_layer(under(layer, "mega_layer"), config, x, mask)
+            x = feed_forward(under(layer, "nffn"), config, x)
+        if cfg.encoder_normalize_before:
+            x = norm(under(part, "final_norm.norm"), cfg.norm_type, x)
+        x = x.masked_fill(mask.t().unsqueeze(-1), 0.0)
+        return x[0] if cfg.sen_rep_type == "cls" else x.sum(0) / lengths.unsqueeze(1)
+
+    vectors = [encode(d["src_tokens"], d["src_lengths"]) for d in documents]
+    s = torch.cat(vectors[::-1], dim=1)
+    for j in range(cfg.classifier_layers):
+        s = F.gelu(s @ params[f"classifier.{j}.0.weight"].t() + params[f"classifier.{j}.0.bias"])
+    return s @ params["sentence_projection_layer.weight"].t()
+
+
+OPTIONS = [
+    "",
+    "--chunk-size 5",
+    "--chunk-size 5 --attention-activation-fn relu2 --rel-pos-bias rotary",
+    "--encoder-normalize-before --norm-type rmsnorm --attention-activation-fn laplace",
+    "--normalize-embedding --norm-type layernorm --truncation-length 3 --chunk-size 4",
+    "--sen-rep-type cls --classifier-layers 2",
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("documents", [1, 2])
+def test_texts_against_the_paper(options, documents):
+    options = f"{TEXT} {options}"
+    model = make_model(options, documents=documents)
+    second = symbols(8, 5, 11, 2, seed=5) if documents == 2 else None
+    sample = batch(symbols(*LENGTHS), second)
+    expected = reference(model, options, *sample.values())
+    with torch.no_grad():
+        assert_close(model(sample)["encoder_out"], expected)
+
+
+@pytest.mark.parametrize("options", ["", "--chunk-size 5", "--chunk-size 5 --norm-type layernorm"])
+@pytest.mark.parametrize("length", [4, 10, 13])
+def test_numbers_against_the_paper(options, length):
+    """Batch norm with running statistics; shorter than a chunk, whole chunks, and others."""
+    options = f"{IMAGE} {options}"
+    model = make_model(options, words=None)
+    sample = batch(numbers(length, length, length))
+    expected = reference(model, options, *sample.values())
+    with torch.no_grad():
+        assert_close(model(sample)["encoder_out"], expected)
+
+
+# --- a sample is all that counts ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk", [-1, 5])
+@pytest.mark.parametrize("bias", BIASES)
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("pooling", ["mp", "cls"])
+def test_a_batch_never_changes_a_prediction(chunk, bias, function, pooling):
+    options = f"--chunk-size {chunk} --rel-pos-bias {bias} --attention-activation-fn {function}"
+    model = make_model(f"{TEXT} {options} --sen-rep-type {pooling}")
+    check_batching(model, symbols(*LENGTHS))
+
+
+@pytest.mark.parametrize("norm_type", NORMS)
+@pytest.mark.parametrize("prenorm", [False, True])
+def test_nor_does_the_norm(norm_type, prenorm):
+    """That of batches least of all."""
+    options = f"--norm-type {norm_type} --chunk-size 5 {'--encoder-normalize-before' * prenorm}"
+    check_batching(make_model(f"{TEXT} {options}"), symbols(*LENGTHS))
+    check_batching(make_model(f"{IMAGE} {options}", words=None), numbers(7, 7, 7), pad=0)
+
+
+def check_batching(model, rows, pad=1):
+    together = logits(model, rows, pad=pad)
+    assert together.std() > 1e-3
+    for row, ours in zip(rows, together):
+        assert_close(ours, logits(model, [row])[0])
+
+
+@pytest.mark.parametrize("extra", [1, 4, 5, 9])
+@pytest.mark.parametrize("options, words", [(TEXT, 20), (IMAGE, None)])
+def test_padding_to_a_chunk_never_changes_a_prediction(options, words, extra):
+    """What the published code needs, a length that is a multiple of the chunk, gives the same."""
+    model = make_model(f"{options} --chunk-size 5", words=words)
+    rows = symbols(12, 3, 5) if words else numbers(12, 3, 5)
+    assert_close(logits(model, rows, extra=extra, pad=1), logits(model, rows, pad=1))
+
+
+def test_a_chunk_as_long_as_the_sequence_is_full_attention():
+    full = make_model(f"{IMAGE} --rel-pos-bias rotary", words=None)
+    chunked = make_model(f"{IMAGE} --rel-pos-bias rotary --chunk-size 40", words=None)
+    chunked.load_state_dict(full.state_dict())
+    rows = numbers(9, 9)
+    assert_close(logits(chunked, rows), logits(full, rows))
+
+
+def test_the_order_of_a_pair():
+    """Each is encoded by itself, and the second comes first: turned about, a pair is another."""
+    model = make_model(TEXT, documents=2)
+    first, second = symbols(*LENGTHS), symbols(8, 5, 11, 2, seed=5)
+    forwards, backwards = logits(model, first, second), logits(model, second, first)
+    assert relative_error(forwards, backwards) > 1e-2
+    dim = model.classifier[0][0].in_features // 2
+    with torch.no_grad():  # it is the place of the weights that makes the order
+        weight = model.classifier[0][0].weight
+        weight.copy_(torch.cat([weight[:, dim:], weight[:, :dim]], dim=1))
+    assert_close(logits(model, second, first), forwards)
+
+
+def test_every_parameter_gets_a_gradient():
+    for model, rows in (
+        (make_model(TEXT), symbols(*LENGTHS)),
+        (make_model(IMAGE, words=None), numbers(7, 7)),
+    ):
+        model.train()(batch(rows))["encoder_out"].logsumexp(-1).sum().backward()
+        assert not [name for name, p in model.named_parameters() if p.grad is None]
+
+
+def test_half_precision_sums_over_many_positions():
+    """The mean of 16,384 numbers whose sum half precision does not have."""
+    x = torch.full((16384, 1, 1), 60000.0, dtype=torch.float16)
+    assert mean_of_positions(x, torch.tensor([16384])).item() == 60000.0
+
+
+# --- bad options --------------------------------------------------------------------------------
+
+CASES = [
+    ("lra", "--max-positions 8 --sen-rep-type mp", "--norm-type is not given", "scalenorm"),
+    ("mega_lra_aan", "", "--norm-type is not given", "scalenorm"),
+    ("lra", "--max-positions 8 --norm-type layernorm", "--sen-rep-type is not given", "mp, cls"),
+    ("lra", "--norm-type layernorm --sen-rep-type mp", "--max-positions is not given", "rotary"),
+    ("mega_text", "--layer-type transformer", "--layer-type is transformer", "leave it out"),
+    ("mega_text", "--input-type image", "--input-type is image", "symbols", "leave it out"),
+    ("mega_text", "--chunk-size 0", "--chunk-size is 0", "positive, or -1"),
+    ("mega_text", "--z-dim 5 --rel-pos-bias rotary", "--z-dim is 5", "even"),
+    ("mega_text", "--z-dim 0", "--z-dim is 0", "positive"),
+    ("mega_text", "--encoder-layers 0", "--encoder-layers is 0", "positive"),
+    ("mega_text", "--classifier-layers 0", "--classifier-layers is 0", "positive"),
+    ("mega_text", "--sentence-class-num 0", "--sentence-class-num is 0", "positive"),
+    ("mega_text", "--max-positions 0", "--max-positions is 0", "positive"),
+    ("mega_text", "--dropout 1.0", "--dropout is 1.0", "below 1"),
+    ("mega_text", "--act-dropout -0.1", "--act-dropout is -0.1", "at least 0"),
+    ("mega_text", "--classifier-in-dim 7", "--classifier-in-dim is 7", "leave it out"),
+    (
+        "mega_text",
+        "--normalize-embedding --encoder-normalize-before",
+        "--normalize-embedding",
+        "--encoder-normalize-before is set",
+    ),
+    ("mega_text", "--norm-type foo", "--norm-type: ", "foo", "scalenorm"),
+    ("mega_text", "--sen-rep-type last", "--sen-rep-type: ", "last"),
+]
+
+
+@pytest.mark.parametrize("arch, options, says", [(a, o, s) for a, o, *s in CASES])
+def test_bad_options(arch, options, says, capsys):
+    with pytest.raises((ValueError, SystemExit)) as error:
+        build(f"--task lra-text -a {arch} {options}")
+    message = str(error.value)
+    if error.type is SystemExit:
+        message = capsys.readouterr().err.strip().splitlines()[-1]
+    for words in says:
+        assert words in message
+
+
+def test_only_texts_have_a_symbol_before_them():
+    with pytest.raises(ValueError, match="--sen-rep-type is cls.*use mp"):
+        build(f"{IMAGE} --sen-rep-type cls", words=None)
+
+
+@pytest.mark.parametrize("options", ["--chunk-size 8", "--max-positions 16"])
+def test_a_bias_table_of_another_size(options):
+    """That of a checkpoint: the message names both options that decide it."""
+    state = build(f"--task lra-text -a mega_text {TINY}").state_dict()
+    with pytest.raises(ValueError) as error:
+        build(f"{TEXT} {options}").load_state_dict(state)
+    size = options.split()[1]
+    for words in ("32 positions", f"has {size}", "--chunk-size", "--max-positions", "rotary"):
+        assert words in str(error.value)
+
+
+def test_checkpoints_of_other_models_are_refused():
+    with pytest.raises(ValueError, match="not a checkpoint of a Mega model"):
+        build(TEXT).load_state_dict({"encoder.encoder.layers.0.self_attn.k_proj.weight": 0})
