@@ -1,9 +1,12 @@
 """Every option of the models: its name, type, default, help and check, in one place."""
 
-from dataclasses import dataclass, field
+from argparse import ArgumentError
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
 from typing import List, Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass.utils import gen_parser_from_dataclass
 from omegaconf import II
 
 from ..modules.activations import ACTIVATIONS
@@ -152,6 +155,20 @@ class MegaLanguageModelConfig(MegaLayersConfig):
         None, "comma separated list of adaptive input cutoff points"
     )
     tokens_per_sample: int = II("task.tokens_per_sample")
+
+
+def add_options(parser, config) -> None:
+    """Adds the options of a dataclass to a parser, as fairseq does, but that a flag sets its option
+    whatever the default: fairseq's would unset one that an architecture sets."""
+    for each in fields(config):
+        if each.type is bool:
+            _add(parser, _flag(each.name), action="store_true", help=each.metadata["help"])
+    gen_parser_from_dataclass(parser, config, delete_default=True)
+
+
+def _add(parser, *args, **kwargs) -> None:
+    with suppress(ArgumentError):  # it is there already, as from the task
+        parser.add_argument(*args, **kwargs)
 
 
 def cutoffs(option: Optional[str]) -> Optional[List[int]]:
