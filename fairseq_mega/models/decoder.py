@@ -107,6 +107,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
 
         Raises:
             InterruptedReadError: where an earlier read of the state has failed.
+            ValueError: where there is nothing to read, or of other rows than the state's.
         """
         x, extra = self.extract_features(
             prev_output_tokens, encoder_out, incremental_state, alignment_layer, return_all_hiddens
@@ -134,6 +135,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
         if state is None:
             state = self.new_state(encoder_out)
             state.enter_into(incremental_state)
+        state.check_unread(prev_output_tokens)
         features = self._features(prev_output_tokens[:, state.prefix :], state, *options)
         state.prefix = prev_output_tokens.size(1)
         return features

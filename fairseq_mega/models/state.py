@@ -55,6 +55,24 @@ class DecodingState:
         """Whether the layers have keys and values of the source sentences."""
         return self.layers[0].source is not None
 
+    def check_unread(self, tokens: Tensor) -> None:
+        """
+        Raises:
+            ValueError: where the state has read all of the ``prev_output_tokens (B, T)``, or has
+                another number of rows.
+        """
+        if tokens.size(1) <= self.prefix:
+            raise ValueError(
+                f"prev_output_tokens has {tokens.size(1)} tokens, all of which this state has "
+                "read: give it longer ones, or a new incremental_state for another text"
+            )
+        ema = self.layers[0].ema
+        if ema is not None and ema.h.size(0) != tokens.size(0):
+            raise ValueError(
+                f"prev_output_tokens has {tokens.size(0)} rows, but this state {ema.h.size(0)}: "
+                "reorder it, or give a new incremental_state for another batch"
+            )
+
     def packed_weights(self) -> ContextManager:
         """A context in which linear layers multiply by packed weights, if this state packs them."""
         return nullcontext() if self._packed is None else self._packed.in_use()

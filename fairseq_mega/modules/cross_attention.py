@@ -114,13 +114,13 @@ class GatedCrossAttention(nn.Module):
     def _attend(self, q, source, key_padding_mask, need_weights):
         """Attention of ``q (B, L, Z)`` to K and V = activation(V) of ``source (B, S, D)``."""
         k, v = self.k_proj(source), self.v_proj(source)
-        values = activated, v, self.activation, self.hidden_dropout.mask(v)
-        v = recompute(*values)
-        with recomputed(v, *values):
+        mask = self.hidden_dropout.mask(v)
+        values = recompute(activated, v, self.activation, mask)
+        with recomputed(values, activated, v, self.activation, mask):
             return tiled_attention(
                 q,
                 k,
-                v,
+                values,
                 self.rel_pos_bias(q.size(1), k.size(1)),
                 self.attention_activation,
                 key_padding_mask=key_padding_mask,

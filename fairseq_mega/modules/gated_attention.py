@@ -116,23 +116,24 @@ class MovingAverageGatedAttention(nn.Module):
             v = call(self.v_proj, x)
 
         # X' = dropout(EMA(X));  u, z, r, hx = X' W + b
-        y = self.move.average(x, padding_mask, state)
-        mask = self.dropout.mask(y)
-        gates = project(self.mx_proj, ema_output, y, x.dtype, mask)
+        average = self.move.average(x, padding_mask, state)
+        mask = self.dropout.mask(average)
+        gates = project(self.mx_proj, ema_output, average, x.dtype, mask)
         sizes = [self.embed_dim, self.zdim, self.hdim, self.embed_dim]
         u, z, r, hx = split(gates, sizes)  # (B, L, D | Z | H | D)
 
         # Q = gamma_0 silu(z) + beta_0;  K = gamma_1 silu(z) + beta_1;  V = activation(v)
         q, k = recompute(queries_and_keys, z, self.gamma, self.beta)  # (B, L, Z)
-        values = activated, v, self.activation, self.hidden_dropout.mask(v)
-        v = recompute(*values)
+        mask = self.hidden_dropout.mask(v)
+        values = recompute(activated, v, self.activation, mask)  # (B, L, H)
 
         # O = A V
-        with recomputed(v, *values):
+        inputs = q, k, values, padding_mask, need_weights
+        with recomputed(values, activated, v, self.activation, mask):
             if state is None:
-                o, weights = self._attend_in_chunks(q, k, v, padding_mask, need_weights)
+                o, weights = self._attend_in_chunks(*inputs)
             else:
-                o, weights = self._continue_chunks(state.cache, q, k, v, padding_mask, need_weights)
+                o, weights = self._continue_chunks(state.cache, *inputs)
 
         # H = dropout(activation(hx + (O * silu(r)) W_h + b_h));  Y = (1 - u) X + u H
         h = hx + project(self.h_proj, reset_gated, o, r)

@@ -75,7 +75,7 @@ _in_use: ContextVar[Optional[PackedWeights]] = ContextVar("packed weights", defa
 
 def call(projection: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """``projection(x)``; of a plain ``nn.Linear``, with packed weights where those are in use."""
-    packed = _in_use.get()
+    packed = None if torch.compiler.is_compiling() else _in_use.get()
     if packed is None or type(projection) is not nn.Linear:  # but an adapter or a quantiser
         return projection(x)
     weight = packed.find(projection.weight) if _has_no_hooks(projection) and _is_exact(x) else None

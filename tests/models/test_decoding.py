@@ -261,3 +261,18 @@ def test_the_output_of_a_stock_encoder_is_accepted():
     tokens = tokens.index_select(0, order)
     expected, _ = model.decoder(tokens, encoder_out=stock)
     assert_close(decode(model, tokens, [1] * 9, stock, state, 4)[0], expected[:, 4:])
+
+
+@archs
+@torch.no_grad()
+def test_tokens_that_were_read_and_other_rows_are_errors(arch):
+    model = make_model(TINY[arch])
+    encoder_out, tokens, state = encode(model, arch), targets(len(SOURCE)), {}
+    decode(model, tokens[:, :4], [4], encoder_out, state)
+    wrongs = {"4 tokens": tokens[:, :4], "2 tokens": tokens[:, :2], "2 rows": tokens[:2]}
+    for what, wrong in wrongs.items():
+        with pytest.raises(ValueError, match=f"prev_output_tokens has {what}"):
+            model.decoder(wrong, encoder_out=encoder_out, incremental_state=state)
+    expected, _ = model.decoder(tokens[:, :5], encoder_out=encoder_out)
+    scores, _ = decode(model, tokens[:, :5], [1], encoder_out, state, 4)
+    assert_close(scores, expected[:, 4:])

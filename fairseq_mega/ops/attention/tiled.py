@@ -116,6 +116,8 @@ def tiled_attention(
     Returns:
         ``(B, L, H)`` and, if asked for, the weights ``(B, L, S)``.
     """
+    if torch.compiler.is_compiling():  # a compiler makes tiles of its own
+        tile_queries, tile_weights = q.size(1), 0
     if tile_weights is None:
         tile_weights = TILE_WEIGHTS if q.device.type == "cpu" else 0
     if scale is None:
@@ -128,7 +130,8 @@ def tiled_attention(
     weights = _Weights(function, scale, key_padding_mask, dropout)
     with without_autocast(q):
         tiles = make_tiles(q.size(0), q.size(1), k.size(1), causal, tile_queries, tile_weights)
-        if need_weights or (len(tiles) == 1 and not torch.is_grad_enabled()):
+        plain = torch.compiler.is_compiling() or not torch.is_grad_enabled()
+        if need_weights or (len(tiles) == 1 and plain):
             w = weights.of(q, k, bias)
             o = torch.bmm(apply_mask(w, weights.draw(w)), v)
             return o, w if need_weights else None
