@@ -44,7 +44,9 @@ class LayersConfig(FairseqDataclass):
     attention_dropout: float = _option(0.0, "dropout probability for attention weights")
     feature_dropout: bool = _option(False, "drop whole channels instead of single values")
     truncation_length: Optional[int] = _option(
-        1024, "taps of the EMA kernel that are kept, except where texts are read on; 0 for all"
+        1024,
+        "taps of the EMA kernel that are kept; decoding and streams, which have a state, keep all; "
+        "0 for all",
     )
     checkpoint_activations: bool = _option(
         False, "recompute each layer's activations in the backward pass to save memory"
@@ -144,7 +146,9 @@ class MegaLanguageModelConfig(MegaLayersConfig):
         -1, "chunk size; -1 for attention over the whole sequence"
     )
     truncation_length: Optional[int] = _option(
-        2048, "taps of the EMA kernel that are kept, except where texts are read on; 0 for all"
+        2048,
+        "taps of the EMA kernel that are kept; decoding and streams, which have a state, keep all; "
+        "0 for all",
     )
     no_affine_final_norm: bool = _option(False, "no learned weights in the final norm")
     adaptive_input: bool = _option(False, "use adaptive input embeddings")

@@ -45,8 +45,8 @@ def target_scores(
 class _Features:
     """The features of ``tokens (B, T)``, row after row, of at most a segment at a time.
 
-    A row's state is carried from segment to segment. Every feature is made once, so they can be
-    had in order alone.
+    A row's state goes from segment to segment. Features are computed once, so they can only be
+    taken in order.
     """
 
     def __init__(self, decoder: MegaDecoder, tokens: Tensor, segment: int):
