@@ -5,7 +5,7 @@ from typing import Optional, Tuple
 from torch import Tensor, nn
 
 from ..ops.attention import ATTENTION_FUNCTIONS, tiled_attention
-from ..ops.gating import activated, gated_update, reset_gated, split
+from ..ops.gating import activated, gated_update, reset_gated
 from ..ops.packing import call
 from ..ops.recompute import project, recompute, recomputed
 from .activations import ACTIVATIONS
@@ -89,12 +89,15 @@ class GatedCrossAttention(nn.Module):
         Returns:
             y ``(L, B, D)`` and, if asked for, the weights ``(B, L, S)``.
         """
+        if query.numel() == 0:
+            weights = query.new_zeros(query.size(1), query.size(0), key.size(0))
+            return query, weights if need_weights else None
         residual = x = query.transpose(0, 1)  # (B, L, D) from here on
         if self.prenorm:
             x = self.norm(x)
         # u, r, Q = X W + b
         sizes = [self.embed_dim, self.embed_dim, self.zdim]
-        u, r, q = split(call(self.q_proj, x), sizes)
+        u, r, q = call(self.q_proj, x).split(sizes, dim=-1)
 
         # O = A V
         if state is None:

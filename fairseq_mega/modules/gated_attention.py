@@ -109,6 +109,8 @@ class MovingAverageGatedAttention(nn.Module):
             y ``(L, B, D)`` and, if asked for, the weights ``(B, L, S)``: ``S`` is ``L``, preceded
             with a state by the positions that are in its cache.
         """
+        if x.numel() == 0:
+            return x, x.new_zeros(x.size(1), x.size(0), x.size(0)) if need_weights else None
         residual = x = x.transpose(0, 1)  # (B, L, D) from here on
         if self.prenorm:
             x, v = self.norm.project(x, self.v_proj)  # v (B, L, H)

@@ -65,7 +65,7 @@ def ema(
     """
     batch, length, _ = x.shape
     if x.numel() == 0:
-        return torch.zeros_like(x)
+        return x.clone()
     taps = min(length, truncation or length)
     bidirectional = len(directions) > 1
     if length <= LONGEST_BLOCK and batch >= length // 4 and not torch.compiler.is_compiling():
@@ -90,7 +90,7 @@ def ema_segment(x: Tensor, coefficients: EMACoefficients, h: Tensor) -> Tuple[Te
         y ``(B, L, D)`` and the state after the last position ``(B, D, N)``.
     """
     if x.numel() == 0:
-        return torch.zeros_like(x), h
+        return x.clone(), h
     return ema_segment_by_blocks(x, coefficients, h, min(_block_size(x), x.size(1)))
 
 
