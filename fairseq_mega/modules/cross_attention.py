@@ -6,13 +6,13 @@ from torch import Tensor, nn
 
 from ..ops.attention import ATTENTION_FUNCTIONS, tiled_attention
 from ..ops.gating import activated, gated_update, reset_gated
-from ..ops.packing import call
-from ..ops.recompute import project, recompute, recomputed
+from ..ops.recompute import recompute, recomputed
 from .activations import ACTIVATIONS
 from .checks import check_choice, check_positive
 from .dropout import make_dropout
 from .linear import make_linear
 from .norm import SequenceNorm
+from .projection import apply_linear, project
 from .relative_bias import make_relative_bias
 from .state import LayerState, SourceCache
 
@@ -90,21 +90,25 @@ class GatedCrossAttention(nn.Module):
             y ``(L, B, D)`` and, if asked for, the weights ``(B, L, S)``.
         """
         if query.numel() == 0:
-            weights = query.new_zeros(query.size(1), query.size(0), key.size(0))
+            known = None if state is None else state.source
+            keys = key.size(0) if known is None else known.keys.size(1)
+            weights = query.new_zeros(query.size(1), query.size(0), keys)
             return query, weights if need_weights else None
         residual = x = query.transpose(0, 1)  # (B, L, D) from here on
         if self.prenorm:
             x = self.norm(x)
         # u, r, Q = X W + b
         sizes = [self.embed_dim, self.embed_dim, self.zdim]
-        u, r, q = call(self.q_proj, x).split(sizes, dim=-1)
+        u, r, q = apply_linear(self.q_proj, x).split(sizes, dim=-1)
 
         # O = A V
         if state is None:
             o, weights = self._attend(q, key.transpose(0, 1), key_padding_mask, need_weights)
         else:
             if state.source is None:
-                state.source = self._source(key.transpose(0, 1), key_padding_mask, state.beam)
+                state.source = self._make_source_cache(
+                    key.transpose(0, 1), key_padding_mask, state.beam
+                )
             o, weights = self._attend_to(state.source, q, need_weights)
 
         # Y = (1 - u) X + u dropout(activation((O * silu(r)) W_h + b_h))
@@ -131,7 +135,9 @@ class GatedCrossAttention(nn.Module):
                 need_weights=need_weights,
             )
 
-    def _source(self, source: Tensor, key_padding_mask: Optional[Tensor], beam: int) -> SourceCache:
+    def _make_source_cache(
+        self, source: Tensor, key_padding_mask: Optional[Tensor], beam: int
+    ) -> SourceCache:
         keys, values = self.k_proj(source), self.activation(self.v_proj(source))
         return SourceCache(keys, values, key_padding_mask, beam)
 
