@@ -43,6 +43,7 @@ class DecodingState:
         self.prefix = 0
         self._packed = PackedWeights() if pack_weights else None
         self._interrupted = False
+        self._rows: Optional[int] = None
 
     @staticmethod
     def of(decoder: nn.Module, incremental_state: Dict[str, Any]) -> Optional["DecodingState"]:
@@ -78,12 +79,12 @@ class DecodingState:
                 f"prev_output_tokens has {tokens.size(1)} tokens, all of which this state has "
                 "read: give it longer ones, or a new incremental_state for another text"
             )
-        ema = self.layers[0].ema
-        if ema is not None and ema.h.size(0) != tokens.size(0):
+        if self._rows not in (None, tokens.size(0)):
             raise ValueError(
-                f"prev_output_tokens has {tokens.size(0)} rows, but this state {ema.h.size(0)}: "
+                f"prev_output_tokens has {tokens.size(0)} rows, but this state {self._rows}: "
                 "reorder it, or give a new incremental_state for another batch"
             )
+        self._rows = tokens.size(0)
 
     def packed_weights(self) -> ContextManager:
         """A context in which linear layers multiply by packed weights, if this state packs them."""
@@ -121,6 +122,7 @@ class DecodingState:
             order = Reordering.of(new_order, self.beam)
             for layer in self.layers:
                 layer.reorder(order)
+            self._rows = new_order.numel()
             if order.sentences is None:
                 self.beam = 1
 
