@@ -1,16 +1,18 @@
 """Mega (Moving Average Equipped Gated Attention) for fairseq: what ``--user-dir`` imports.
 
-Registers the models ``mega``, ``mega_lm``, and ``lra`` and ``sc_raw`` for classification, with
-their presets (``models``), built from the layers in ``modules`` and the mathematics in ``ops``; the
-task ``mega_language_modeling`` for long text, and ``lra-text``, ``lra-image`` and
-``speech_commands`` (``tasks``, ``data``) with their loss (``criterions``); the learning-rate
-schedule ``linear_decay`` (``optim``); and lets torch load fairseq's checkpoints (``checkpoints``).
+Registers the models ``mega``, ``mega_lm``, ``mega_masked_lm``, and ``lra`` and ``sc_raw`` for
+classification, with their presets (``models``), built from the layers in ``modules`` and the
+mathematics in ``ops``; the task ``mega_language_modeling`` for long text, and ``lra-text``,
+``lra-image`` and ``speech_commands`` (``tasks``, ``data``) with their loss (``criterions``); the
+learning-rate schedule ``linear_decay`` (``optim``); and lets torch load fairseq's checkpoints
+(``checkpoints``).
 """
 
 from . import optim
 from .checkpoints import allow_checkpoint_types
 from .criterions.lra_cross_entropy import LRACrossEntropyCriterion
 from .models.classifier import MegaClassifier
+from .models.masked_lm import MegaMaskedLM
 from .models.mega import MegaModel
 from .models.mega_lm import MegaLanguageModel
 from .models.text_state import TextState
@@ -27,6 +29,7 @@ __all__ = [
     "MegaClassifier",
     "MegaLanguageModel",
     "MegaLanguageModelingTask",
+    "MegaMaskedLM",
     "MegaModel",
     "SpeechCommandsTask",
     "TextState",

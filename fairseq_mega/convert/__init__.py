@@ -1,0 +1,10 @@
+"""Models of other code as checkpoints for fairseq's commands: exactly, or an error that says why
+not.
+
+``huggingface`` for the port of Mega that transformers had, with its options and names in
+``huggingface_names``; ``checkpoint`` writes.
+"""
+
+from .huggingface import convert_huggingface
+
+__all__ = ["convert_huggingface"]
