@@ -9,6 +9,7 @@ from commands import run
 from fairseq.data import Dictionary
 from masked_lm import HEAD, HUGGINGFACE, converted, difference
 
+from fairseq_mega import MegaMaskedLM
 from fairseq_mega.__main__ import main
 from fairseq_mega.convert import convert_huggingface
 
@@ -117,6 +118,20 @@ def test_names_of_classes(tmp_path):
     labels = Dictionary.load(str(folder / "out" / "label" / "dict.txt"))
     assert labels.symbols[labels.nspecial :] == ["not_so_good", "good", "2"]
     assert model.classification_heads[HEAD].out_proj.out_features == 3
+
+
+@pytest.mark.parametrize("case", ["masked_lm", "classifier"])
+def test_from_pretrained_reads_what_is_written(case, tmp_path):
+    folder, out = HUGGINGFACE / case, tmp_path / "out"
+    model = converted(folder, out)
+    hub = MegaMaskedLM.from_pretrained(str(out), "model.pt")
+    tokens = torch.load(folder / "expected.pt")["input_ids"]
+    head = HEAD if case == "classifier" else None
+    with torch.no_grad():
+        ours, theirs = (
+            each(tokens, classification_head_name=head)[0] for each in (model, hub.models[0])
+        )
+    assert torch.equal(ours, theirs)
 
 
 def test_the_command(folder, capsys):
