@@ -15,6 +15,7 @@ EXAMPLES = """examples:
   python -m fairseq_mega import my-model my-model.pt --dictionaries my-dictionaries
   fairseq-generate data-bin --user-dir "$(python -m fairseq_mega)" --path my-model.pt
   python -m fairseq_mega convert-hf mega-base-wikitext mega-masked-lm
+  python -m fairseq_mega convert-imagenet mega_base.pth mega_base.pt
 """
 EXPORT = """Writes the model in a checkpoint to a new folder of two files: model.safetensors, the
 weights, and config.json: task, architecture, options, dictionaries and versions. Neither can hold
@@ -33,6 +34,15 @@ CONVERT_HF_EXAMPLE = """example:
       --task sentence_prediction --finetune-from-model mega-masked-lm/model.pt ...
 """
 
+CONVERT_IMAGENET = """Converts a checkpoint of the published code for ImageNet to one for fairseq's
+commands and the task image_folder. Its EMA has another form, which is written in the form here;
+where float32 cannot hold that, it is an error that says so."""
+CONVERT_IMAGENET_EXAMPLE = """example:
+  python -m fairseq_mega convert-imagenet mega_base.pth mega_base.pt
+  fairseq-validate imagenet --user-dir "$(python -m fairseq_mega)" \\
+      --task image_folder --path mega_base.pt --batch-size 64
+"""
+
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -41,7 +51,9 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    actions = parser.add_subparsers(dest="action", metavar="{export,import,convert-hf}")
+    actions = parser.add_subparsers(
+        dest="action", metavar="{export,import,convert-hf,convert-imagenet}"
+    )
     action = actions.add_parser("export", help="from a checkpoint to a folder", description=EXPORT)
     action.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the checkpoint")
     action.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
@@ -55,6 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--dictionaries", type=Path, metavar="DIR", help="a folder to make, for dict.*.txt"
     )
     _add_convert_hf(actions)
+    _add_convert_imagenet(actions)
     return parser
 
 
@@ -71,6 +84,18 @@ def _add_convert_hf(actions) -> None:
     action.add_argument(
         "--mask-id", type=int, metavar="N", help="the number of <mask>, if no word is called that"
     )
+
+
+def _add_convert_imagenet(actions) -> None:
+    action = actions.add_parser(
+        "convert-imagenet",
+        help="from the published code for ImageNet to a checkpoint",
+        description=CONVERT_IMAGENET,
+        epilog=CONVERT_IMAGENET_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    action.add_argument("file", type=Path, metavar="FILE", help="the published checkpoint")
+    action.add_argument("out", type=Path, metavar="OUT", help="the file to write")
 
 
 def main(words: Optional[List[str]] = None) -> None:
@@ -91,6 +116,11 @@ def _act(args: argparse.Namespace) -> Path:
         from .convert import convert_huggingface
 
         convert_huggingface(args.folder, args.out, args.mask_id)
+        return args.out
+    if args.action == "convert-imagenet":
+        from .convert import convert_imagenet
+
+        convert_imagenet(args.file, args.out)
         return args.out
     from .exchange import export_checkpoint, import_folder
 
