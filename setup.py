@@ -25,7 +25,16 @@ setup(
         "bench": ["matplotlib"],
         "demo": ["babel"],
         "images": ["pillow"],
-        "test": ["babel", "hypothesis", "mypy", "pillow", "pytest", "pytest-cov", "pytest-xdist", "ruff"]
+        "test": [
+            "babel",
+            "hypothesis",
+            "mypy",
+            "pillow",
+            "pytest",
+            "pytest-cov",
+            "pytest-xdist",
+            "ruff",
+        ]
         + TRANSLATION,
         "translation": TRANSLATION,
     },

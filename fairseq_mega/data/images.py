@@ -60,10 +60,10 @@ def make_augmentation(size: int) -> Callable:
     """
     try:
         from torchvision import transforms
-    except ImportError as error:
+    except (ImportError, OSError, RuntimeError) as error:  # as one that is for another torch
         raise ValueError(
-            "--augment needs torchvision, which cannot be imported: install the one for your "
-            "torch, or leave --augment out, and images are resized, cut and normalised alone"
+            f"--augment needs torchvision, which cannot be imported ({error}): install the one for "
+            "your torch, or leave --augment out, and images are resized, cut and normalised alone"
         ) from error
     before = [
         transforms.RandomResizedCrop(
