@@ -173,7 +173,7 @@ class PromptedEnsemble(EnsembleModel):
 
         Args:
             beam_size: rows that the generation has of each row.
-            temperature: divides the scores over the vocabulary.
+            temperature: divides the logits.
 
         Returns:
             log-probabilities ``(B, T - 1)`` of all tokens but the first.

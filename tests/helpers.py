@@ -12,6 +12,8 @@ from fairseq.data.data_utils import collate_tokens
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from fairseq.tasks.translation import TranslationTask
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairseq_mega import MegaLanguageModelingTask
 from fairseq_mega.modules import (
@@ -157,6 +159,25 @@ def assert_same_function(fast, slow, leaves, keep=None, tolerance=1e-9):
         assert (a is None) == (b is None), f"gradient of {name}: {a} and {b}"
         if b is not None:
             assert_close(a, b, tolerance, f"gradient of {name}")
+
+
+class Storages(TorchDispatchMode):
+    """Notes the memory of all tensors that are made, without keeping it."""
+
+    def __init__(self):
+        super().__init__()
+        self.storages = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self.storages[storage.data_ptr()] = StorageWeakRef(storage), storage.nbytes()
+        return out
+
+    def kept(self):
+        return sum(size for storage, size in self.storages.values() if not storage.expired())
 
 
 def first(result):

@@ -44,7 +44,7 @@ class Kept(dict):
 class PublishedDecoder(MegaDecoder):
     def new_state(self, encoder_out=None, pack_weights=True):
         """Hypotheses share nothing, and weights are as they are."""
-        return DecodingState(len(self.layers), pack_weights=False)
+        return DecodingState(self, len(self.layers), pack_weights=False)
 
 
 # --- moving average -------------------------------------------------------------------------------

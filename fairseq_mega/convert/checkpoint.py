@@ -1,5 +1,6 @@
 """Writes weights as a checkpoint of a model and a task of fairseq's."""
 
+import copy
 from pathlib import Path
 from typing import Any, Dict, Mapping
 
@@ -11,7 +12,7 @@ from fairseq.tasks import TASK_DATACLASS_REGISTRY, setup_task
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from ..exchange.build import check_finite, defaults
+from ..exchange.build import check_finite, check_size, defaults
 from ..exchange.files import new_checkpoint
 
 Part = Mapping[str, Any]  # the options that are not the default, and "_name"
@@ -43,8 +44,9 @@ def write_checkpoint(
     """
     check_finite(weights, str(source))
     task_config = OmegaConf.merge(config.task, {"data": str(data)})
-    model_config = OmegaConf.create(OmegaConf.to_container(config.model))
-    model = setup_task(task_config).build_model(model_config, from_checkpoint=True)
+    task = setup_task(task_config)
+    check_size(task, copy.deepcopy(config), weights, str(source))
+    model = task.build_model(copy.deepcopy(config.model), from_checkpoint=True)
     missing = sorted(set(model.state_dict()) - set(weights))
     if missing:  # before the model fills in heads that a checkpoint lacks
         raise ValueError(f"{source} lacks the weights of {', '.join(missing[:3])}")

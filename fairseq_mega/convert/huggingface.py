@@ -43,6 +43,11 @@ def convert_huggingface(folder: Path, out: Path, mask_id: Optional[int] = None) 
         raise ValueError(f"{path}: model_type is {kind!r}, not 'mega'")
     config = complete(config, str(path))
     weights = read_weights(folder)
+    rows = len(weights.get("mega.embedding_layer.word_embeddings.weight", ()))
+    if rows != config["vocab_size"]:
+        raise ValueError(
+            f"{path}: vocab_size is {config['vocab_size']}, but the weights have {rows} words"
+        )
     words = make_words(read_vocabulary(folder), config["vocab_size"], mask_id, folder)
     classifies = "classifier.out_proj.weight" in weights
     if not classifies and "mlm_head.bias" not in weights:

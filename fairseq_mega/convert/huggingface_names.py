@@ -104,11 +104,18 @@ def complete(config: Mapping[str, Any], path: str) -> Dict[str, Any]:
         ValueError: names an option that has no exact equivalent, and its value.
     """
     config = {**DEFAULTS, **config}
+    for name, default in DEFAULTS.items():
+        kinds = (
+            int if name == "truncation" else (int, float) if "dropout" in name else type(default)
+        )
+        if config[name] != default and not isinstance(config[name], kinds):
+            if name not in CHOICES:  # which say more
+                raise _refusal(path, name, config, f"is no value like {default!r}")
     for name, (value, reason) in ONLY.items():
         if config[name] != value:
             raise _refusal(path, name, config, f"only {value} can be converted: {reason}")
     for name, choices in CHOICES.items():
-        if config[name] not in choices:
+        if config[name] not in list(choices):
             raise _refusal(path, name, config, f"only {list(choices)} have an exact equivalent")
     if config["truncation"] is not None and config["truncation"] <= 0:
         raise _refusal(path, "truncation", config, "the port then has a kernel of no taps")

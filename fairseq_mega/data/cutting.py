@@ -37,7 +37,7 @@ def line_ends(sizes: np.ndarray) -> np.ndarray:
     return ends[np.diff(ends, prepend=0) > 0]
 
 
-def cut_into_blocks(ends: np.ndarray, lengths: np.ndarray, break_mode: str) -> np.ndarray:
+def cut_into_samples(ends: np.ndarray, lengths: np.ndarray, break_mode: str) -> np.ndarray:
     """Slices of at most ``lengths``, one after the other, which must be enough for the text.
 
     - ``none``: exactly of these lengths, but for the last.
@@ -66,8 +66,8 @@ def cut_into_streams(ends: np.ndarray, streams: ValidBlock, break_mode: str) -> 
     total = ends[-1]
     if streams.kind == "size":
         break_mode = "none" if break_mode == "none" else "complete"
-        lengths = np.full(most_blocks(ends, streams.number, break_mode), streams.number)
-        return cut_into_blocks(ends, lengths, break_mode)
+        lengths = np.full(most_samples(ends, streams.number, break_mode), streams.number)
+        return cut_into_samples(ends, lengths, break_mode)
     pieces, unit = (total, "tokens") if break_mode == "none" else (len(ends), "lines")
     if streams.number > pieces:
         raise ValueError(
@@ -80,7 +80,7 @@ def cut_into_streams(ends: np.ndarray, streams: ValidBlock, break_mode: str) -> 
     return _between(_even_ends(ends, order))
 
 
-def most_blocks(ends: np.ndarray, shortest: int, break_mode: str) -> int:
+def most_samples(ends: np.ndarray, shortest: int, break_mode: str) -> int:
     """How many slices of at least ``shortest`` tokens, or of a line, there can be."""
     return -(-int(ends[-1]) // shortest) if break_mode == "none" else len(ends)
 

@@ -1,4 +1,4 @@
-"""Datasets of a text cut into samples: in blocks drawn anew every epoch, and in long streams."""
+"""Datasets of a text cut into samples: drawn anew every epoch, or long streams."""
 
 from typing import Optional, Tuple
 
@@ -6,11 +6,11 @@ import numpy as np
 from fairseq.data import BaseWrapperDataset, FairseqDataset, MonolingualDataset, TokenBlockDataset
 from fairseq.data.plasma_utils import PlasmaArray
 
-from .cutting import cut_into_blocks, line_ends, most_blocks
+from .cutting import cut_into_samples, line_ends, most_samples
 
 
 class TextSlices(TokenBlockDataset):
-    """fairseq's dataset of blocks of tokens, with blocks given rather than computed.
+    """fairseq's dataset of slices of a text (its "token blocks"), which are given, not computed.
 
     Args:
         lines: dataset of the text's lines.
@@ -54,13 +54,13 @@ class CutText(BaseWrapperDataset):
         return [*batches, left] if len(left) else batches
 
 
-class EpochBlocks(CutText):
+class EpochSamples(CutText):
     """Blocks whose lengths are drawn anew in every epoch; the seed and the epoch decide them.
 
     Args:
         unit, multiples: lengths are ``unit`` times a number from the first of ``multiples`` to the
             second.
-        break_mode: see ``cut_into_blocks``.
+        break_mode: see ``cut_into_samples``.
         epoch: the first one.
     """
 
@@ -86,11 +86,11 @@ class EpochBlocks(CutText):
         super().set_epoch(epoch)
         if epoch != self.epoch:
             self.epoch = epoch
-            self.cut(cut_into_blocks(self.ends, self._draw_lengths(), self.break_mode))
+            self.cut(cut_into_samples(self.ends, self._draw_lengths(), self.break_mode))
 
     def _draw_lengths(self) -> np.ndarray:
         low, high = self.multiples
-        count = most_blocks(self.ends, self.unit * low, self.break_mode)
+        count = most_samples(self.ends, self.unit * low, self.break_mode)
         generator = np.random.default_rng([self.seed, self.epoch or 0])
         return self.unit * generator.integers(low, high, count, endpoint=True)
 

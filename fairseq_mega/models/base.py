@@ -12,6 +12,7 @@ from fairseq.models import register_model
 from torch import Tensor
 
 from .choices import check_choices
+from .config import add_options
 
 
 class MegaCheckpointMixin:
@@ -21,6 +22,11 @@ class MegaCheckpointMixin:
     """
 
     table_options = "the chunk size (without chunks, the maximal positions)"
+
+    @classmethod
+    def add_args(cls, parser) -> None:
+        """Adds the options with the defaults of this architecture, where fairseq keeps them."""
+        add_options(parser, getattr(cls, "__dataclass")())  # noqa: B009
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         if not any(".mega_layer." in key for key in state_dict):

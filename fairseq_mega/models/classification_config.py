@@ -1,12 +1,9 @@
 """Every option of the classifier: its name, type, default, help and check, in one place."""
 
-from argparse import ArgumentError
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Optional
 
 from fairseq.dataclass import ChoiceEnum
-from fairseq.dataclass.utils import gen_parser_from_dataclass
 from omegaconf import DictConfig, OmegaConf
 
 from ..modules.activations import ACTIVATIONS
@@ -87,20 +84,6 @@ class ClassifierConfig(LayersConfig):
     sent_loss: bool = _ignored(False)
     share_encoder_input_output_embed: bool = _ignored(False)
     use_p: bool = _ignored(False)
-
-
-def add_options(parser, config) -> None:
-    """Adds the options of a dataclass to a parser, as fairseq does, but that a flag sets its option
-    whatever the default: fairseq's would unset one that an architecture sets."""
-    for each in fields(config):
-        if each.type is bool:
-            _add(parser, _flag(each.name), action="store_true", help=each.metadata["help"])
-    gen_parser_from_dataclass(parser, config, delete_default=True)
-
-
-def _add(parser, *args, **kwargs) -> None:
-    with suppress(ArgumentError):  # it is there already, as from the task
-        parser.add_argument(*args, **kwargs)
 
 
 def complete_sizes(cfg, documents: int) -> None:
@@ -185,8 +168,8 @@ def _check_choices(cfg, reads: str) -> None:
 
 
 def _check_sizes(cfg, documents: int) -> None:
-    names = ("encoder_layers", "encoder_embed_dim", "encoder_hidden_dim", "z_dim", "n_dim")
-    names += ("sentence_class_num", "classifier_layers", "classifier_out_dim")
+    names = ["encoder_layers", "encoder_embed_dim", "encoder_hidden_dim", "z_dim", "n_dim"]
+    names += ["sentence_class_num", "classifier_layers", "classifier_out_dim"]
     for name in names:
         check_positive(**{_flag(name): cfg[name]})
     check_chunk_size("--chunk-size", cfg.chunk_size)

@@ -7,6 +7,7 @@ from typing import Dict
 import torch
 import torch.nn.functional as F
 from fairseq.models import BaseFairseqModel
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from ..modules.activations import ACTIVATIONS
@@ -15,7 +16,6 @@ from ..modules.linear import INIT_STD
 from .base import MegaCheckpointMixin, register_presets
 from .classification_config import (
     ClassifierConfig,
-    add_options,
     check_classifier,
     complete_sizes,
     encoder_options,
@@ -34,7 +34,7 @@ class MegaClassifier(MegaCheckpointMixin, BaseFairseqModel):
 
     table_options = "--chunk-size (with -1, --max-positions)"
 
-    def __init__(self, cfg: ClassifierConfig, embed_tokens: nn.Module):
+    def __init__(self, cfg: DictConfig, embed_tokens: nn.Module):
         super().__init__()
         options = encoder_options(cfg)
         # Twice "encoder", as published checkpoints name it.
@@ -64,16 +64,7 @@ class MegaClassifier(MegaCheckpointMixin, BaseFairseqModel):
                     nn.init.zeros_(linear.bias)
 
     @classmethod
-    def add_args(cls, parser) -> None:
-        add_options(parser, cls.config())
-
-    @classmethod
-    def config(cls) -> ClassifierConfig:
-        """The options with the defaults of this architecture."""
-        return getattr(cls, "__dataclass")()  # noqa: B009, where fairseq keeps it
-
-    @classmethod
-    def build_model(cls, cfg: ClassifierConfig, task) -> "MegaClassifier":
+    def build_model(cls, cfg: DictConfig, task) -> "MegaClassifier":
         """Builds the model for the samples of ``task``: of symbols if it has a dictionary, else of
         real numbers; of ``task.documents`` sequences.
 
@@ -101,7 +92,8 @@ class MegaClassifier(MegaCheckpointMixin, BaseFairseqModel):
         encode = self.encoder["encoder"]
         # (B, D) for each; of a pair, the published code has the second first.
         x = torch.cat([encode(each["src_tokens"], each["src_lengths"]) for each in inputs], dim=1)
-        for linear, dropout in self.classifier:
+        for layer in self.classifier.children():
+            linear, dropout = layer.children()
             x = self.activation(dropout(linear(x)))
         return {"encoder_out": self.sentence_projection_layer(x)}
 

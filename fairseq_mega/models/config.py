@@ -1,9 +1,12 @@
 """Every option of the models: its name, type, default, help and check, in one place."""
 
-from dataclasses import dataclass, field
+from argparse import ArgumentError
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
 from typing import List, Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass.utils import gen_parser_from_dataclass
 from omegaconf import II
 
 from ..modules.activations import ACTIVATIONS
@@ -41,7 +44,9 @@ class LayersConfig(FairseqDataclass):
     attention_dropout: float = _option(0.0, "dropout probability for attention weights")
     feature_dropout: bool = _option(False, "drop whole channels instead of single values")
     truncation_length: Optional[int] = _option(
-        1024, "taps of the EMA kernel that are kept, except where texts are read on; 0 for all"
+        1024,
+        "taps of the EMA kernel that are kept; decoding and streams, which have a state, keep all; "
+        "0 for all",
     )
     checkpoint_activations: bool = _option(
         False, "recompute each layer's activations in the backward pass to save memory"
@@ -141,7 +146,9 @@ class MegaLanguageModelConfig(MegaLayersConfig):
         -1, "chunk size; -1 for attention over the whole sequence"
     )
     truncation_length: Optional[int] = _option(
-        2048, "taps of the EMA kernel that are kept, except where texts are read on; 0 for all"
+        2048,
+        "taps of the EMA kernel that are kept; decoding and streams, which have a state, keep all; "
+        "0 for all",
     )
     no_affine_final_norm: bool = _option(False, "no learned weights in the final norm")
     adaptive_input: bool = _option(False, "use adaptive input embeddings")
@@ -152,6 +159,20 @@ class MegaLanguageModelConfig(MegaLayersConfig):
         None, "comma separated list of adaptive input cutoff points"
     )
     tokens_per_sample: int = II("task.tokens_per_sample")
+
+
+def add_options(parser, config) -> None:
+    """Adds the options of a dataclass to a parser, as fairseq does, but that a flag sets its option
+    whatever the default: fairseq's would unset one that an architecture sets."""
+    for each in fields(config):
+        if each.type is bool:
+            _add(parser, _flag(each.name), action="store_true", help=each.metadata["help"])
+    gen_parser_from_dataclass(parser, config, delete_default=True)
+
+
+def _add(parser, *args, **kwargs) -> None:
+    with suppress(ArgumentError):  # it is there already, as from the task
+        parser.add_argument(*args, **kwargs)
 
 
 def cutoffs(option: Optional[str]) -> Optional[List[int]]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..modules import SequenceNorm
 from ..modules.dropout import make_dropout
-from ..ops.packing import call
+from ..modules.projection import apply_linear
 from .config import cutoffs
 from .layers import DecoderLayer, make_layers, zero_padding
 from .state import DecodingState, beam_size
@@ -107,13 +107,14 @@ class MegaDecoder(FairseqIncrementalDecoder):
 
         Raises:
             InterruptedReadError: where an earlier read of the state has failed.
+            ValueError: where there is nothing to read, or of other rows than the state's.
         """
         x, extra = self.extract_features(
             prev_output_tokens, encoder_out, incremental_state, alignment_layer, return_all_hiddens
         )
         if features_only:
             return x, extra
-        state = None if incremental_state is None else DecodingState.of(incremental_state)
+        state = None if incremental_state is None else DecodingState.of(self, incremental_state)
         with _packed_weights(state):
             return self.output_layer(x), extra
 
@@ -130,12 +131,14 @@ class MegaDecoder(FairseqIncrementalDecoder):
         options = encoder_out, alignment_layer, return_all_hiddens
         if incremental_state is None:
             return self._features(prev_output_tokens, None, *options)
-        state = DecodingState.of(incremental_state)
+        state = DecodingState.of(self, incremental_state)
         if state is None:
             state = self.new_state(encoder_out)
             state.enter_into(incremental_state)
-        features = self._features(prev_output_tokens[:, state.prefix :], state, *options)
-        state.prefix = prev_output_tokens.size(1)
+        state.check_unread(prev_output_tokens)
+        with state.reading():
+            features = self._features(prev_output_tokens[:, state.prefix :], state, *options)
+            state.prefix = prev_output_tokens.size(1)
         return features
 
     def prefill(self, tokens: Tensor, state: DecodingState) -> Tensor:
@@ -147,14 +150,17 @@ class MegaDecoder(FairseqIncrementalDecoder):
         Returns:
             features ``(B, T, D)``.
         """
-        return self._features(tokens, state)[0]
+        with state.reading():
+            return self._features(tokens, state)[0]
 
     def new_state(
         self, encoder_out: Optional[EncoderOut] = None, pack_weights: bool = True
     ) -> DecodingState:
         """The state at the start of a sentence, or of several in a batch."""
         rows = None if encoder_out is None else encoder_out.get("rows")
-        return DecodingState(len(self.layers), beam_size(rows[0]) if rows else 1, pack_weights)
+        return DecodingState(
+            self, len(self.layers), beam_size(rows[0]) if rows else 1, pack_weights
+        )
 
     def _features(
         self,
@@ -170,8 +176,9 @@ class MegaDecoder(FairseqIncrementalDecoder):
         x = self._embed(tokens)  # (B, T, D)
         if has_padding:
             x = zero_padding(x, padding_mask)
-        seen = padding_mask if has_padding and _is_seen(padding_mask, state) else None
-        source, source_mask = _source(encoder_out, state)
+        hidden = has_padding and _can_be_attended(padding_mask, state)
+        key_padding_mask = padding_mask if hidden else None
+        source, source_mask = _encoder_output(encoder_out, state)
         if alignment_layer is not None or not self.training:
             aligned = len(self.layers) - 1 if alignment_layer is None else alignment_layer
         else:
@@ -181,9 +188,11 @@ class MegaDecoder(FairseqIncrementalDecoder):
         hiddens = [x] if return_all_hiddens else []
         attn = None
         states = [None] * len(self.layers) if state is None else state.layers
-        with _packed_weights(state), nullcontext() if state is None else state.reading():
+        with _packed_weights(state):
             for i, (layer, layer_state) in enumerate(zip(self.layers, states)):
-                x, weights = layer(x, seen, source, source_mask, layer_state, i == aligned)
+                x, weights = layer(
+                    x, key_padding_mask, source, source_mask, layer_state, i == aligned
+                )
                 attn = weights if weights is not None else attn
                 if return_all_hiddens:
                     hiddens.append(x)
@@ -207,13 +216,13 @@ class MegaDecoder(FairseqIncrementalDecoder):
         """Logits ``(B, T, V)``; the features themselves where the criterion projects them."""
         if self.output_projection is None:
             return features
-        return call(self.output_projection, features)
+        return apply_linear(self.output_projection, features)
 
     def reorder_incremental_state(
         self, incremental_state: Dict[str, Any], new_order: Tensor
     ) -> None:
         """As beam search asks for it: goes on from rows ``new_order (B,)``."""
-        state = DecodingState.of(incremental_state)
+        state = DecodingState.of(self, incremental_state)
         if state is not None:
             state.reorder(new_order)
 
@@ -232,13 +241,13 @@ def _packed_weights(state: Optional[DecodingState]) -> ContextManager:
     return nullcontext() if state is None else state.packed_weights()
 
 
-def _is_seen(padding_mask: Tensor, state: Optional[DecodingState]) -> bool:
-    """Whether tokens may follow padding. Causal layers see none that follows the tokens; with a
-    state, tokens may follow in the next segment."""
+def _can_be_attended(padding_mask: Tensor, state: Optional[DecodingState]) -> bool:
+    """Whether any later token could attend to the padding. A causal mask hides padding at the end;
+    with a state, tokens may still follow it."""
     return state is not None or bool((padding_mask[:, :-1] & ~padding_mask[:, 1:]).any())
 
 
-def _source(
+def _encoder_output(
     encoder_out: Optional[EncoderOut], state: Optional[DecodingState]
 ) -> Tuple[Optional[Tensor], Optional[Tensor]]:
     """What the layers attend to: encoder output ``(S, B, D)`` and key padding mask ``(B, S)``, each

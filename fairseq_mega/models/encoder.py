@@ -57,7 +57,7 @@ class MegaEncoder(EncoderLayers, FairseqEncoder):
             padding_mask = src_tokens.eq(self.padding_idx)
 
         x = self.embed_scale * self.embed_tokens(src_tokens)  # (B, S, D)
-        states = [] if return_all_hiddens else None
+        states: Optional[List[Tensor]] = [] if return_all_hiddens else None
         x = self.run_layers(x, padding_mask if has_padding else None, states)
         return {
             "encoder_out": [x],

@@ -16,7 +16,6 @@ from ..modules.dropout import make_dropout
 from ..modules.linear import INIT_STD, make_linear
 from ..modules.stochastic_depth import StochasticFeedForwardNetwork, StochasticGatedAttention
 from .base import MegaCheckpointMixin, register_presets
-from .classification_config import add_options
 from .imagenet_config import PRESETS, ImageNetConfig, check_imagenet
 
 
@@ -93,10 +92,6 @@ class MegaImageNet(MegaCheckpointMixin, BaseFairseqModel):
         self.final_norm = SequenceNorm(str(cfg.normalization_type), dim)
         self.out_proj = nn.ModuleDict({"fc": make_linear(dim, dim)})
         self.head = make_linear(dim, classes)
-
-    @classmethod
-    def add_args(cls, parser) -> None:
-        add_options(parser, getattr(cls, "__dataclass")())  # noqa: B009, where fairseq keeps it
 
     @classmethod
     def build_model(cls, cfg: ImageNetConfig, task) -> "MegaImageNet":

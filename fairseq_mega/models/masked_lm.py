@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from ..modules.linear import make_linear
 from .base import MegaCheckpointMixin, register_presets
-from .classification_config import add_options
 from .encoder import MegaEncoder
 from .layers import make_embedding
 from .masked_lm_config import PRESETS, MaskedLMConfig, check_masked_lm, encoder_options
@@ -87,10 +86,6 @@ class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
         self.pooler_dropout = cfg.pooler_dropout
         limited = str(cfg.rel_pos_bias) == "simple" and cfg.encoder_chunk_size < 0
         self._max_positions = (cfg.max_positions if limited else None) or sys.maxsize
-
-    @classmethod
-    def add_args(cls, parser) -> None:
-        add_options(parser, getattr(cls, "__dataclass")())  # noqa: B009, where fairseq keeps it
 
     @classmethod
     def build_model(cls, cfg: MaskedLMConfig, task) -> "MegaMaskedLM":

@@ -1,12 +1,13 @@
 """The one state of decoding: what a decoder has read, and what its layers keep of it."""
 
+import weakref
 from contextlib import contextmanager, nullcontext
 from typing import Any, ContextManager, Dict, Iterator, Optional
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..modules.projection import PackedWeights
 from ..modules.state import LayerState, Reordering
-from ..ops.packing import PackedWeights
 
 KEY = "mega"  # of our entry in fairseq's incremental_state
 
@@ -22,7 +23,8 @@ class DecodingState:
     is our one entry in it.
 
     Args:
-        layers: how many the decoder has.
+        decoder: whose state it is.
+        layers: how many it has.
         beam: rows that follow each other and are hypotheses of one sentence, in beam search.
         pack_weights: whether large weights are packed at the first step; not worth their memory
             for a state of which many are kept.
@@ -34,17 +36,27 @@ class DecodingState:
             prefill are not among ``prev_output_tokens``.
     """
 
-    def __init__(self, layers: int, beam: int = 1, pack_weights: bool = True):
+    def __init__(self, decoder: nn.Module, layers: int, beam: int = 1, pack_weights: bool = True):
+        self._decoder = weakref.ref(decoder)
         self.layers = [LayerState(beam) for _ in range(layers)]
         self.beam = beam
         self.prefix = 0
         self._packed = PackedWeights() if pack_weights else None
-        self._interrupted, self._depth = False, 0
+        self._interrupted = False
 
     @staticmethod
-    def of(incremental_state: Dict[str, Any]) -> Optional["DecodingState"]:
-        """The state in fairseq's dictionary, None at the start."""
-        return incremental_state.get(KEY)
+    def of(decoder: nn.Module, incremental_state: Dict[str, Any]) -> Optional["DecodingState"]:
+        """The decoder's state in fairseq's dictionary, None at the start.
+
+        Raises:
+            ValueError: where the dictionary has the state of another decoder.
+        """
+        state = incremental_state.get(KEY)
+        if state is not None and state._decoder() is not decoder:
+            raise ValueError(
+                "this incremental_state is of another decoder: give each a dictionary of its own"
+            )
+        return state
 
     def enter_into(self, incremental_state: Dict[str, Any]) -> None:
         """Makes fairseq's decoding continue from this state."""
@@ -54,6 +66,24 @@ class DecodingState:
     def has_source(self) -> bool:
         """Whether the layers have keys and values of the source sentences."""
         return self.layers[0].source is not None
+
+    def check_unread(self, tokens: Tensor) -> None:
+        """
+        Raises:
+            ValueError: where the state has read all of the ``prev_output_tokens (B, T)``, or has
+                another number of rows.
+        """
+        if tokens.size(1) <= self.prefix:
+            raise ValueError(
+                f"prev_output_tokens has {tokens.size(1)} tokens, all of which this state has "
+                "read: give it longer ones, or a new incremental_state for another text"
+            )
+        ema = self.layers[0].ema
+        if ema is not None and ema.h.size(0) != tokens.size(0):
+            raise ValueError(
+                f"prev_output_tokens has {tokens.size(0)} rows, but this state {ema.h.size(0)}: "
+                "reorder it, or give a new incremental_state for another batch"
+            )
 
     def packed_weights(self) -> ContextManager:
         """A context in which linear layers multiply by packed weights, if this state packs them."""
@@ -66,16 +96,12 @@ class DecodingState:
         Raises:
             InterruptedReadError: where an earlier read has failed.
         """
-        if self._depth == 0:
-            self.check()
-        self._depth += 1
+        self.check()
         try:
             yield
         except BaseException:  # Ctrl-C, too
             self._interrupted = True
             raise
-        finally:
-            self._depth -= 1
 
     def check(self) -> None:
         """
@@ -91,18 +117,17 @@ class DecodingState:
 
     def reorder(self, new_order: Tensor) -> None:
         """Goes on from rows ``new_order (B,)``, which may repeat or leave out some."""
-        self.check()
-        order = Reordering.of(new_order, self.beam)
         with self.reading():
+            order = Reordering.of(new_order, self.beam)
             for layer in self.layers:
                 layer.reorder(order)
-        if order.sentences is None:
-            self.beam = 1
+            if order.sentences is None:
+                self.beam = 1
 
 
 def beam_size(rows: Tensor) -> int:
     """How many rows that follow each other are of one sentence, if all sentences have as many; else
-    1. Waits for the device, once.
+    1. Copies the rows to the host: one wait for the device.
 
     Args:
         rows: the sentence that each row translates, ``(B,)``.

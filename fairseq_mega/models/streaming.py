@@ -45,15 +45,15 @@ def target_scores(
 class _Features:
     """The features of ``tokens (B, T)``, row after row, of at most a segment at a time.
 
-    A row's state is carried from segment to segment. Every feature is made once, so they can be
-    had in order alone.
+    A row's state goes from segment to segment. Features are computed once, so they can only be
+    taken in order.
     """
 
     def __init__(self, decoder: MegaDecoder, tokens: Tensor, segment: int):
         self._segments = (
             part
             for row in tokens.split(1)
-            for part in read_segments(decoder, row, segment, decoder.new_state())
+            for part in read_segments(decoder, row, segment, decoder.new_state(pack_weights=False))
         )
         self._rest = torch.empty(1, 0)  # of the last segment, what was not taken
         self._taken = 0

@@ -151,9 +151,11 @@ class TextState:
 
     def _check(self, tokens: Tensor) -> None:
         batch, words = self._features.size(0), len(self._model.decoder.dictionary)
-        if tokens.is_floating_point() or tokens.dtype in (torch.bool, torch.complex64):
+        if tokens.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"tokens must be int64, as lm.encode gives them, not {tokens.dtype}")
+        if tokens.device != self._features.device:
             raise ValueError(
-                f"tokens must be whole numbers, as the dictionary has them, but are {tokens.dtype}"
+                f"tokens must be on {self._features.device}, as the model is, not {tokens.device}"
             )
         if tokens.dim() != 2 or tokens.size(0) != batch:
             raise ValueError(

@@ -5,14 +5,14 @@ from typing import Optional, Tuple
 from torch import Tensor, nn
 
 from ..ops.attention import ATTENTION_FUNCTIONS, tiled_attention
-from ..ops.gating import activated, gated_update, reset_gated, split
-from ..ops.packing import call
-from ..ops.recompute import project, recompute, recomputed
+from ..ops.gating import activated, gated_update, reset_gated
+from ..ops.recompute import recompute, recomputed
 from .activations import ACTIVATIONS
 from .checks import check_choice, check_positive
 from .dropout import make_dropout
 from .linear import make_linear
 from .norm import SequenceNorm
+from .projection import apply_linear, project
 from .relative_bias import make_relative_bias
 from .state import LayerState, SourceCache
 
@@ -89,19 +89,26 @@ class GatedCrossAttention(nn.Module):
         Returns:
             y ``(L, B, D)`` and, if asked for, the weights ``(B, L, S)``.
         """
+        if query.numel() == 0:
+            known = None if state is None else state.source
+            keys = key.size(0) if known is None else known.keys.size(1)
+            weights = query.new_zeros(query.size(1), query.size(0), keys)
+            return query, weights if need_weights else None
         residual = x = query.transpose(0, 1)  # (B, L, D) from here on
         if self.prenorm:
             x = self.norm(x)
         # u, r, Q = X W + b
         sizes = [self.embed_dim, self.embed_dim, self.zdim]
-        u, r, q = split(call(self.q_proj, x), sizes)
+        u, r, q = apply_linear(self.q_proj, x).split(sizes, dim=-1)
 
         # O = A V
         if state is None:
             o, weights = self._attend(q, key.transpose(0, 1), key_padding_mask, need_weights)
         else:
             if state.source is None:
-                state.source = self._source(key.transpose(0, 1), key_padding_mask, state.beam)
+                state.source = self._make_source_cache(
+                    key.transpose(0, 1), key_padding_mask, state.beam
+                )
             o, weights = self._attend_to(state.source, q, need_weights)
 
         # Y = (1 - u) X + u dropout(activation((O * silu(r)) W_h + b_h))
@@ -114,13 +121,13 @@ class GatedCrossAttention(nn.Module):
     def _attend(self, q, source, key_padding_mask, need_weights):
         """Attention of ``q (B, L, Z)`` to K and V = activation(V) of ``source (B, S, D)``."""
         k, v = self.k_proj(source), self.v_proj(source)
-        values = activated, v, self.activation, self.hidden_dropout.mask(v)
-        v = recompute(*values)
-        with recomputed(v, *values):
+        mask = self.hidden_dropout.mask(v)
+        values = recompute(activated, v, self.activation, mask)
+        with recomputed(values, activated, v, self.activation, mask):
             return tiled_attention(
                 q,
                 k,
-                v,
+                values,
                 self.rel_pos_bias(q.size(1), k.size(1)),
                 self.attention_activation,
                 key_padding_mask=key_padding_mask,
@@ -128,7 +135,9 @@ class GatedCrossAttention(nn.Module):
                 need_weights=need_weights,
             )
 
-    def _source(self, source: Tensor, key_padding_mask: Optional[Tensor], beam: int) -> SourceCache:
+    def _make_source_cache(
+        self, source: Tensor, key_padding_mask: Optional[Tensor], beam: int
+    ) -> SourceCache:
         keys, values = self.k_proj(source), self.activation(self.v_proj(source))
         return SourceCache(keys, values, key_padding_mask, beam)
 

@@ -95,13 +95,13 @@ class MultiHeadEMA(nn.Module):
             inputs, omega = x.to(dtype), self.omega.to(dtype)
             if state is None and padding_mask is None:
                 return ema(inputs, self.directions(), omega, self.truncation)
-            heard = inputs
+            unpadded = inputs
             if padding_mask is not None:
-                heard = inputs.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+                unpadded = inputs.masked_fill(padding_mask.unsqueeze(-1), 0.0)
             if state is None:
-                y = ema(heard, self.directions(), None, self.truncation)
+                y = ema(unpadded, self.directions(), None, self.truncation)
             else:
-                y = self._continue(heard, state)
+                y = self._continue(unpadded, state)
             return torch.addcmul(y, inputs, omega)
 
     def directions(self) -> List[EMACoefficients]:

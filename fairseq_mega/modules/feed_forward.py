@@ -3,13 +3,12 @@
 from torch import Tensor, nn
 
 from ..ops.gating import activated
-from ..ops.packing import call
-from ..ops.recompute import project
 from .activations import ACTIVATIONS
 from .checks import check_choice, check_positive
 from .dropout import make_dropout
 from .linear import make_linear
 from .norm import SequenceNorm
+from .projection import apply_linear, project
 
 
 class NormalizedFeedForwardNetwork(nn.Module):
@@ -52,7 +51,7 @@ class NormalizedFeedForwardNetwork(nn.Module):
         if self.prenorm:
             _, h = self.norm.project(residual, self.fc1)
         else:
-            h = call(self.fc1, residual)
+            h = apply_linear(self.fc1, residual)
         h = project(self.fc2, activated, h, self.activation, self.hidden_dropout.mask(h))
         y = residual + self.dropout(h)
         if not self.prenorm:

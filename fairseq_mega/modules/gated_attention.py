@@ -1,15 +1,21 @@
 """The Mega layer (Mega, section "Moving Average Equipped Gated Attention", and "Mega-chunk")."""
 
-from typing import Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from ..ops.attention import ATTENTION_FUNCTIONS, tiled_attention
 from ..ops.dropout import DropoutMask
-from ..ops.gating import activated, ema_output, gated_update, queries_and_keys, reset_gated, split
-from ..ops.packing import call
-from ..ops.recompute import project, recompute, recomputed
+from ..ops.gating import (
+    activated,
+    ema_output,
+    gated_update,
+    queries_and_keys,
+    reset_gated,
+    split_copies,
+)
+from ..ops.recompute import recompute, recomputed
 from .activations import ACTIVATIONS
 from .checks import check_choice, check_chunk_size, check_positive
 from .chunks import block_diagonal, chunk_mask, join_weights, to_chunks
@@ -17,6 +23,7 @@ from .dropout import make_dropout
 from .ema import MultiHeadEMA
 from .linear import INIT_STD, make_linear
 from .norm import SequenceNorm
+from .projection import apply_linear, project
 from .relative_bias import make_relative_bias
 from .state import BeamKVCache, LayerState
 
@@ -110,30 +117,21 @@ class MovingAverageGatedAttention(nn.Module):
             y ``(L, B, D)`` and, if asked for, the weights ``(B, L, S)``: ``S`` is ``L``, preceded
             with a state by the positions that are in its cache.
         """
+        if x.numel() == 0:
+            return x, x.new_zeros(x.size(1), x.size(0), x.size(0)) if need_weights else None
         residual = x = x.transpose(0, 1)  # (B, L, D) from here on
         if self.prenorm:
             x, v = self.norm.project(x, self.v_proj)  # v (B, L, H)
         else:
-            v = call(self.v_proj, x)
+            v = apply_linear(self.v_proj, x)
 
         # X' = dropout(EMA(X));  u, z, r, hx = X' W + b
-        y = self.move.average(x, padding_mask, state)
-        mask = self.dropout.mask(y)
-        gates = project(self.mx_proj, ema_output, y, x.dtype, mask)
-        sizes = [self.embed_dim, self.zdim, self.hdim, self.embed_dim]
-        u, z, r, hx = split(gates, sizes)  # (B, L, D | Z | H | D)
+        average = self.move.average(x, padding_mask, state)
+        u, z, r, hx = self._gates(average, x.dtype)  # (B, L, D | Z | H | D)
 
-        # Q = gamma_0 silu(z) + beta_0;  K = gamma_1 silu(z) + beta_1;  V = activation(v)
+        # Q = gamma_0 silu(z) + beta_0;  K = gamma_1 silu(z) + beta_1;  O = A activation(V)
         q, k = recompute(queries_and_keys, z, self.gamma, self.beta)  # (B, L, Z)
-        values = activated, v, self.activation, self.hidden_dropout.mask(v)
-        v = recompute(*values)
-
-        # O = A V
-        with recomputed(v, *values):
-            if state is None:
-                o, weights = self._attend_in_chunks(q, k, v, padding_mask, need_weights)
-            else:
-                o, weights = self._continue_chunks(state.cache, q, k, v, padding_mask, need_weights)
+        o, weights = self._attention(q, k, v, padding_mask, state, need_weights)
 
         # H = dropout(activation(hx + (O * silu(r)) W_h + b_h));  Y = (1 - u) X + u H
         h = hx + project(self.h_proj, reset_gated, o, r)
@@ -146,6 +144,21 @@ class MovingAverageGatedAttention(nn.Module):
     def output_mask(self, h: Tensor) -> Optional[DropoutMask]:
         """What is dropped of ``H (B, L, D)`` before the gate: for stochastic depth, more."""
         return self.dropout.mask(h)
+
+    def _gates(self, average: Tensor, dtype: torch.dtype) -> Sequence[Tensor]:
+        """``u, z, r, hx`` of ``EMA(X) + omega X``, each before its activation."""
+        mask = self.dropout.mask(average)
+        sizes = [self.embed_dim, self.zdim, self.hdim, self.embed_dim]
+        return split_copies(project(self.mx_proj, ema_output, average, dtype, mask), sizes)
+
+    def _attention(self, q, k, v, padding_mask, state, need_weights) -> Attended:
+        """Attention to the values of ``v``: ``(B, L, H)`` and the weights or None."""
+        mask = self.hidden_dropout.mask(v)
+        values = recompute(activated, v, self.activation, mask)
+        with recomputed(values, activated, v, self.activation, mask):
+            if state is None:
+                return self._attend_in_chunks(q, k, values, padding_mask, need_weights)
+            return self._continue_chunks(state.cache, q, k, values, padding_mask, need_weights)
 
     def _attend(self, q, k, v, padding_mask, need_weights) -> Attended:
         """Attention over all positions: ``(B, L, H)`` and the weights ``(B, L, L)`` or None."""

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.packing import call
 from ..ops.recompute import recomputed
 from .checks import check_choice
+from .projection import apply_linear
 
 
 class ScaleNorm(nn.Module):
@@ -62,7 +62,9 @@ class SequenceNorm(nn.Module):
         """``x (..., D)`` normalised, and the projection of that. For the backward pass of the
         projection, ``x`` is kept and normalised again."""
         normalised = self.norm(x)
-        if isinstance(self.norm, (BatchNorm, SyncBatchNorm)):  # they update running statistics
-            return normalised, call(projection, normalised)
+        # Batch norms update running statistics, and hooks would be called again.
+        pure = type(self.norm) in (nn.LayerNorm, nn.RMSNorm, ScaleNorm)
+        if not pure or self.norm._forward_hooks or self.norm._forward_pre_hooks:
+            return normalised, apply_linear(projection, normalised)
         with recomputed(normalised, self.norm, x):
-            return normalised, call(projection, normalised)
+            return normalised, apply_linear(projection, normalised)

@@ -10,7 +10,7 @@ from torch import Tensor
 def without_autocast(x: Tensor) -> ContextManager:
     """A context without autocast on the device of ``x``."""
     device = x.device.type
-    if not torch.is_autocast_enabled(device):
+    if not _is_enabled(device):
         return nullcontext()  # faster, and generation enters it often
     return torch.autocast(device, enabled=False)
 
@@ -22,6 +22,11 @@ def in_autocast_type(x: Tensor) -> Tensor:
     autocast, so that both passes use the same types: autocast has ended when gradients are taken.
     """
     device = x.device.type
-    if not torch.is_autocast_enabled(device) or x.dtype == torch.float64:
+    if not _is_enabled(device) or x.dtype == torch.float64:
         return x
     return x.to(torch.get_autocast_dtype(device))
+
+
+def _is_enabled(device: str) -> bool:
+    """The meta device, for one, knows no autocast."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

@@ -25,7 +25,7 @@ def draw_mask(x: Tensor, p: float) -> DropoutMask:
     """
     kept = round((1 - p) * 2**16)
     scale = 2**16 / max(kept, 1)
-    if x.device.type != "cpu" or kept in (0, 2**16):
+    if x.device.type != "cpu" or kept in (0, 2**16) or torch.compiler.is_compiling():
         return DropoutMask(torch.empty_like(x, dtype=torch.uint8).bernoulli_(kept / 2**16), scale)
     bits = torch.empty(-(-x.numel() // LANES), dtype=torch.int64)
     bits = bits.random_(-(2**63), None).view(torch.int16)[: x.numel()]
@@ -35,7 +35,11 @@ def draw_mask(x: Tensor, p: float) -> DropoutMask:
 def apply_mask(x: Tensor, mask: Optional[DropoutMask]) -> Tensor:
     """``x`` with the dropped values zeroed and the others scaled; ``x`` itself if the mask is None.
     For the backward pass only the mask is kept."""
-    return x if mask is None else _ApplyMask.apply(x, mask.keep, mask.scale)
+    if mask is None:
+        return x
+    if torch.compiler.is_compiling():
+        return x * (mask.keep * mask.scale).to(x.dtype)
+    return _ApplyMask.apply(x, mask.keep, mask.scale)
 
 
 def dropout(x: Tensor, p: float) -> Tensor:

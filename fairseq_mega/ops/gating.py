@@ -12,7 +12,7 @@ from .dropout import DropoutMask, apply_mask
 Activation = Callable[[Tensor], Tensor]
 
 
-def split(x: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
+def split_copies(x: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
     """The parts of ``x`` along the last dimension. With gradients they are copies, so that the
     memory of each is free after its own last use."""
     parts = x.split(sizes, dim=-1)

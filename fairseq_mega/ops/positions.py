@@ -45,7 +45,6 @@ def _rotations(
     ]
 
 
-@torch.inference_mode(False)  # the table may be used for training later
 def _rotation_table(
     first: int, last: int, half: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
@@ -56,4 +55,5 @@ def _rotation_table(
     return torch.cat([angle.cos(), angle.sin()], dim=1).to(dtype)
 
 
-_kept_rotation_table = lru_cache(maxsize=8)(_rotation_table)
+# Made outside of inference mode, as it may be used for training later.
+_kept_rotation_table = lru_cache(maxsize=8)(torch.inference_mode(False)(_rotation_table))

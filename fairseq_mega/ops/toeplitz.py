@@ -13,6 +13,8 @@ def toeplitz(diagonals: Tensor, rows: int, columns: int) -> Tensor:
     Returns:
         ``(..., rows, columns)``.
     """
+    if torch.compiler.is_compiling():
+        return diagonals.unfold(-1, columns, 1).flip(-2)
     return _Toeplitz.apply(diagonals, rows, columns)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
+from fairseq.data import Dictionary
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.tasks import FairseqTask
 from omegaconf import II
@@ -78,8 +79,8 @@ class ClassificationTask(FairseqTask):
     """
 
     pad = 0
-    source_dictionary = None
-    target_dictionary = None
+    source_dictionary: Optional[Dictionary] = None
+    target_dictionary: Optional[Dictionary] = None
     documents = 1  # sequences of a sample
 
     @classmethod

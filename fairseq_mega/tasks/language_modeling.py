@@ -1,4 +1,4 @@
-"""The task ``mega_language_modeling``: training on blocks of varying length, evaluation on streams
+"""The task ``mega_language_modeling``: training on samples of varying length, evaluation on streams
 of any length, prompts read in parallel."""
 
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageMode
 from omegaconf import II
 
 from ..data.cutting import ValidBlock, cut_into_streams
-from ..data.text import CutText, EpochBlocks, Streams
+from ..data.text import CutText, EpochSamples, Streams
 from ..generation import PromptTaskMixin
 from ..models.choices import check_model
 from ..models.mega_lm import MegaLanguageModel
@@ -82,30 +82,30 @@ class MegaLanguageModelingTask(PromptTaskMixin, LanguageModelingTask):
         return model
 
     def load_dataset(self, split: str, epoch=1, combine=False, **kwargs):
-        """As fairseq's, but blocks of the training set are drawn for each epoch; with
+        """As fairseq's, but samples of the training set are drawn for each epoch; with
         ``--valid-block``, other sets are streams.
 
         Raises:
-            ValueError: where the model cannot read such blocks or streams.
+            ValueError: where the model cannot read such samples or streams.
         """
         super().load_dataset(split, epoch, combine, **kwargs)
         dataset = self.datasets[split]
         if split == self.args.train_subset:
-            self.datasets[split] = self._training_blocks(dataset, epoch)
+            self.datasets[split] = self._training_samples(dataset, epoch)
         elif self.args.valid_block is not None:
             self.datasets[split] = self._streams(dataset)
 
-    def _training_blocks(self, dataset, epoch: int) -> EpochBlocks:
+    def _training_samples(self, dataset, epoch: int) -> EpochSamples:
         args = self.args
         unit = self.segment_length // 2 if self.segment_length else args.tokens_per_sample
         multiples = args.variant_block_multiple_min, args.variant_block_multiple_max
         if self.break_mode != "eos":
             longest = unit * multiples[1]
-            self._check_longest_block(longest)
+            self._check_longest_sample(longest)
             dataset.fixed_pad_length = longest if args.pad_to_fixed_length else None
-        return EpochBlocks(dataset, unit, multiples, self.break_mode, args.seed, epoch)
+        return EpochSamples(dataset, unit, multiples, self.break_mode, args.seed, epoch)
 
-    def _check_longest_block(self, longest: int) -> None:
+    def _check_longest_sample(self, longest: int) -> None:
         limits = {"--max-tokens": self.args.max_tokens, "--max-target-positions": self.max_input}
         for option, limit in limits.items():
             if limit is not None and longest > limit:

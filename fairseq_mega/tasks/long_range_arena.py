@@ -40,6 +40,8 @@ class LRATextTask(ClassificationTask):
     ``label-bin/dict.txt``, most frequent first.
     """
 
+    source_dictionary: Dictionary
+
     def __init__(self, cfg, **kwargs):
         super().__init__(cfg, **kwargs)
         self.documents = 2 if (self.data / "src1-bin").is_dir() else 1

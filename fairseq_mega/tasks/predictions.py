@@ -61,7 +61,7 @@ class Predictions:
     def _gather(self) -> List[Row]:
         if not distributed.is_initialized():
             return self.rows
-        parts = [None] * distributed.get_world_size()
+        parts: List[List[Row]] = [[]] * distributed.get_world_size()
         distributed.all_gather_object(parts, self.rows)
         return sum(parts, [])
 

@@ -30,6 +30,9 @@ REFUSED = {
     "truncation": 0,
     "normalize_before_ffn": False,
     "model_type": "bert",
+    "vocab_size": 10**9,
+    "num_hidden_layers": "many",
+    "chunk_size": None,
 }
 
 
@@ -76,7 +79,10 @@ def test_weights_of_other_options_are_refused(folder):
     change(folder, num_hidden_layers=3)
     with pytest.raises(ValueError, match="lacks the weights of encoder.layers.2"):
         convert_huggingface(folder, folder / "out", mask_id=23)
-    change(folder, num_hidden_layers=2, hidden_size=14)
+    change(folder, num_hidden_layers=2, nffn_hidden_size=10**9)
+    with pytest.raises(ValueError, match="its options describe a model of"):
+        convert_huggingface(folder, folder / "out", mask_id=23)
+    change(folder, nffn_hidden_size=20, hidden_size=14)
     with pytest.raises(ValueError, match="do not fit its options"):
         convert_huggingface(folder, folder / "out", mask_id=23)
 

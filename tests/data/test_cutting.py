@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from fairseq_mega.data.cutting import (
     ValidBlock,
-    cut_into_blocks,
+    cut_into_samples,
     cut_into_streams,
     line_ends,
-    most_blocks,
+    most_samples,
 )
 
 MODES = ("none", "complete", "complete_doc", "eos")
@@ -21,7 +21,7 @@ TEXTS = st.lists(st.integers(1, 12), min_size=1, max_size=40).map(np.array)
 
 def cut(sizes, block, mode):
     ends = line_ends(sizes)
-    return cut_into_blocks(ends, np.full(most_blocks(ends, block, mode), block), mode)
+    return cut_into_samples(ends, np.full(most_samples(ends, block, mode), block), mode)
 
 
 def tokens_of(slices):
@@ -37,9 +37,9 @@ def test_equal_lengths_give_the_blocks_of_fairseq(sizes, block, mode):
 @given(TEXTS, st.integers(1, 9), st.integers(0, 99), st.sampled_from(MODES))
 def test_every_token_is_in_one_block(sizes, shortest, seed, mode):
     ends = line_ends(sizes)
-    most = most_blocks(ends, shortest, mode)
+    most = most_samples(ends, shortest, mode)
     lengths = np.random.default_rng(seed).integers(shortest, 3 * shortest, most)
-    tokens = tokens_of(cut_into_blocks(ends, lengths, mode))
+    tokens = tokens_of(cut_into_samples(ends, lengths, mode))
     between_documents = set()
     if mode == "complete_doc":
         between_documents = set(ends[sizes == 1] - 1)
@@ -49,9 +49,9 @@ def test_every_token_is_in_one_block(sizes, shortest, seed, mode):
 @given(TEXTS, st.integers(1, 9), st.integers(0, 99))
 def test_blocks_of_tokens_have_the_lengths_asked_for(sizes, shortest, seed):
     ends = line_ends(sizes)
-    most = most_blocks(ends, shortest, "none")
+    most = most_samples(ends, shortest, "none")
     lengths = np.random.default_rng(seed).integers(shortest, 3 * shortest, most)
-    slices = cut_into_blocks(ends, lengths, "none")
+    slices = cut_into_samples(ends, lengths, "none")
     actual = slices[:, 1] - slices[:, 0]
     assert actual[:-1].tolist() == lengths[: len(slices) - 1].tolist()
     assert 0 < actual[-1] <= lengths[len(slices) - 1]
@@ -61,7 +61,7 @@ def test_blocks_of_tokens_have_the_lengths_asked_for(sizes, shortest, seed):
 def test_blocks_of_lines_are_as_long_as_fits(sizes, shortest, seed):
     ends = line_ends(sizes)
     lengths = np.random.default_rng(seed).integers(shortest, 3 * shortest, len(ends))
-    slices = cut_into_blocks(ends, lengths, "complete")
+    slices = cut_into_samples(ends, lengths, "complete")
     for (start, stop), length in zip(slices, lengths):
         lines = ends[(start < ends) & (ends <= stop)]
         assert stop == lines[-1]

@@ -10,7 +10,7 @@ from helpers import make_dictionary
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairseq_mega.data.text import CutText, EpochBlocks, Streams, TextSlices
+from fairseq_mega.data.text import CutText, EpochSamples, Streams, TextSlices
 
 MODES = ("none", "complete", "complete_doc", "eos")
 SIZES = st.lists(st.integers(1, 12), min_size=1, max_size=30).filter(lambda sizes: max(sizes) > 1)
@@ -37,7 +37,7 @@ def fairseqs(sizes, block=7, mode="none"):
 
 
 def epoch_blocks(sizes, mode="none", unit=3, multiples=(1, 3), seed=1, epoch=1):
-    return EpochBlocks(fairseqs(sizes), unit, multiples, mode, seed, epoch)
+    return EpochSamples(fairseqs(sizes), unit, multiples, mode, seed, epoch)
 
 
 def targets_of(dataset):

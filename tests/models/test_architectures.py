@@ -185,3 +185,18 @@ def test_a_whole_model_can_be_pickled(arch):
     model = build(TINY[base].replace(f"--arch {base} ", f"--arch {arch} "))
     copied = pickle.loads(pickle.dumps(model))
     assert type(copied) is type(model) and copied.state_dict().keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    "arch, flag",
+    [
+        ("mega_iwslt_de_en", "normalize-before"),
+        ("mega_lm_adaptive_base", "adaptive-input"),
+        ("mega_lm_adaptive_base", "tie-adaptive-proj"),
+    ],
+)
+def test_a_flag_that_a_preset_has_set_stays_set(arch, flag):
+    """fairseq's own parser would unset it."""
+    task = "--task language_modeling" if "_lm_" in arch else ""
+    for given in ("", f"--{flag}"):
+        assert parse(f"--arch {arch} {task} {given}").model[flag.replace("-", "_")] is True

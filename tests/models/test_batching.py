@@ -169,7 +169,7 @@ def test_checkpointing_draws_the_same_masks_in_many_tiles(
     # On CPUs fairseq recomputes without autocast, so that bfloat16's rounding differs; other masks
     # would give other numbers altogether.
     for ours, expected in zip(*reversed(results)):
-        assert_close(ours, expected, 0.02 if autocast else 1e-5, floor=0.0)
+        assert_close(ours, expected, 0.05 if autocast else 1e-5, floor=0.0)
 
 
 @pytest.mark.parametrize("arch", TINY)

@@ -228,7 +228,7 @@ def test_a_step_waits_at_most_twice_for_the_device(arch, beam, layers, order, mi
         logits, _ = model.decoder(tokens[:, :3], encoder_out=source, incremental_state=state)
     assert 1 <= len(waits.found) <= 2, waits.found
     assert torch.isfinite(logits).all()
-    assert DecodingState.of(state).beam == (1 if mixes else beam)
+    assert DecodingState.of(model.decoder, state).beam == (1 if mixes else beam)
 
 
 @torch.no_grad()
@@ -261,3 +261,48 @@ def test_the_output_of_a_stock_encoder_is_accepted():
     tokens = tokens.index_select(0, order)
     expected, _ = model.decoder(tokens, encoder_out=stock)
     assert_close(decode(model, tokens, [1] * 9, stock, state, 4)[0], expected[:, 4:])
+
+
+@archs
+@torch.no_grad()
+def test_tokens_that_were_read_and_other_rows_are_errors(arch):
+    model = make_model(TINY[arch])
+    encoder_out, tokens, state = encode(model, arch), targets(len(SOURCE)), {}
+    decode(model, tokens[:, :4], [4], encoder_out, state)
+    wrongs = {"4 tokens": tokens[:, :4], "2 tokens": tokens[:, :2], "2 rows": tokens[:2]}
+    for what, wrong in wrongs.items():
+        with pytest.raises(ValueError, match=f"prev_output_tokens has {what}"):
+            model.decoder(wrong, encoder_out=encoder_out, incremental_state=state)
+    expected, _ = model.decoder(tokens[:, :5], encoder_out=encoder_out)
+    scores, _ = decode(model, tokens[:, :5], [1], encoder_out, state, 4)
+    assert_close(scores, expected[:, 4:])
+
+
+@torch.no_grad()
+def test_a_dictionary_is_of_one_decoder():
+    one, other = (make_model(TINY["mega_lm"]) for _ in range(2))
+    tokens, state = targets(2), {}
+    one.decoder(tokens[:, :3], incremental_state=state)
+    with pytest.raises(ValueError, match="of another decoder"):
+        other.decoder(tokens[:, :4], incremental_state=state)
+
+
+@archs
+def test_a_reordered_state_leaves_inference_mode(arch):
+    """Also to where gradients are computed, and with padding."""
+    model = make_model(TINY[arch], truncation_length=0)
+    tokens, order = targets(len(SOURCE)), torch.tensor([1, 0, 2])
+    tokens[0, :2] = model.decoder.padding_idx
+    with torch.inference_mode():
+        encoder_out, state = encode(model, arch), {}
+        for end in (3, 4):
+            model.decoder(tokens[:, :end], encoder_out=encoder_out, incremental_state=state)
+        model.decoder.reorder_incremental_state_scripting(state, order)
+    encoder_out, tokens = encode(model, arch), tokens[order]
+    if encoder_out is not None:
+        encoder_out = model.encoder.reorder_encoder_out(encoder_out, order)
+    expected, _ = model.decoder(tokens, encoder_out=encoder_out)
+    scores, _ = model.decoder(tokens, encoder_out=encoder_out, incremental_state=state)
+    keep = tokens[:, 4:].ne(model.decoder.padding_idx)
+    assert scores.requires_grad
+    assert_close(scores[keep], expected[:, 4:][keep])

@@ -9,7 +9,7 @@ from helpers import BIASES, FUNCTIONS, TINY, assert_close, make_model, scatter
 
 from fairseq_mega import MegaLanguageModel, TextState
 from fairseq_mega.models.state import InterruptedReadError
-from fairseq_mega.ops.packing import PackedWeights
+from fairseq_mega.modules.projection import PackedWeights
 
 CHUNK, LENGTH, WORDS = 4, 41, 20
 PIECES = ([1] * LENGTH, [LENGTH], [3, 1, 0, 20, 17], [8, 8, 8, 8, 8, 1], [4, 12, 25], [0, 40, 1])
@@ -138,7 +138,7 @@ def test_the_size_does_not_depend_on_what_was_read(batch, dtype, tmp_path):
 def test_reading_on_keeps_nothing_but_the_state(monkeypatch):
     """All that hangs on the state, in bytes, is bounded: buffers have room for up to two chunks.
     No copies of weights are among it, however large they are."""
-    monkeypatch.setattr("fairseq_mega.ops.packing.LEAST_PACKED", 1)
+    monkeypatch.setattr("fairseq_mega.modules.projection.LEAST_PACKED", 1)
 
     def held(state):
         storages = {}
@@ -367,7 +367,17 @@ def test_bad_tokens_leave_the_state_as_it_was():
     state = model.start()
     state.read(tokens[:, :7])
     bad = tokens[:, 7:]
-    for wrong in (bad.float(), bad.bool(), bad[0], bad + 100, bad - 50, bad.repeat(2, 1)):
+    for wrong in (
+        bad.float(),
+        bad.bool(),
+        bad.short(),
+        bad.byte(),
+        bad.cfloat(),
+        bad[0],
+        bad + 100,
+        bad - 50,
+        bad.repeat(2, 1),
+    ):
         with pytest.raises(ValueError, match="tokens must be"):
             state.read(wrong)
     model.train()
@@ -399,3 +409,17 @@ def test_a_state_can_leave_and_enter_inference_mode(sizes, first, then):
 def test_a_state_has_at_least_one_row():
     with pytest.raises(ValueError, match="batch is 0"):
         make().start(batch=0)
+
+
+@pytest.mark.parametrize("part", ["embed_tokens", "dropout", "final_norm", "output_projection"])
+def test_an_interruption_outside_the_layers(part):
+    """No later read or step goes on from it as if nothing had happened."""
+    model, tokens = make(normalize_before=True), text()
+    expected, _ = parallel(model, tokens)
+    state = model.start()
+    state.read(tokens[:, :5])
+    Failing(getattr(model.decoder, part), 0, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        state.read(tokens[:, 5:])
+    with pytest.raises(InterruptedReadError):
+        state.read(tokens[:, 5:])

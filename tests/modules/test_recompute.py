@@ -2,9 +2,7 @@
 
 import pytest
 import torch
-from helpers import CROSS, FEED_FORWARD, GATED, first, randn, retain_dropout, scatter
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
+from helpers import CROSS, FEED_FORWARD, GATED, Storages, first, randn, retain_dropout, scatter
 
 from fairseq_mega.modules import (
     GatedCrossAttention,
@@ -76,25 +74,6 @@ def test_second_derivatives_are_an_error():
         grad.sum().backward()
 
 
-class Made(TorchDispatchMode):
-    """Notes the memory of all tensors that are made, without keeping it."""
-
-    def __init__(self):
-        super().__init__()
-        self.storages = {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                self.storages[storage.data_ptr()] = StorageWeakRef(storage), storage.nbytes()
-        return out
-
-    def kept(self):
-        return sum(size for storage, size in self.storages.values() if not storage.expired())
-
-
 @pytest.mark.parametrize("chunk_size", [-1, 32])
 def test_a_mega_layer_keeps_little(chunk_size):
     """Of a position three numbers for each hidden dimension: the values and the gate before their
@@ -102,7 +81,7 @@ def test_a_mega_layer_keeps_little(chunk_size):
     length, hdim = 512, 256
     layer = MovingAverageGatedAttention(8, 4, hdim, 2, dropout=0.1, chunk_size=chunk_size)
     x = torch.randn(length, 1, 8, requires_grad=True)
-    with Made() as made:
+    with Storages() as made:
         y, _ = layer(x)
     bias = (length if chunk_size < 0 else chunk_size) ** 2
     numbers = (made.kept() - sum(p.nbytes for p in layer.parameters())) / 4 - bias
@@ -114,7 +93,7 @@ def test_a_feed_forward_layer_keeps_little():
     length, hdim = 512, 256
     layer = NormalizedFeedForwardNetwork(8, hdim, dropout=0.1)
     x = torch.randn(length, 1, 8, requires_grad=True)
-    with Made() as made:
+    with Storages() as made:
         y = layer(x)
     assert y.requires_grad  # or it would keep nothing
     numbers = (made.kept() - sum(p.nbytes for p in layer.parameters())) / 4

@@ -164,3 +164,17 @@ def test_fast_lengths():
             while rest % prime == 0:
                 rest //= prime
         assert fast >= n and fast % 2 == 0 and rest == 1 and fast < 1.25 * max(n, 4)
+
+
+@pytest.mark.parametrize("logit", [-9.0, -4.0, 0.0, 4.0])
+@torch.no_grad()
+def test_a_long_truncated_kernel_is_accurate_in_float32(logit):
+    """However slowly the EMA forgets what the truncation takes away."""
+    module = make_ema(DIM, NDIM)
+    module.delta.fill_(logit)
+    module.alpha.fill_(logit)
+    x = randn(1, 16384, DIM, dtype=torch.float32) + 1
+    rough = ema(x, module.float().directions(), None, 1024)
+    kernel = kernel_taps(module.double().directions()[0], 1024)  # held to the naive one above
+    expected = fft_convolution(x.double(), kernel)
+    assert_close(rough.double(), expected, 2e-5, floor=0.0)

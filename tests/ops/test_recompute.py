@@ -1,10 +1,15 @@
 """What is recomputed gives the gradients of what is kept, and is not kept."""
 
+import gc
+
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import assert_same_function, randn
+from helpers import Storages, assert_same_function, randn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.checkpoint import checkpoint
 
+from fairseq_mega.modules.projection import project
 from fairseq_mega.ops.dropout import draw_mask
 from fairseq_mega.ops.gating import (
     activated,
@@ -13,7 +18,7 @@ from fairseq_mega.ops.gating import (
     queries_and_keys,
     reset_gated,
 )
-from fairseq_mega.ops.recompute import project, recompute, recomputed
+from fairseq_mega.ops.recompute import recompute, recomputed
 
 SHAPE = (3, 5, 4)
 
@@ -118,3 +123,61 @@ def test_second_derivatives_are_an_error():
     (grad,) = torch.autograd.grad(recompute(torch.exp, x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
         grad.sum().backward()
+
+
+class InPlace(torch.nn.Linear):
+    """Changes its input, as some adapters do."""
+
+    def forward(self, x):
+        return super().forward(torch.relu_(x))
+
+
+class SavesOutput(torch.nn.Linear):
+    def forward(self, x):
+        return torch.tanh(super().forward(torch.sigmoid(x)))
+
+
+@pytest.mark.parametrize("kind", [InPlace, SavesOutput])
+def test_projections_that_do_more_than_multiply(kind):
+    projection = kind(4, 3).double()
+    leaves = {"o": leaf(1), "r": leaf(2), **dict(projection.named_parameters())}
+    args = reset_gated, leaves["o"], leaves["r"]
+    fast, slow = project(projection, *args), projection(reset_gated(*args[1:]))
+    assert_same_function(fast, slow, leaves)
+
+
+def test_the_input_of_the_projection_is_not_kept():
+    inputs = []
+    linear = torch.nn.Linear(4, 4).double()
+    linear.register_forward_pre_hook(
+        lambda _, args: inputs.append(StorageWeakRef(args[0].untyped_storage()))
+    )
+    y = project(linear, reset_gated, leaf(1), leaf(2))
+    assert y.requires_grad and inputs[0].expired()
+
+
+def test_checkpointing_around_it_keeps_the_input_alone():
+    """torch's, whose hooks are around ours."""
+    linear, kept = torch.nn.Linear(64, 64).double(), []
+
+    def run(x):
+        y = project(linear, reset_gated, torch.exp(x), torch.sin(x))
+        return project(linear, activated, y, torch.tanh, draw_mask(y, 0.5))
+
+    x = leaf(1, 50, 64)
+    for function in (run, lambda x: checkpoint(run, x, use_reentrant=False)):
+        torch.manual_seed(1)
+        with Storages() as made:
+            y = function(x)
+        kept.append(made.kept())
+        y.sum().backward()
+    assert kept[1] < 0.5 * kept[0]
+
+
+def test_a_graph_that_is_dropped_is_freed():
+    linear, o, r = SavesOutput(4, 3).double(), leaf(1), leaf(2)
+    with Storages() as made:
+        y = project(linear, reset_gated, o, r)
+    del y
+    gc.collect()
+    assert made.kept() <= sum(t.nbytes for t in (o, r, *linear.parameters()))

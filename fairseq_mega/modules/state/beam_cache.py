@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...ops.attention import tiled_attention
 from ..relative_bias import RelativePositionalBias
-from .reordering import Reordering, empty_buffer
+from .reordering import Reordering, empty_buffer, persistent
 
 FIRST_CAPACITY = 32  # positions
 
@@ -16,10 +16,10 @@ FIRST_CAPACITY = 32  # positions
 class BeamKVCache:
     """A growing list of keys ``(B, S, Z)`` and values ``(B, S, H)``, with their padding.
 
-    In beam search, every ``beam`` rows that follow each other are hypotheses of one sentence, and
-    go on from each other at every step. What they have read stays where it is: for each position
-    the cache holds the keys of all beam slots of a sentence, one after the other, and ``ancestry``
-    says which of them are a hypothesis's own past. Holds no gradients.
+    In beam search, every ``beam`` consecutive rows are the hypotheses of one sentence. Reordering
+    does not move keys: each position holds the keys of all beam slots of its sentence, and
+    ``ancestry`` marks, for each hypothesis, the slot that belongs to its own past. Holds no
+    gradients.
 
     Args:
         beam: rows that share; 1: none.
@@ -44,8 +44,7 @@ class BeamKVCache:
     def append(self, keys: Tensor, values: Tensor, key_padding_mask: Optional[Tensor]) -> None:
         """Appends ``keys (B, L, Z)``, ``values (B, L, H)``, ``key_padding_mask (B, L)`` or None.
 
-        Hypotheses share what they read one position at a time and without padding; with other
-        positions they part.
+        Reading several positions at once, or padding, ends the sharing of hypotheses.
         """
         padded = self._key_padding_mask is not None or key_padding_mask is not None
         if self.length > 0 and (keys.size(1) > 1 or padded):
@@ -54,7 +53,7 @@ class BeamKVCache:
             self._append_padding(key_padding_mask, keys)
         if self.beam > 1:
             before = [] if self._ancestry is None else [self._ancestry]
-            self._ancestry = torch.cat([*before, self._own_slots(keys)], dim=1)
+            self._ancestry = persistent(torch.cat([*before, self._own_slots(keys)], dim=1))
         self._keys.write(self.length, self._by_sentence(keys))
         self._values.write(self.length, self._by_sentence(values))
         self.length += keys.size(1)
@@ -104,10 +103,10 @@ class BeamKVCache:
         if self.length == 0:
             return
         if self._key_padding_mask is not None:
-            self._key_padding_mask = self._key_padding_mask.index_select(0, order.rows)
+            self._key_padding_mask = persistent(self._key_padding_mask.index_select(0, order.rows))
         index = order.rows
         if self._ancestry is not None and order.sentences is not None:
-            self._ancestry = self._ancestry.index_select(0, order.rows)
+            self._ancestry = persistent(self._ancestry.index_select(0, order.rows))
             if not order.moves(self._keys.sentences):
                 return
             index = order.sentences
@@ -128,7 +127,7 @@ class BeamKVCache:
         before, new = self._key_padding_mask, mask
         before = none.expand(-1, self.length) if before is None else before
         new = none.expand(-1, length) if new is None else new
-        self._key_padding_mask = torch.cat([before, new], dim=1)
+        self._key_padding_mask = persistent(torch.cat([before, new], dim=1))
 
     def _own_slots(self, x: Tensor) -> Tensor:
         """The ancestry ``(B, L, beam)`` of positions ``x (B, L, Z)`` that were just read."""
@@ -163,7 +162,7 @@ class _Buffer:
         """Puts ``new (G, L, W, Z)`` at positions ``start ..``."""
         sentences, length, *rest = new.shape
         end = start + length
-        if start == 0 and (self._data.size(0), *self._data.shape[2:]) != (sentences, *rest):
+        if start == 0 and not self._fits(new):  # another batch, beam, type or device
             self._data = empty_buffer(new, sentences, max(end, FIRST_CAPACITY), *rest)
         elif self._data.size(1) < end:
             grown = empty_buffer(self._data, sentences, max(end, 2 * start), *rest)
@@ -171,9 +170,15 @@ class _Buffer:
             self._data = grown
         self._data[:, start:end] = new
 
+    def _fits(self, new: Tensor) -> bool:
+        data = self._data
+        same = data.dtype == new.dtype and data.device == new.device
+        return same and (data.size(0), *data.shape[2:]) == (new.size(0), *new.shape[2:])
+
     def reorder(self, rows: Tensor) -> None:
         shape = rows.numel(), *self._data.shape[1:]
-        if self._spare.shape != shape or self._spare is self._data:
+        reusable = self._spare.shape == shape and self._spare.dtype == self._data.dtype
+        if not reusable or self._spare is self._data:
             self._spare = empty_buffer(self._data, *shape)
         torch.index_select(self._data, 0, rows, out=self._spare)
         self._data, self._spare = self._spare, self._data

@@ -122,7 +122,7 @@ class SourceCache:
             self.beam = 1
         elif not order.moves(self.keys.size(0)):
             return
-        self.keys = self.keys.index_select(0, index)
-        self.values = self.values.index_select(0, index)
+        self.keys = persistent(self.keys.index_select(0, index))
+        self.values = persistent(self.values.index_select(0, index))
         if self.key_padding_mask is not None:
-            self.key_padding_mask = self.key_padding_mask.index_select(0, index)
+            self.key_padding_mask = persistent(self.key_padding_mask.index_select(0, index))

@@ -15,23 +15,22 @@ class Reordering(NamedTuple):
     """
 
     rows: Tensor  # (B,)
-    beam: int
     sentences: Optional[Tensor]  # (B / beam,), or None where a sentence's hypotheses have parted
     sentence_list: List[int]  # the same on the host
 
     @classmethod
     def of(cls, rows: Tensor, beam: int) -> "Reordering":
-        """Waits for the device, once."""
+        """Copies the rows to the host: one wait for the device."""
         order = rows.tolist()
         sentences = [row // beam for row in order[::beam]]
         parted = len(order) % beam > 0 or any(
             row // beam != sentences[i // beam] for i, row in enumerate(order)
         )
-        return cls(rows, beam, None if parted else rows[::beam] // beam, sentences)
+        return cls(rows, None if parted else rows[::beam] // beam, sentences)
 
     def moves(self, count: int) -> bool:
         """Whether any of ``count`` sentences changes its place, or goes."""
-        return self.sentences is None or self.sentence_list != list(range(count))
+        return self.sentence_list != list(range(count))
 
 
 def persistent(x: Tensor) -> Tensor:

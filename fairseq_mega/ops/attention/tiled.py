@@ -110,12 +110,14 @@ def tiled_attention(
         key_padding_mask: ``(B, S)``, true at keys that no query sees, or None.
         dropout: probability for the weights.
         need_weights: also return the weights, before dropout.
-        scale: in place of ``attention_scale``'s, where ``bias`` hides keys that it counts.
+        scale: replaces ``attention_scale``'s, which would also count keys that ``bias`` hides.
         tile_queries, tile_weights: as ``make_tiles`` has them; by default what suits the device.
 
     Returns:
         ``(B, L, H)`` and, if asked for, the weights ``(B, L, S)``.
     """
+    if torch.compiler.is_compiling():  # a compiler makes tiles of its own
+        tile_queries, tile_weights = q.size(1), 0
     if tile_weights is None:
         tile_weights = TILE_WEIGHTS if q.device.type == "cpu" else 0
     if scale is None:
@@ -128,7 +130,8 @@ def tiled_attention(
     weights = _Weights(function, scale, key_padding_mask, dropout)
     with without_autocast(q):
         tiles = make_tiles(q.size(0), q.size(1), k.size(1), causal, tile_queries, tile_weights)
-        if need_weights or (len(tiles) == 1 and not torch.is_grad_enabled()):
+        plain = torch.compiler.is_compiling() or not torch.is_grad_enabled()
+        if need_weights or (len(tiles) == 1 and plain):
             w = weights.of(q, k, bias)
             o = torch.bmm(apply_mask(w, weights.draw(w)), v)
             return o, w if need_weights else None
@@ -142,22 +145,26 @@ class _TiledAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, bias, weights, tiles):
-        ctx.save_for_backward(q, k, v, bias)
-        ctx.weights, ctx.tiles, ctx.masks = weights, tiles, []
+        masks = []
+        ctx.weights, ctx.tiles, ctx.scale = weights, tiles, 1.0
         o = v.new_empty(q.size(0), q.size(1), v.size(2))
         for tile in tiles:
             w = weights.of(tile.of_queries(q), tile.of_keys(k), tile.of_bias(bias), tile)
             mask = weights.draw(w)
             torch.bmm(apply_mask(w, mask), tile.of_keys(v), out=tile.of_queries(o))
-            ctx.masks.append(mask)
+            if mask is not None:
+                masks.append(mask.keep)
+                ctx.scale = mask.scale
+        ctx.save_for_backward(q, k, v, bias, *masks)
         return o
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_o):
-        q, k, v, bias = ctx.saved_tensors
+        q, k, v, bias, *masks = ctx.saved_tensors
+        drops = [DropoutMask(keep, ctx.scale) for keep in masks] or [None] * len(ctx.tiles)
         grad_q, grad_k, grad_v, grad_bias = (_zero_gradient(t) for t in (q, k, v, bias))
-        for tile, mask in zip(ctx.tiles, ctx.masks):
+        for tile, mask in zip(ctx.tiles, drops):
             grad = tile.of_queries(grad_o)
             parts = [tile.of_queries(q), tile.of_keys(k), tile.of_bias(bias)]
             with torch.enable_grad():

@@ -11,6 +11,7 @@ position. Sequences are ``(B, L, D)``.
 
 from typing import Optional, Sequence, Tuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -37,8 +38,8 @@ __all__ = [
 # The rule: which form is fastest, forward and backward, as measured on two CPU cores, D 512, N 16.
 # - one block: up to LONGEST_BLOCK positions, if the batch is large enough to pay for its matrix;
 # - blocks: longer sequences, both ways from SHORTEST_BIDIRECTIONAL positions on;
-# - FFTs: all else, truncated kernels above all, and other devices, for which the recurrence between
-#   blocks would be a loop of many small kernels.
+# - FFTs: all else, truncated kernels above all, and other devices and compilers, for which the
+#   recurrence between blocks would be a loop of many small kernels.
 # Larger blocks take more products and keep fewer states: faster where the batch has many positions.
 LONGEST_BLOCK = 64
 SHORTEST_BIDIRECTIONAL = 1024
@@ -63,9 +64,11 @@ def ema(
         ``(B, L, D)``.
     """
     batch, length, _ = x.shape
+    if x.numel() == 0:
+        return x.clone()
     taps = min(length, truncation or length)
     bidirectional = len(directions) > 1
-    if length <= LONGEST_BLOCK and batch >= length // 4:
+    if length <= LONGEST_BLOCK and batch >= length // 4 and not torch.compiler.is_compiling():
         forward, backward = _kernels(directions, taps)
         return ema_in_one_block(x, within_block(forward, backward, length, omega))
     if _is_for_blocks(x, taps, bidirectional):
@@ -86,12 +89,14 @@ def ema_segment(x: Tensor, coefficients: EMACoefficients, h: Tensor) -> Tuple[Te
     Returns:
         y ``(B, L, D)`` and the state after the last position ``(B, D, N)``.
     """
+    if x.numel() == 0:
+        return x.clone(), h
     return ema_segment_by_blocks(x, coefficients, h, min(_block_size(x), x.size(1)))
 
 
 def _is_for_blocks(x: Tensor, taps: int, bidirectional: bool) -> bool:
     length = x.size(1)
-    whole = taps == length and x.device.type == "cpu"
+    whole = taps == length and x.device.type == "cpu" and not torch.compiler.is_compiling()
     return whole and (not bidirectional or length >= SHORTEST_BIDIRECTIONAL)
 
 

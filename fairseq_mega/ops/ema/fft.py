@@ -1,6 +1,6 @@
 """The EMA as a convolution with its kernel, by FFTs: for truncated kernels, and on GPUs."""
 
-from typing import Optional
+from typing import Optional, Tuple
 
 import torch
 from scipy.fft import next_fast_len
@@ -12,29 +12,43 @@ from .layout import channels_first, channels_last
 
 def fft_convolution(x: Tensor, kernel: Tensor, backward_kernel: Optional[Tensor] = None) -> Tensor:
     """``naive.ema_convolution`` as a product of spectra; ``(D, T)`` with ``T <= L``."""
+    if torch.compiler.is_compiling():
+        return _convolve(x, kernel, backward_kernel)[0]
     return _FFTConvolution.apply(x, kernel, backward_kernel)
 
 
-class _FFTConvolution(torch.autograd.Function):
+def _convolve(
+    x: Tensor, kernel: Tensor, backward_kernel: Optional[Tensor]
+) -> Tuple[Tensor, Tensor, Tensor]:
     """A circular convolution, on a circle so long that what runs over its end misses ``0 .. L-1``.
 
-    Both kernels make one circular kernel, with the tap for ``x_{t+tau}`` at ``n - tau``. The
-    backward pass reuses the spectra, so that all of it takes three FFTs each way.
+    Both kernels make one circular kernel, with the tap for ``x_{t+tau}`` at ``n - tau``.
+
+    Returns:
+        y ``(B, L, D)``, and the spectra of ``x`` ``(D, B, n/2+1)`` and the kernel
+        ``(D, 1, n/2+1)``.
     """
+    length, taps = x.size(1), kernel.size(-1)
+    n = fast_length(length + taps - 1)
+    if backward_kernel is not None:
+        first = kernel[:, :1] + backward_kernel[:, :1]
+        between = kernel.new_zeros(kernel.size(0), n - 2 * taps + 1)
+        later = backward_kernel[:, 1:].flip(-1)
+        kernel = torch.cat([first, kernel[:, 1:], between, later], dim=-1)
+    x_f = torch.fft.rfft(channels_first(x), n=n)
+    kernel_f = torch.fft.rfft(kernel, n=n).unsqueeze(1)
+    return channels_last(torch.fft.irfft(x_f * kernel_f, n=n)[..., :length]), x_f, kernel_f
+
+
+class _FFTConvolution(torch.autograd.Function):
+    """``_convolve``, whose spectra the backward pass uses again: three FFTs each way in all."""
 
     @staticmethod
     def forward(ctx, x: Tensor, kernel: Tensor, backward_kernel: Optional[Tensor]) -> Tensor:
-        length, taps = x.size(1), kernel.size(-1)
-        n = fast_length(length + taps - 1)
-        if backward_kernel is not None:
-            between = kernel.new_zeros(kernel.size(0), n - 2 * taps + 1)
-            kernel = torch.cat([kernel, between, backward_kernel[:, 1:].flip(-1)], dim=-1)
-            kernel[:, 0] += backward_kernel[:, 0]
-        x_f = torch.fft.rfft(channels_first(x), n=n)
-        kernel_f = torch.fft.rfft(kernel, n=n).unsqueeze(1)
-        y = channels_last(torch.fft.irfft(x_f * kernel_f, n=n)[..., :length])
+        y, x_f, kernel_f = _convolve(x, kernel, backward_kernel)
         ctx.save_for_backward(x_f.conj_physical_(), kernel_f.conj_physical_())
-        ctx.n, ctx.length, ctx.taps = n, length, taps
+        ctx.length, ctx.taps = x.size(1), kernel.size(-1)
+        ctx.n = fast_length(ctx.length + ctx.taps - 1)
         ctx.bidirectional = backward_kernel is not None
         return y
 
@@ -55,4 +69,6 @@ class _FFTConvolution(torch.autograd.Function):
 
 def fast_length(n: int) -> int:
     """The smallest even length of at least ``n`` at which an FFT is fast: ``2^a 3^b 5^c``."""
+    if torch.compiler.is_compiling():
+        return 1 << max(n - 1, 1).bit_length()
     return 2 * next_fast_len(-(-n // 2), real=True)

@@ -10,7 +10,7 @@ from helpers import assert_close, randn
 from torch import nn
 from torch.nn.functional import linear as exact
 
-from fairseq_mega.ops.packing import LEAST_PACKED, PackedWeights, call
+from fairseq_mega.modules.projection import LEAST_PACKED, PackedWeights, apply_linear
 
 SIDE = int(LEAST_PACKED**0.5)
 packs = torch.backends.mkldnn.is_available()
@@ -29,7 +29,7 @@ def test_packed_weights_give_the_same_product(bias, shape):
     for seed in (1, 2):
         x = randn(*shape, SIDE, seed=seed, dtype=torch.float32).transpose(0, 1)
         with packed.in_use():
-            y = call(linear, x)
+            y = apply_linear(linear, x)
         assert_close(y, exact(x, linear.weight, linear.bias), 1e-5)
     assert len(packed) == packs
 
@@ -69,13 +69,13 @@ def test_a_new_decoding_sees_the_weights_as_they_are_then(change):
     """However they came to change; and so does a call outside of decoding."""
     linear, x = make(), randn(3, SIDE, dtype=torch.float32)
     with PackedWeights().in_use():
-        before = call(linear, x)
+        before = apply_linear(linear, x)
     change(linear)
     expected = exact(x, linear.weight, linear.bias)
     assert (expected - before).abs().max() > 1e-5
     assert torch.equal(linear(x), expected)
     with PackedWeights().in_use():
-        assert_close(call(linear, x), expected, 1e-5)
+        assert_close(apply_linear(linear, x), expected, 1e-5)
 
 
 @pytest.mark.parametrize("change", changes)
@@ -83,10 +83,10 @@ def test_a_new_decoding_sees_the_weights_as_they_are_then(change):
 def test_a_decoding_sees_changes_that_torch_counts(change):
     linear, x, packed = make(), randn(3, SIDE, dtype=torch.float32), PackedWeights()
     with packed.in_use():
-        call(linear, x)
+        apply_linear(linear, x)
     change(linear)
     with packed.in_use():
-        assert_close(call(linear, x), exact(x, linear.weight, linear.bias), 1e-5)
+        assert_close(apply_linear(linear, x), exact(x, linear.weight, linear.bias), 1e-5)
 
 
 def test_gradients_other_types_and_small_weights_are_not_packed():
@@ -94,11 +94,11 @@ def test_gradients_other_types_and_small_weights_are_not_packed():
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         linear, x = make().to(dtype), randn(2, SIDE, dtype=dtype)
         with packed.in_use(), torch.set_grad_enabled(dtype == torch.float32):
-            assert torch.equal(call(linear, x), exact(x, linear.weight, linear.bias))
+            assert torch.equal(apply_linear(linear, x), exact(x, linear.weight, linear.bias))
     with packed.in_use(), torch.no_grad():
-        call(make(side=8), randn(2, 8, dtype=torch.float32))
+        apply_linear(make(side=8), randn(2, 8, dtype=torch.float32))
         with torch.autocast("cpu", torch.bfloat16):
-            assert call(make(), randn(2, SIDE, dtype=torch.float32)).dtype == torch.bfloat16
+            assert apply_linear(make(), randn(2, SIDE, dtype=torch.float32)).dtype == torch.bfloat16
     assert len(packed) == 0
 
 
@@ -119,9 +119,9 @@ def test_what_does_more_than_multiply_is_called():
     packed = PackedWeights()
     with packed.in_use():
         for module in (doubled, hooked, before, replaced):
-            assert torch.equal(call(module, x), module(x))
+            assert torch.equal(apply_linear(module, x), module(x))
         handle = torch.nn.modules.module.register_module_forward_hook(lambda m, args, y: 2 * y)
-        doubled = call(plain, x)
+        doubled = apply_linear(plain, x)
         handle.remove()
     assert torch.equal(doubled, 2 * exact(x, plain.weight, plain.bias))
     assert len(packed) == 0
@@ -131,7 +131,7 @@ def test_what_does_more_than_multiply_is_called():
 def test_copies_pack_for_themselves_and_nothing_outlives_a_decoding():
     linear, x, packed = make(), randn(3, SIDE, dtype=torch.float32), PackedWeights()
     with packed.in_use():
-        call(linear, x)
+        apply_linear(linear, x)
     assert len(copy.deepcopy(packed)) == 0
     model = copy.deepcopy(linear)
     assert torch.equal(model(x), linear(x))

@@ -1,4 +1,7 @@
-"""Faster products of few rows, as generation has them: weights in the processor's own layout."""
+"""Calls of the projections: with little memory in training, and with packed weights in generation.
+
+Projections are any modules: hooks, adapters and quantisers are called as they are.
+"""
 
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -8,7 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-LEAST_PACKED = 2**18  # numbers in a weight: below, oneDNN's fixed cost of a call outweighs the gain
+from ..ops.recompute import recompute, recomputed
+
+# Weights of at least so many numbers are packed: with smaller ones, oneDNN's fixed cost of a call
+# outweighs the gain; and for so many rows at most: with more, plain products are as fast.
+LEAST_PACKED, MOST_ROWS = 2**18, 256
 
 
 class PackedWeight(NamedTuple):
@@ -31,7 +38,7 @@ class PackedWeight(NamedTuple):
 
 
 class PackedWeights:
-    """While in use, ``call`` multiplies by packed copies of large weights.
+    """While in use, ``apply_linear`` multiplies by packed copies of large weights.
 
     A product of few rows takes as long as it takes to read the weights. Measured on two CPU cores,
     with 35M weights in turn: 5 rows take 0.4, 25 rows 0.55, 200 rows 0.8 of ``F.linear``'s time; to
@@ -73,15 +80,22 @@ class PackedWeights:
 _in_use: ContextVar[Optional[PackedWeights]] = ContextVar("packed weights", default=None)
 
 
-def call(projection: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def apply_linear(projection: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """``projection(x)``; of a plain ``nn.Linear``, with packed weights where those are in use."""
-    packed = _in_use.get()
+    packed = None if torch.compiler.is_compiling() else _in_use.get()
     if packed is None or type(projection) is not nn.Linear:  # but an adapter or a quantiser
         return projection(x)
-    weight = packed.find(projection.weight) if _has_no_hooks(projection) and _is_exact(x) else None
+    weight = packed.find(projection.weight) if _is_exact(x) and _has_no_hooks(projection) else None
     if weight is None:
         return projection(x)
     return torch.ops.mkldnn._linear_pointwise(x, weight, projection.bias, "none", [], "")
+
+
+def project(projection: Callable[[Tensor], Tensor], function: Callable, *args) -> Tensor:
+    """``projection(function(*args))``, of which only ``args`` are kept for the backward pass."""
+    x = recompute(function, *args)
+    with recomputed(x, function, *args):
+        return apply_linear(projection, x)
 
 
 def _has_no_hooks(projection: nn.Linear) -> bool:
@@ -94,9 +108,10 @@ def _has_no_hooks(projection: nn.Linear) -> bool:
 
 
 def _is_exact(x: Tensor) -> bool:
-    """Whether oneDNN computes what torch would: in float32, without gradients."""
+    """Whether packed products of these rows are exact, and faster: in float32, no gradients."""
     return (
         x.dtype == torch.float32
+        and x.numel() <= MOST_ROWS * x.size(-1)
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
     )
@@ -106,6 +121,7 @@ def _can_pack(weight: Tensor) -> bool:
     """Whether a packed copy is faster: of a large weight, on a CPU that oneDNN knows."""
     return (
         weight.numel() >= LEAST_PACKED
+        and type(weight.data) is Tensor  # not a quantised or distributed one
         and weight.device.type == "cpu"
         and weight.dtype == torch.float32
         and torch.backends.mkldnn.is_available()

@@ -1,0 +1,76 @@
+"""The layers compile and export as one graph, and compute the same then."""
+
+import pytest
+import torch
+from helpers import assert_close, first, make_cross, make_feed_forward, make_gated, padding, randn
+
+KINDS = {
+    "causal": (make_gated, {}),
+    "bidirectional": (make_gated, dict(bidirectional=True)),
+    "chunks": (make_gated, dict(chunk_size=4, rel_pos_bias="rotary")),
+    "truncated": (make_gated, dict(truncation=5, attention_activation="laplace")),
+    "post-norm": (make_gated, dict(prenorm=False, norm_type="scalenorm")),
+    "cross": (make_cross, {}),
+    "feed forward": (make_feed_forward, {}),
+}
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+
+
+def make(kind, padded, **options):
+    """A layer, and its inputs."""
+    build, chosen = KINDS[kind]
+    layer, _ = build(torch.float32, **{**chosen, **options})
+    x = randn(10, 2, 6, dtype=torch.float32)
+    mask = padding(10, [10, 7]) if padded else None
+    if kind == "cross":
+        return layer, (x[:5], x, mask)
+    return layer, (x,) if kind == "feed forward" else (x, mask)
+
+
+@kinds
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_compiled_layers_compute_the_same(kind, padded, training):
+    """With gradients in training."""
+    layer, (x, *rest) = make(kind, padded)
+    layer.train(training)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    results = []
+    for function in (layer, compiled):
+        leaf = x.clone().requires_grad_(training)
+        with torch.set_grad_enabled(training):
+            y = first(function(leaf, *rest))
+        results.append([y])
+        if training:
+            y.square().sum().backward()
+            results[-1] += [leaf.grad, *(p.grad for p in layer.parameters())]
+            layer.zero_grad()
+    for ours, expected in zip(*reversed(results)):
+        assert_close(ours, expected, 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["causal", "cross", "feed forward"])
+def test_dropout_compiles(kind):
+    options = dict(dropout=0.3, hidden_dropout=0.3)
+    if kind != "feed forward":
+        options["attention_dropout"] = 0.3
+    layer, inputs = make(kind, False, **options)
+    compiled = torch.compile(layer.train(), fullgraph=True, backend="aot_eager")
+    one, two = first(compiled(*inputs)), first(compiled(*inputs))
+    assert torch.isfinite(one).all() and (one - two).abs().max() > 1e-3
+    one.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in layer.parameters())
+
+
+@kinds
+@pytest.mark.parametrize("padded", [False, True])
+def test_exported_layers_compute_the_same(kind, padded):
+    layer, inputs = make(kind, padded)
+    exported = torch.export.export(layer, inputs).module()
+    with torch.no_grad():
+        assert_close(first(exported(*inputs)), first(layer(*inputs)), 1e-5)

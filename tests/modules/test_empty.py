@@ -1,0 +1,49 @@
+"""A batch of no sequences, and sequences of no positions, are as good as any."""
+
+import pytest
+import torch
+from helpers import (
+    FUNCTIONS,
+    first,
+    make_cross,
+    make_ema,
+    make_feed_forward,
+    make_gated,
+    padding,
+    randn,
+)
+
+from fairseq_mega.modules.state import LayerState
+
+shapes = pytest.mark.parametrize("length, batch", [(0, 2), (5, 0), (0, 0)])
+
+
+@shapes
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"chunk_size": 3}], ids=str)
+@pytest.mark.parametrize("masked", [False, True])
+def test_mega_layer(length, batch, function, options, masked):
+    layer, _ = make_gated(attention_activation=function, **options)
+    x = randn(length, batch, 6, requires_grad=True)
+    mask = padding(length, [length] * batch) if masked and batch else None
+    y, weights = layer(x, mask, need_weights=True)
+    assert y.shape == x.shape and weights.shape == (batch, length, length)
+    layer(x, mask)[0].sum().backward()
+
+
+@shapes
+def test_other_layers(length, batch):
+    x, source = randn(length, batch, 6, requires_grad=True), randn(4, batch, 6)
+    for make in (make_ema, make_feed_forward, make_cross):
+        layer = make(6) if make is make_ema else make()[0]
+        y = first(layer(x, source) if make is make_cross else layer(x))
+        assert y.shape == x.shape
+        y.sum().backward()
+
+
+@torch.no_grad()
+def test_a_state_that_reads_nothing_stays_as_it_is():
+    layer, _ = make_gated(chunk_size=4)
+    x, state = randn(6, 2, 6), LayerState()
+    parts = [layer(part, state=state)[0] for part in x.split([3, 0, 3])]
+    assert torch.allclose(torch.cat(parts), layer(x)[0])
