@@ -43,18 +43,9 @@ def convert_huggingface(folder: Path, out: Path, mask_id: Optional[int] = None) 
         raise ValueError(f"{path}: model_type is {kind!r}, not 'mega'")
     config = complete(config, str(path))
     weights = read_weights(folder)
-    rows = len(weights.get("mega.embedding_layer.word_embeddings.weight", ()))
-    if rows != config["vocab_size"]:
-        raise ValueError(
-            f"{path}: vocab_size is {config['vocab_size']}, but the weights have {rows} words"
-        )
+    check_vocabulary(config, weights, path)
     words = make_words(read_vocabulary(folder), config["vocab_size"], mask_id, folder)
     classifies = "classifier.out_proj.weight" in weights
-    if not classifies and "mlm_head.bias" not in weights:
-        raise ValueError(
-            f"{path}: architectures is {config.get('architectures')}, but only MegaForMaskedLM and "
-            "MegaForSequenceClassification can be converted"
-        )
     with new_folder(out) as part:
         if classifies:
             labels = make_labels(config, len(weights["classifier.out_proj.weight"]))
@@ -134,6 +125,24 @@ def read_weights(folder: Path) -> Dict[str, Tensor]:
     if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
         raise ValueError(f"{pickled} does not hold weights alone")
     return weights
+
+
+def check_vocabulary(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> None:
+    """Checks that the weights are of a model that can be converted, and of so many words.
+
+    Raises:
+        ValueError: names the option.
+    """
+    if not {"classifier.out_proj.weight", "mlm_head.bias"} & set(weights):
+        raise ValueError(
+            f"{path}: architectures is {config.get('architectures')}, but only MegaForMaskedLM and "
+            "MegaForSequenceClassification can be converted"
+        )
+    rows = len(weights.get("mega.embedding_layer.word_embeddings.weight", ()))
+    if rows != config["vocab_size"]:
+        raise ValueError(
+            f"{path}: vocab_size is {config['vocab_size']}, but the weights have {rows} words"
+        )
 
 
 def read_vocabulary(folder: Path) -> Dict[str, int]:

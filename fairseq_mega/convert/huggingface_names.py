@@ -104,13 +104,7 @@ def complete(config: Mapping[str, Any], path: str) -> Dict[str, Any]:
         ValueError: names an option that has no exact equivalent, and its value.
     """
     config = {**DEFAULTS, **config}
-    for name, default in DEFAULTS.items():
-        kinds = (
-            int if name == "truncation" else (int, float) if "dropout" in name else type(default)
-        )
-        if config[name] != default and not isinstance(config[name], kinds):
-            if name not in CHOICES:  # which say more
-                raise _refusal(path, name, config, f"is no value like {default!r}")
+    _check_types(config, path)
     for name, (value, reason) in ONLY.items():
         if config[name] != value:
             raise _refusal(path, name, config, f"only {value} can be converted: {reason}")
@@ -128,6 +122,15 @@ def complete(config: Mapping[str, Any], path: str) -> Dict[str, Any]:
         raise _refusal(path, "normalize_before_ffn", config, reason)
     _check_chunks(config, path)
     return config
+
+
+def _check_types(config: Mapping[str, Any], path: str) -> None:
+    for name in set(DEFAULTS) - set(CHOICES):  # what else is no choice, is refused as such
+        default = DEFAULTS[name]
+        kinds: Any = (int, float) if "dropout" in name else type(default)
+        kinds = int if name == "truncation" else kinds
+        if config[name] != default and not isinstance(config[name], kinds):
+            raise _refusal(path, name, config, f"must be like {default!r}")
 
 
 def _check_chunks(config: Mapping[str, Any], path: str) -> None:

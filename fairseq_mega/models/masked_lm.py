@@ -139,14 +139,20 @@ class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
         features, states = self._encode(src_tokens, return_all_hiddens)
         extra = {"inner_states": states}
         if classification_head_name is not None:
-            if classification_head_name not in self.classification_heads:
-                raise ValueError(
-                    f"no classification head {classification_head_name!r}, but "
-                    f"{sorted(self.classification_heads)}: register_classification_head adds one"
-                )
-            return self.classification_heads[classification_head_name](features), extra
-        if features_only:
-            return features, extra
+            return self._classes(features, classification_head_name), extra
+        return (features if features_only else self._words(features, masked_tokens)), extra
+
+    def _classes(self, features: Tensor, head: str) -> Tensor:
+        """``(B, L, D)`` to scores of classes ``(B, classes)``."""
+        if head not in self.classification_heads:
+            raise ValueError(
+                f"no classification head {head!r}, but {sorted(self.classification_heads)}: "
+                "register_classification_head adds one"
+            )
+        return self.classification_heads[head](features)
+
+    def _words(self, features: Tensor, masked_tokens: Optional[Tensor]) -> Tensor:
+        """``(B, L, D)`` to scores of words ``(B, L, V)``, or ``(M, V)`` of M masked tokens."""
         if self.lm_head is None:
             raise ValueError(
                 "this model classifies and has no head for words: give classification_head_name, "
@@ -154,7 +160,7 @@ class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
             )
         if masked_tokens is not None:
             features = features[masked_tokens]  # (M, D)
-        return self.lm_head(features, self.encoder.embed_tokens.weight), extra
+        return self.lm_head(features, self.encoder.embed_tokens.weight)
 
     def _encode(self, src_tokens: Tensor, states: bool) -> Tuple[Tensor, Optional[List[Tensor]]]:
         """Features ``(B, L, D)`` and, if asked for, the layers' outputs ``(L, B, D)``, at the
