@@ -24,7 +24,17 @@ setup(
     extras_require={
         "bench": ["matplotlib"],
         "demo": ["babel"],
-        "test": ["babel", "hypothesis", "mypy", "pytest", "pytest-cov", "pytest-xdist", "ruff"]
+        "images": ["pillow"],
+        "test": [
+            "babel",
+            "hypothesis",
+            "mypy",
+            "pillow",
+            "pytest",
+            "pytest-cov",
+            "pytest-xdist",
+            "ruff",
+        ]
         + TRANSLATION,
         "translation": TRANSLATION,
     },

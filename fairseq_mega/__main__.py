@@ -1,4 +1,4 @@
-"""Exchanges models with strangers as files that hold no code.
+"""Exchanges models with strangers as files that hold no code, and converts those of other code.
 
 ``python -m fairseq_mega`` alone prints the path to give to fairseq's ``--user-dir``.
 """
@@ -14,6 +14,8 @@ EXAMPLES = """examples:
   python -m fairseq_mega export checkpoints/checkpoint_best.pt my-model --data data-bin
   python -m fairseq_mega import my-model my-model.pt --dictionaries my-dictionaries
   fairseq-generate data-bin --user-dir "$(python -m fairseq_mega)" --path my-model.pt
+  python -m fairseq_mega convert-hf mega-base-wikitext mega-masked-lm
+  python -m fairseq_mega convert-imagenet mega_base.pth mega_base.pt
 """
 EXPORT = """Writes the model in a checkpoint to a new folder of two files: model.safetensors, the
 weights, and config.json: task, architecture, options, dictionaries and versions. Neither can hold
@@ -21,6 +23,25 @@ code. Nothing in the checkpoint is run or built before it is known to be a Mega 
 IMPORT = """Writes a checkpoint for fairseq-generate, -interactive, -eval-lm and -validate, and for
 fairseq-train --finetune-from-model. Anything in the folder that is not as export writes it is an
 error that says what and where."""
+
+CONVERT_HF = """Converts a folder that transformers 4.30 to 4.57 wrote of a MegaForMaskedLM or a
+MegaForSequenceClassification to a new folder: model.pt for fairseq's commands and the dictionaries
+of its task. An option of which there is no exact equivalent is an error that names it. transformers
+is not needed."""
+CONVERT_HF_EXAMPLE = """example:
+  python -m fairseq_mega convert-hf mega-base-wikitext mega-masked-lm
+  fairseq-train data-bin --user-dir "$(python -m fairseq_mega)" \\
+      --task sentence_prediction --finetune-from-model mega-masked-lm/model.pt ...
+"""
+
+CONVERT_IMAGENET = """Converts a checkpoint of the published code for ImageNet to one for fairseq's
+commands and the task image_folder. Its EMA has another form, which is written in the form here;
+where float32 cannot hold that, it is an error that says so."""
+CONVERT_IMAGENET_EXAMPLE = """example:
+  python -m fairseq_mega convert-imagenet mega_base.pth mega_base.pt
+  fairseq-validate imagenet --user-dir "$(python -m fairseq_mega)" \\
+      --task image_folder --path mega_base.pt --batch-size 64
+"""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -30,7 +51,9 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    actions = parser.add_subparsers(dest="action", metavar="{export,import}")
+    actions = parser.add_subparsers(
+        dest="action", metavar="{export,import,convert-hf,convert-imagenet}"
+    )
     action = actions.add_parser("export", help="from a checkpoint to a folder", description=EXPORT)
     action.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the checkpoint")
     action.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
@@ -43,7 +66,36 @@ def make_parser() -> argparse.ArgumentParser:
     action.add_argument(
         "--dictionaries", type=Path, metavar="DIR", help="a folder to make, for dict.*.txt"
     )
+    _add_convert_hf(actions)
+    _add_convert_imagenet(actions)
     return parser
+
+
+def _add_convert_hf(actions) -> None:
+    action = actions.add_parser(
+        "convert-hf",
+        help="from the Hugging Face port's folder to one with a checkpoint",
+        description=CONVERT_HF,
+        epilog=CONVERT_HF_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    action.add_argument("folder", type=Path, metavar="FOLDER", help="the port's folder")
+    action.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
+    action.add_argument(
+        "--mask-id", type=int, metavar="N", help="the number of <mask>, if no word is called that"
+    )
+
+
+def _add_convert_imagenet(actions) -> None:
+    action = actions.add_parser(
+        "convert-imagenet",
+        help="from the published code for ImageNet to a checkpoint",
+        description=CONVERT_IMAGENET,
+        epilog=CONVERT_IMAGENET_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    action.add_argument("file", type=Path, metavar="FILE", help="the published checkpoint")
+    action.add_argument("out", type=Path, metavar="OUT", help="the file to write")
 
 
 def main(words: Optional[List[str]] = None) -> None:
@@ -52,16 +104,31 @@ def main(words: Optional[List[str]] = None) -> None:
         print(Path(__file__).resolve().parent)
         return
     logging.disable(logging.INFO)
-    from .exchange import export_checkpoint, import_folder  # imports fairseq, which takes seconds
-
     try:
-        if args.action == "export":
-            export_checkpoint(args.checkpoint, args.out, args.data or args.checkpoint.parent)
-        else:
-            import_folder(args.folder, args.checkpoint, args.dictionaries)
+        print(_act(args))
     except (OSError, ValueError) as error:
         sys.exit(f"{error}")
-    print(args.out if args.action == "export" else args.checkpoint)
+
+
+def _act(args: argparse.Namespace) -> Path:
+    """Does what is asked for; returns what it has written. fairseq takes seconds to import."""
+    if args.action == "convert-hf":
+        from .convert import convert_huggingface
+
+        convert_huggingface(args.folder, args.out, args.mask_id)
+        return args.out
+    if args.action == "convert-imagenet":
+        from .convert import convert_imagenet
+
+        convert_imagenet(args.file, args.out)
+        return args.out
+    from .exchange import export_checkpoint, import_folder
+
+    if args.action == "export":
+        export_checkpoint(args.checkpoint, args.out, args.data or args.checkpoint.parent)
+        return args.out
+    import_folder(args.folder, args.checkpoint, args.dictionaries)
+    return args.checkpoint
 
 
 if __name__ == "__main__":

@@ -24,19 +24,20 @@ def make_config(description: Mapping[str, Any], data: str = "") -> DictConfig:
     criterion = "cross_entropy"
     if description["model"]["options"]["adaptive_softmax_cutoff"] is not None:
         criterion = "adaptive_loss"
-    config = _defaults(FairseqConfig)
+    config = defaults(FairseqConfig)
     for part, registry in (("task", TASK_DATACLASS_REGISTRY), ("model", MODEL_DATACLASS_REGISTRY)):
         name = description[part]["name"]
-        config[part] = {**_defaults(registry[name]), **description[part]["options"], "_name": name}
+        config[part] = {**defaults(registry[name]), **description[part]["options"], "_name": name}
     config["task"]["data"] = data
     config["criterion"] = {
-        **_defaults(CRITERION_DATACLASS_REGISTRY[criterion]),
+        **defaults(CRITERION_DATACLASS_REGISTRY[criterion]),
         "_name": criterion,
     }
     return OmegaConf.create(OmegaConf.to_container(OmegaConf.create(config), resolve=True))
 
 
-def _defaults(kind: type) -> Dict[str, Any]:
+def defaults(kind: type) -> Dict[str, Any]:
+    """The options of a dataclass with their defaults."""
     values = OmegaConf.to_container(OmegaConf.structured(kind()), enum_to_str=True)
     return {name: None if value == "???" else value for name, value in values.items()}
 

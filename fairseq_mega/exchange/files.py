@@ -190,10 +190,19 @@ def import_folder(folder: Path, checkpoint: Path, dictionaries: Path | None = No
         FileExistsError: where the checkpoint or the folder for dictionaries is there.
     """
     description, config, _, model = read_folder(folder)
-    state = {
+    with new_file(checkpoint) as part:
+        torch.save(new_checkpoint(config, model.state_dict()), part)
+        if dictionaries is not None:
+            with new_folder(dictionaries) as folder_part:
+                write_dictionaries(description, folder_part)
+
+
+def new_checkpoint(config: DictConfig, weights: Mapping[str, Tensor]) -> Dict[str, Any]:
+    """What fairseq's commands read, as of a training that has not begun."""
+    return {
         "args": None,
         "cfg": OmegaConf.to_container(config),
-        "model": model.state_dict(),
+        "model": weights,
         "criterion": None,
         "optimizer_history": [
             {
@@ -207,11 +216,6 @@ def import_folder(folder: Path, checkpoint: Path, dictionaries: Path | None = No
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
         "last_optimizer_state": None,
     }
-    with new_file(checkpoint) as part:
-        torch.save(state, part)
-        if dictionaries is not None:
-            with new_folder(dictionaries) as folder_part:
-                write_dictionaries(description, folder_part)
 
 
 # --- whole or not at all ------------------------------------------------------------------------

@@ -67,10 +67,10 @@ def check_choices(path: str, kind: type, given: Mapping[str, Any]) -> None:
     state = read_checkpoint(path)
     model, task = chosen(state, "model", path), chosen(state, "task", path)
     check_model(model, kind, path)
-    ours = TASK_REGISTRY.get(task)
-    if ours is None or (task not in TASKS and ours.__module__.startswith("fairseq.")):
+    ours, tasks = TASK_REGISTRY.get(task), getattr(kind, "text_tasks", TASKS)
+    if ours is None or (task not in tasks and ours.__module__.startswith("fairseq.")):
         raise ValueError(
-            f"{path} chooses the task {task!r:.80}, but must choose one of {sorted(TASKS)}, or one "
+            f"{path} chooses the task {task!r:.80}, but must choose one of {sorted(tasks)}, or one "
             "that you have imported from outside fairseq"
         )
     for part, harmless in TEXT.items():

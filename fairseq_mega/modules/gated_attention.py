@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.attention import ATTENTION_FUNCTIONS, tiled_attention
+from ..ops.dropout import DropoutMask
 from ..ops.gating import (
     activated,
     ema_output,
@@ -134,11 +135,15 @@ class MovingAverageGatedAttention(nn.Module):
 
         # H = dropout(activation(hx + (O * silu(r)) W_h + b_h));  Y = (1 - u) X + u H
         h = hx + project(self.h_proj, reset_gated, o, r)
-        mask = self.dropout.mask(h)
+        mask = self.output_mask(h)
         y = recompute(gated_update, residual, h, u, self.activation, mask)
         if not self.prenorm:
             y = self.norm(y)
         return y.transpose(0, 1), weights
+
+    def output_mask(self, h: Tensor) -> Optional[DropoutMask]:
+        """What is dropped of ``H (B, L, D)`` before the gate: for stochastic depth, more."""
+        return self.dropout.mask(h)
 
     def _gates(self, average: Tensor, dtype: torch.dtype) -> Sequence[Tensor]:
         """``u, z, r, hx`` of ``EMA(X) + omega X``, each before its activation."""

@@ -1,0 +1,233 @@
+"""The masked language model ``mega_masked_lm``, and classifiers that start from one.
+
+It is for fairseq's own tasks and criteria ``masked_lm`` and ``sentence_prediction``.
+"""
+
+import logging
+import sys
+from typing import Dict, List, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from fairseq.models import BaseFairseqModel, register_model
+from fairseq.tasks.sentence_prediction import SentencePredictionTask
+from fairseq.tasks.sentence_ranking import SentenceRankingTask
+from torch import Tensor, nn
+
+from ..modules.linear import make_linear
+from .base import MegaCheckpointMixin, register_presets
+from .encoder import MegaEncoder
+from .layers import make_embedding
+from .masked_lm_config import PRESETS, MaskedLMConfig, check_masked_lm, encoder_options
+
+logger = logging.getLogger(__name__)
+
+
+class MaskedLMHead(nn.Module):
+    """``tanh(x W_d + b_d) W^T + b``: scores of the words at a position.
+
+    Args:
+        dim, words: dimension ``D`` of the model, and size ``V`` of the vocabulary.
+        dense: with the hidden layer ``W_d``; else ``x W^T + b``.
+        tied: ``W`` is the embeddings, which ``forward`` is given.
+    """
+
+    def __init__(self, dim: int, words: int, dense: bool, tied: bool):
+        super().__init__()
+        self.dense = make_linear(dim, dim) if dense else None
+        self.weight = None if tied else nn.Parameter(torch.empty(words, dim))
+        self.bias = nn.Parameter(torch.zeros(words))
+        if self.weight is not None:
+            nn.init.normal_(self.weight, std=dim**-0.5)
+
+    def forward(self, x: Tensor, embeddings: Tensor) -> Tensor:
+        """``x (..., D)`` and ``embeddings (V, D)`` to ``(..., V)``."""
+        if self.dense is not None:
+            x = torch.tanh(self.dense(x))
+        return F.linear(x, embeddings if self.weight is None else self.weight, self.bias)
+
+
+class ClassificationHead(nn.Module):
+    """Scores of classes from the first position, where tasks put the symbol ``<s>``."""
+
+    def __init__(self, dim: int, inner_dim: int, classes: int, dropout: float):
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.dense = make_linear(dim, inner_dim)
+        self.out_proj = make_linear(inner_dim, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, L, D)`` to ``(B, classes)``."""
+        x = torch.tanh(self.dense(self.dropout(x[:, 0])))
+        return self.out_proj(self.dropout(x))
+
+
+@register_model("mega_masked_lm", dataclass=MaskedLMConfig)
+class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
+    """A bidirectional Mega encoder (full attention or chunks) with a head for words, or, built for
+    a task of sentences, with heads for classes in its place.
+
+    Args:
+        cfg: the options, the longest sequence set.
+        encoder: the encoder.
+        lm_head: the head for words; None for classes alone.
+    """
+
+    table_options = "--encoder-chunk-size (with -1, --max-positions)"
+    text_tasks = {"masked_lm", "sentence_prediction"}
+
+    def __init__(
+        self, cfg: MaskedLMConfig, encoder: MegaEncoder, lm_head: Optional[MaskedLMHead] = None
+    ):
+        super().__init__()
+        self.encoder = encoder
+        self.lm_head = lm_head
+        self.classification_heads = nn.ModuleDict()
+        self.pooler_dropout = cfg.pooler_dropout
+        limited = str(cfg.rel_pos_bias) == "simple" and cfg.encoder_chunk_size < 0
+        self._max_positions = (cfg.max_positions if limited else None) or sys.maxsize
+
+    @classmethod
+    def build_model(cls, cfg: MaskedLMConfig, task) -> "MegaMaskedLM":
+        """Builds the model for the dictionary of ``task``; for one of sentences, without a head
+        for words, whose weights nothing would train.
+
+        Raises:
+            ValueError: at an option out of range; names the option, its value and what to do.
+        """
+        if cfg.max_positions is None:
+            cfg.max_positions = task.max_positions()
+        check_masked_lm(cfg)
+        dictionary, dim = task.source_dictionary, cfg.encoder_embed_dim
+        embedding = make_embedding(dictionary, dim, "--encoder-embed-path", cfg.encoder_embed_path)
+        encoder = MegaEncoder(encoder_options(cfg), dictionary, embedding)
+        if cfg.no_final_norm:
+            encoder.final_norm = None
+        if isinstance(task, (SentencePredictionTask, SentenceRankingTask)):
+            return cls(cfg, encoder)
+        head = MaskedLMHead(dim, len(dictionary), not cfg.no_lm_dense, not cfg.untie_lm_head)
+        return cls(cfg, encoder, head)
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Optional[Tensor] = None,
+        features_only: bool = False,
+        masked_tokens: Optional[Tensor] = None,
+        classification_head_name: Optional[str] = None,
+        return_all_hiddens: bool = False,
+        **unused,
+    ) -> Tuple[Tensor, Dict[str, Optional[List[Tensor]]]]:
+        """
+        Args:
+            src_tokens: ``(B, L)``, padded on either side.
+            src_lengths: not needed: padding is seen in the tokens.
+            features_only: the encoder's output in place of scores.
+            masked_tokens: ``(B, L)``, true where scores are asked for; None for everywhere.
+            classification_head_name: scores of classes by this head, in place of words.
+            return_all_hiddens: also return the layers' outputs.
+            unused: what tasks put in batches for other models, as ``src_id``.
+
+        Returns:
+            scores of words ``(B, L, V)`` or, of M masked tokens, ``(M, V)``; or of classes
+            ``(B, classes)``; or features ``(B, L, D)``, zero at padding. And ``inner_states``:
+            ``[(L, B, D), ...]``, from the embeddings on.
+
+        Raises:
+            ValueError: where the model has no such head.
+        """
+        features, states = self._encode(src_tokens, return_all_hiddens)
+        extra = {"inner_states": states}
+        if classification_head_name is not None:
+            return self._classes(features, classification_head_name), extra
+        return (features if features_only else self._words(features, masked_tokens)), extra
+
+    def _classes(self, features: Tensor, head: str) -> Tensor:
+        """``(B, L, D)`` to scores of classes ``(B, classes)``."""
+        if head not in self.classification_heads:
+            raise ValueError(
+                f"no classification head {head!r}, but {sorted(self.classification_heads)}: "
+                "register_classification_head adds one"
+            )
+        return self.classification_heads[head](features)
+
+    def _words(self, features: Tensor, masked_tokens: Optional[Tensor]) -> Tensor:
+        """``(B, L, D)`` to scores of words ``(B, L, V)``, or ``(M, V)`` of M masked tokens."""
+        if self.lm_head is None:
+            raise ValueError(
+                "this model classifies and has no head for words: give classification_head_name, "
+                "or features_only=True, or build it for the task masked_lm"
+            )
+        if masked_tokens is not None:
+            features = features[masked_tokens]  # (M, D)
+        return self.lm_head(features, self.encoder.embed_tokens.weight)
+
+    def _encode(self, src_tokens: Tensor, states: bool) -> Tuple[Tensor, Optional[List[Tensor]]]:
+        """Features ``(B, L, D)`` and, if asked for, the layers' outputs ``(L, B, D)``, at the
+        places of the tokens: the encoder has moved left-padded ones to the left."""
+        output = self.encoder(src_tokens, return_all_hiddens=states)
+        x = output["encoder_out"][0]
+        hidden = output["encoder_states"] if states else None
+        for shifts in output["left_padding"]:
+            if bool(shifts.any()):
+                x = move_right(x, shifts)
+                hidden = None if hidden is None else [move_right(each, shifts) for each in hidden]
+        return x.transpose(0, 1), hidden
+
+    def register_classification_head(
+        self, name: str, num_classes: int, inner_dim: Optional[int] = None, **unused
+    ) -> None:
+        """Adds a head of ``num_classes`` classes, in place of one of that name."""
+        dim = self.encoder.embed_tokens.embedding_dim
+        if name in self.classification_heads:
+            logger.warning(f"the classification head {name!r} is replaced by a new one")
+        self.classification_heads[name] = ClassificationHead(
+            dim, inner_dim or dim, num_classes, self.pooler_dropout
+        )
+
+    def get_normalized_probs(self, net_output, log_probs: bool, sample=None) -> Tensor:
+        """(Log-)probabilities of words or classes, in float32."""
+        logits = net_output[0].float()
+        return F.log_softmax(logits, dim=-1) if log_probs else F.softmax(logits, dim=-1)
+
+    def max_positions(self) -> int:
+        """The longest sequence: of the ``simple`` bias's table; without limit otherwise."""
+        return self._max_positions
+
+    def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
+        super().upgrade_state_dict_named(state_dict, name)
+        self._fit_heads(state_dict)
+
+    def _fit_heads(self, state_dict: Dict[str, Tensor]) -> None:
+        """Heads that the model has not, or has with other shapes, are left out of a checkpoint;
+        heads for classes that it lacks keep their present weights."""
+        ours = {name: value for name, value in self.state_dict().items() if is_head(name)}
+        for name in [name for name in state_dict if is_head(name)]:
+            fits = name in ours and ours[name].shape == state_dict[name].shape
+            if not fits and not (name.startswith("lm_head.") and self.lm_head is not None):
+                logger.warning(f"{name} of the checkpoint is not used: the model has no such head")
+                del state_dict[name]
+        new = set(ours) - set(state_dict)
+        if any(name.startswith("lm_head.") for name in new):
+            raise ValueError(
+                f"the checkpoint has no {', '.join(sorted(new))}: it is not of a masked language "
+                "model with these options (--untie-lm-head, --no-lm-dense), but perhaps of a "
+                "classifier"
+            )
+        for head in sorted({name.rpartition(".")[0].rpartition(".")[0] for name in new}):
+            logger.info(f"{head} is not in the checkpoint: it keeps its initial weights")
+        state_dict.update({name: ours[name] for name in new})
+
+
+def is_head(name: str) -> bool:
+    return name.startswith(("lm_head.", "classification_heads."))
+
+
+def move_right(x: Tensor, shifts: Tensor) -> Tensor:
+    """Each column of ``x (L, B, D)`` moved ``shifts (B,)`` rows down, around the edge."""
+    rows = torch.arange(x.size(0), device=x.device).unsqueeze(1)
+    index = (rows - shifts) % x.size(0)  # (L, B)
+    return x.gather(0, index.unsqueeze(-1).expand_as(x))
+
+
+register_presets(MegaMaskedLM, MaskedLMConfig, PRESETS)

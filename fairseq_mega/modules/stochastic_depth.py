@@ -1,0 +1,71 @@
+"""Layers of stochastic depth (Huang et al., 2016), for images: in training, the new value of a
+sublayer is dropped for whole samples, and scaled by ``1 / (1 - p)`` for the others.
+
+As in the published image models, the Mega layer drops ``H`` before its gate: what is left of a
+dropped sample is ``(1 - u) residual``, not the residual. Of a feed-forward sublayer, it is the
+residual.
+"""
+
+from typing import Optional
+
+from torch import Tensor
+
+from ..ops.dropout import DropoutMask, apply_mask, draw_mask
+from .dropout import Dropout
+from .feed_forward import NormalizedFeedForwardNetwork
+from .gated_attention import MovingAverageGatedAttention
+
+
+class PathDropout(Dropout):
+    """Dropout of single values with probability ``p``, and of whole samples with ``path_p``, the
+    latter in training alone."""
+
+    def __init__(self, p: float, path_p: float, module_name: Optional[str] = None):
+        super().__init__(p, module_name=module_name)
+        if not 0 <= path_p < 1:
+            raise ValueError(f"path_p is {path_p}, but must be at least 0 and below 1")
+        self.path_p = path_p
+
+    def forward(self, x: Tensor) -> Tensor:
+        return apply_mask(x, self.mask(x))
+
+    def mask(self, x: Tensor) -> Optional[DropoutMask]:
+        """Draws a mask for ``x (B, L, D)``; None where nothing is dropped."""
+        values = super().mask(x)
+        if not self.training or self.path_p == 0:
+            return values
+        paths = draw_mask(x.new_empty(x.size(0), 1, 1), self.path_p)
+        if values is None:
+            return paths
+        return DropoutMask(values.keep * paths.keep, values.scale * paths.scale)
+
+
+class StochasticGatedAttention(MovingAverageGatedAttention):
+    """A Mega layer whose ``H`` is dropped for whole samples.
+
+    Args:
+        drop_path: the probability.
+        **options: those of ``MovingAverageGatedAttention``.
+    """
+
+    def __init__(self, drop_path: float, **options):
+        super().__init__(**options)
+        name = type(self).__name__
+        self.output_dropout = PathDropout(options.get("dropout", 0.0), drop_path, name)
+
+    def output_mask(self, h: Tensor) -> Optional[DropoutMask]:
+        return self.output_dropout.mask(h)
+
+
+class StochasticFeedForwardNetwork(NormalizedFeedForwardNetwork):
+    """A feed-forward sublayer that is skipped for whole samples.
+
+    Args:
+        drop_path: the probability.
+        **options: those of ``NormalizedFeedForwardNetwork``.
+    """
+
+    def __init__(self, drop_path: float, **options):
+        super().__init__(**options)
+        name = type(self).__name__
+        self.dropout = PathDropout(options.get("dropout", 0.0), drop_path, name)

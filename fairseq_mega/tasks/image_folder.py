@@ -1,0 +1,95 @@
+"""The task ``image_folder``: classes of images."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import List
+
+from fairseq.dataclass import FairseqDataclass
+from fairseq.tasks import FairseqTask, register_task
+from omegaconf import II
+
+from ..data.images import (
+    ImageFolderDataset,
+    find_classes,
+    find_images,
+    make_augmentation,
+    middle,
+    normalise,
+)
+from ..modules.checks import check_positive
+
+
+@dataclass
+class ImageFolderConfig(FairseqDataclass):
+    data: str = field(default="", metadata={"help": "folder of train/CLASS/*.jpg and val/CLASS"})
+    image_size: int = field(default=224, metadata={"help": "pixels along a side of an image"})
+    augment: bool = field(
+        default=False,
+        metadata={
+            "help": "change training images at random: crops, flips, RandAugment and erasing; "
+            "needs torchvision. Without, images are resized, cut and normalised alone"
+        },
+    )
+    train_subset: str = II("dataset.train_subset")
+
+
+@register_task("image_folder", dataclass=ImageFolderConfig)
+class ImageFolderTask(FairseqTask):
+    """Images of ``train/CLASS/*.jpg`` (or png) and ``val/CLASS``; classes are the folders of
+    ``train``, in order, or those of ``val`` where there is no ``train``.
+
+    Args:
+        cfg: the options.
+        class_names: the names of the classes.
+    """
+
+    source_dictionary = None
+    target_dictionary = None
+
+    def __init__(self, cfg: ImageFolderConfig, class_names: List[str]):
+        super().__init__(cfg)
+        self.class_names = class_names
+
+    @classmethod
+    def setup_task(cls, cfg: ImageFolderConfig, **kwargs) -> "ImageFolderTask":
+        """
+        Raises:
+            ValueError: at an option out of range.
+            FileNotFoundError: where there is no data.
+        """
+        check_positive(**{"--image-size": cfg.image_size})
+        names = (cfg.train_subset or "train", "train", "valid", "val")
+        folders = (Path(cfg.data) / name for name in names)
+        folder = next((each for each in folders if each.is_dir()), None)
+        if folder is None:
+            raise FileNotFoundError(
+                f"no folder train or val in {cfg.data!r}: give the folder first"
+            )
+        return cls(cfg, find_classes(folder))
+
+    def load_dataset(self, split: str, epoch=1, combine=False, **kwargs) -> None:
+        """
+        Raises:
+            FileNotFoundError: where there are no images.
+            ValueError: where --augment cannot be done, or a folder is no class.
+        """
+        folder = Path(self.cfg.data) / split
+        if split == "valid" and not folder.is_dir():
+            folder = folder.with_name("val")
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no folder of images at {folder}")
+        training, size = split == self.cfg.train_subset, self.cfg.image_size
+        augment = training and self.cfg.augment
+        transform = make_augmentation(size) if augment else partial(evaluated, size=size)
+        paths, targets = find_images(folder, self.class_names)
+        self.datasets[split] = ImageFolderDataset(paths, targets, transform, shuffle=training)
+
+    def max_positions(self) -> None:
+        """No limit: all images have the same size."""
+        return None
+
+
+def evaluated(image, size: int):
+    """A Pillow image to ``(3, size, size)``, without anything random."""
+    return normalise(middle(image, size))

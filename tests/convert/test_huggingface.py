@@ -1,0 +1,163 @@
+"""The converter of the Hugging Face port, held to what the port computes."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from commands import run
+from fairseq.data import Dictionary
+from masked_lm import HEAD, HUGGINGFACE, converted, difference
+
+from fairseq_mega import MegaMaskedLM
+from fairseq_mega.__main__ import main
+from fairseq_mega.convert import convert_huggingface
+
+CASES = ("masked_lm", "masked_lm_chunks", "classifier")
+REFUSED = {
+    "is_decoder": True,
+    "add_cross_attention": True,
+    "bidirectional": False,
+    "add_token_type_embeddings": True,
+    "pad_token_id": 0,
+    "bos_token_id": 5,
+    "eos_token_id": 3,
+    "activation": "mish",
+    "attention_activation": "sigmoid",
+    "relative_positional_bias": "alibi",
+    "normalization_type": "rmsnorm",
+    "problem_type": "multi_label_classification",
+    "truncation": 0,
+    "normalize_before_ffn": False,
+    "model_type": "bert",
+    "vocab_size": 10**9,
+    "num_hidden_layers": "many",
+    "chunk_size": None,
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of a case that may be changed."""
+    return shutil.copytree(HUGGINGFACE / "masked_lm", tmp_path / "hf")
+
+
+def change(folder, **options):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **options}))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_hidden_states_and_logits_are_the_ports(case, tmp_path):
+    assert difference(HUGGINGFACE / case, tmp_path / "out") < 1e-5
+
+
+@pytest.mark.parametrize("option", REFUSED)
+def test_what_has_no_equivalent_is_refused_by_name(option, folder):
+    change(folder, **{option: REFUSED[option]})
+    with pytest.raises(ValueError, match=f"config.json: {option} is "):
+        convert_huggingface(folder, folder / "out", mask_id=23)
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize("size, chunks", [(0, False), (-1, True), (32, True)])
+def test_chunk_sizes_with_which_the_port_does_not_work(size, chunks, folder):
+    change(folder, relative_positional_bias="simple", chunk_size=size, use_chunking=chunks)
+    with pytest.raises(ValueError, match=f"chunk_size is {size}"):
+        convert_huggingface(folder, folder / "out", mask_id=23)
+
+
+def test_other_heads_are_refused(folder):
+    weights = torch.load(HUGGINGFACE / "masked_lm_chunks" / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    torch.save({"qa_outputs.weight": weights["mlm_head.bias"]}, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="architectures"):
+        convert_huggingface(folder, folder / "out", mask_id=23)
+
+
+def test_weights_of_other_options_are_refused(folder):
+    change(folder, num_hidden_layers=3)
+    with pytest.raises(ValueError, match="lacks the weights of encoder.layers.2"):
+        convert_huggingface(folder, folder / "out", mask_id=23)
+    change(folder, num_hidden_layers=2, nffn_hidden_size=10**9)
+    with pytest.raises(ValueError, match="its options describe a model of"):
+        convert_huggingface(folder, folder / "out", mask_id=23)
+    change(folder, nffn_hidden_size=20, hidden_size=14)
+    with pytest.raises(ValueError, match="do not fit its options"):
+        convert_huggingface(folder, folder / "out", mask_id=23)
+
+
+def test_code_in_weights_is_not_run(folder):
+    class Code:
+        def __reduce__(self):
+            return shutil.rmtree, (str(folder),)
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Code()}, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="cannot be read"):
+        convert_huggingface(folder, folder / "out", mask_id=23)
+    (folder / "pytorch_model.bin").unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
+        convert_huggingface(folder, folder / "out", mask_id=23)
+
+
+def test_words_are_the_tokenizers(folder):
+    vocabulary = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "Ġa": 4, "b c": 5, "[M]": 6}
+    tokenizer = {"model": {"vocab": vocabulary}, "added_tokens": [{"content": "<mask>", "id": 7}]}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    convert_huggingface(folder, folder / "out")
+    words = Dictionary.load(str(folder / "out" / "dict.txt"))
+    assert len(words) == 24 and words.index("<mask>") == 7 and words.index("Ġa") == 4
+    assert words[5] == "madeupword5" and words[23] == "madeupword23"
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps({**vocabulary, "<unk>": 8}))
+    with pytest.raises(ValueError, match="--mask-id"):
+        convert_huggingface(folder, folder / "out2")
+    with pytest.raises(ValueError, match="'<unk>' of number 8"):
+        convert_huggingface(folder, folder / "out2", mask_id=6)
+
+
+def test_names_of_classes(tmp_path):
+    folder = shutil.copytree(HUGGINGFACE / "classifier", tmp_path / "hf")
+    change(folder, id2label={"0": "not so good", "1": "good"})
+    model = converted(folder, folder / "out")
+    labels = Dictionary.load(str(folder / "out" / "label" / "dict.txt"))
+    assert labels.symbols[labels.nspecial :] == ["not_so_good", "good", "2"]
+    assert model.classification_heads[HEAD].out_proj.out_features == 3
+
+
+@pytest.mark.parametrize("case", ["masked_lm", "classifier"])
+def test_from_pretrained_reads_what_is_written(case, tmp_path):
+    folder, out = HUGGINGFACE / case, tmp_path / "out"
+    model = converted(folder, out)
+    hub = MegaMaskedLM.from_pretrained(str(out), "model.pt")
+    tokens = torch.load(folder / "expected.pt")["input_ids"]
+    head = HEAD if case == "classifier" else None
+    with torch.no_grad():
+        ours, theirs = (
+            each(tokens, classification_head_name=head)[0] for each in (model, hub.models[0])
+        )
+    assert torch.equal(ours, theirs)
+
+
+def test_the_command(folder, capsys):
+    with pytest.raises(SystemExit, match="--mask-id"):
+        main(["convert-hf", str(folder), str(folder / "out")])
+    main(["convert-hf", str(folder), str(folder / "out"), "--mask-id", "23"])
+    assert capsys.readouterr().out.strip() == str(folder / "out")
+    with pytest.raises(SystemExit, match="is there"):
+        main(["convert-hf", str(folder), str(folder / "out"), "--mask-id", "23"])
+
+
+def test_the_converted_model_is_validated_by_fairseq(folder, tmp_path):
+    main(["convert-hf", str(folder), str(tmp_path / "out"), "--mask-id", "23"])
+    text = tmp_path / "valid"
+    text.write_text("4 5 6 7 8 9\n10 11 12 13\n" * 4)
+    data = tmp_path / "data"
+    dictionary = tmp_path / "out" / "dict.txt"
+    run("preprocess", f"--only-source --validpref {text} --srcdict {dictionary} --destdir {data}")
+    output = run(
+        "validate", data, f"--task masked_lm --path {tmp_path / 'out' / 'model.pt'}",
+        "--sample-break-mode eos --tokens-per-sample 16 --batch-size 4 --log-format simple",
+    )  # fmt: skip
+    assert "| loss " in output

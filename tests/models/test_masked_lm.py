@@ -1,0 +1,200 @@
+"""Masked language models and the classifiers that start from them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import BIASES, assert_close, batch_of, sentences
+from masked_lm import CLASSES, HEAD, WORDS, build, make_model
+from reference import feed_forward, mega_layer, norm, under
+
+from fairseq_mega import MegaMaskedLM
+
+LENGTHS = (3, 12, 7, 1, 16)
+CHUNKS = {"full": {}, "chunks": {"encoder_chunk_size": 4}}
+modes = pytest.mark.parametrize("chunks", CHUNKS.values(), ids=CHUNKS)
+
+
+@torch.no_grad()
+def scores(model, rows, left_pad=False, **options):
+    return model(batch_of(rows, left_pad), **options)[0]
+
+
+def config_of_layer(before, bias):
+    return {
+        "embed_dim": 12, "zdim": 4, "hdim": 16, "ndim": 3, "chunk_size": 4, "truncation": 1024,
+        "norm_type": "layernorm", "prenorm": before, "rel_pos_bias": bias, "max_positions": 32,
+        "activation": "silu", "attention_activation": "softmax", "bidirectional": True,
+        "ffn_hidden_dim": 20,
+    }  # fmt: skip
+
+
+def literal(model, tokens, before, bias):
+    """Scores (L, V) of one text (L,), by the paper's equations."""
+    params = dict(model.named_parameters())
+    config = config_of_layer(before, bias)
+    embeddings = params["encoder.embed_tokens.weight"]
+    x = 12**0.5 * embeddings[tokens].unsqueeze(1)  # (L, B, D)
+    for i in range(2):
+        layer = under(params, f"encoder.layers.{i}")
+        x, _ = mega_layer(under(layer, "mega_layer"), config, x)
+        x = feed_forward(under(layer, "nffn"), config, x)
+    if before:
+        x = norm(under(params, "encoder.final_norm.norm"), "layernorm", x)
+    head = under(params, "lm_head")
+    x = torch.tanh(F.linear(x, head["dense.weight"], head["dense.bias"]))
+    return F.linear(x, head.get("weight", embeddings), head["bias"]).squeeze(1)
+
+
+@pytest.mark.parametrize("bias", BIASES)
+@pytest.mark.parametrize("before", [False, True])
+def test_scores_are_the_papers(before, bias):
+    model = make_model(
+        normalize_before=before, rel_pos_bias=bias, encoder_chunk_size=4, untie_lm_head=before
+    )
+    (row,) = sentences(11)
+    assert_close(scores(model, [row])[0], literal(model, row, before, bias))
+
+
+@modes
+@pytest.mark.parametrize("left_pad", [False, True])
+def test_padding_and_batches_never_change_scores(chunks, left_pad):
+    model, rows = make_model(rel_pos_bias="rotary", **chunks), sentences(*LENGTHS)
+    together = scores(model, rows, left_pad)
+    for row, got in zip(rows, together):
+        got = got[-len(row) :] if left_pad else got[: len(row)]
+        assert_close(got, scores(model, [row])[0])
+
+
+@modes
+def test_padding_and_batches_never_change_classes(chunks):
+    model, rows = make_model(CLASSES, **chunks), sentences(*LENGTHS)
+    together = scores(model, rows, features_only=True, classification_head_name=HEAD)
+    assert together.shape == (len(rows), 3)
+    for row, got in zip(rows, together):
+        alone = scores(model, [row], features_only=True, classification_head_name=HEAD)
+        assert_close(got, alone[0])
+
+
+def test_scores_of_masked_tokens_are_those_of_all():
+    model, rows = make_model(), sentences(*LENGTHS)
+    masked = torch.rand(len(rows), max(LENGTHS)) < 0.3
+    assert_close(scores(model, rows, masked_tokens=masked), scores(model, rows)[masked])
+
+
+def test_features_and_states():
+    model, rows = make_model(normalize_before=True), sentences(*LENGTHS)
+    with torch.no_grad():
+        features, extra = model(batch_of(rows), features_only=True, return_all_hiddens=True)
+    assert features.shape == (5, 16, 12) and len(extra["inner_states"]) == 3
+    last = model.encoder.final_norm(extra["inner_states"][-1]).transpose(0, 1)
+    for row, ours, theirs in zip(rows, features, last):
+        assert_close(ours[: len(row)], theirs[: len(row)])
+        assert not ours[len(row) :].any()
+
+
+def test_a_checkpoint_comes_back():
+    saved = make_model(encoder_chunk_size=4)
+    model = build(WORDS, encoder_chunk_size=4).double().eval()
+    model.load_state_dict(dict(saved.state_dict()))
+    rows = sentences(*LENGTHS)
+    assert_close(scores(model, rows), scores(saved, rows), 0.0)
+
+
+def test_a_classifier_starts_from_the_encoder():
+    saved, model = make_model(), make_model(CLASSES)
+    head = {name: value.clone() for name, value in model.classification_heads.state_dict().items()}
+    model.load_state_dict(dict(saved.state_dict()), strict=True)
+    rows = sentences(*LENGTHS)
+    features = scores(saved, rows, features_only=True)
+    assert_close(scores(model, rows, features_only=True), features, 0.0)
+    assert all(
+        torch.equal(head[name], value)
+        for name, value in model.classification_heads.state_dict().items()
+    )
+    assert not any("lm_head" in name for name, _ in model.named_parameters())
+
+
+def test_a_head_of_other_classes_is_made_anew():
+    saved = make_model(CLASSES)
+    model = build(CLASSES.replace("--num-classes 3", "--num-classes 5")).double()
+    model.load_state_dict(dict(saved.state_dict()))
+    assert model.classification_heads[HEAD].out_proj.out_features == 5
+    dense = f"classification_heads.{HEAD}.dense.weight"
+    assert torch.equal(model.state_dict()[dense], saved.state_dict()[dense])
+
+
+def test_heads_that_are_not_there_are_named():
+    classifier = make_model(CLASSES)
+    tokens = batch_of(sentences(3))
+    with pytest.raises(ValueError, match="classification_head_name"):
+        classifier(tokens)
+    with pytest.raises(ValueError, match="'other'.*register_classification_head"):
+        classifier(tokens, classification_head_name="other")
+    with pytest.raises(ValueError, match="lm_head.*of a classifier"):
+        make_model().load_state_dict(dict(classifier.state_dict()))
+    with pytest.raises(ValueError, match="--no-lm-dense"):
+        make_model().load_state_dict(dict(make_model(no_lm_dense=True).state_dict()))
+
+
+def test_a_table_of_another_length_names_the_option():
+    saved = make_model()
+    with pytest.raises(ValueError, match="--max-positions"):
+        build(CLASSES, max_positions=None).load_state_dict(
+            dict(make_model(max_positions=16).state_dict())
+        )
+    build(CLASSES).load_state_dict(dict(saved.state_dict()))
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("encoder_layers", 0),
+        ("encoder_embed_dim", -1),
+        ("encoder_chunk_size", 0),
+        ("max_positions", 0),
+        ("dropout", 1.0),
+        ("pooler_dropout", -0.1),
+        ("no_final_norm", True),
+    ],
+)
+def test_bad_options_are_named(option, value):
+    with pytest.raises(ValueError, match="--" + option.replace("_", "-")):
+        build(WORDS, **{option: value})
+
+
+def test_norm_of_embeddings_in_pre_norm_models():
+    with pytest.raises(ValueError, match="--normalize-embedding.*--normalize-before"):
+        build(WORDS, normalize_embedding=True, normalize_before=True)
+
+
+def test_longest_sequence():
+    assert build(WORDS).max_positions() == 32
+    assert build(WORDS, encoder_chunk_size=4).max_positions() > 10**9
+    assert build(WORDS, rel_pos_bias="rotary").max_positions() > 10**9
+
+
+# Layers, D, H and feed-forward, Z, bias table, whether there is a final norm; N is 16.
+PRESETS = {
+    "mega_masked_lm": (6, 512, 1024, 128, 2 * 512 - 1, False),
+    "mega_masked_lm_small": (4, 256, 512, 64, 2 * 64, True),
+    "mega_masked_lm_base": (12, 768, 1536, 256, 2 * 256, True),
+}
+
+
+@pytest.mark.parametrize("arch", PRESETS)
+def test_presets(arch):
+    """Their parameters, counted from the equations; the embeddings are those of the head."""
+    layers, d, h, z, table, final = PRESETS[arch]
+    options = f"--task masked_lm --criterion masked_lm -a {arch} --tokens-per-sample 512"
+    with torch.device("meta"):
+        model = build(options, words=1000)
+    assert isinstance(model, MegaMaskedLM)
+    inputs = 8 * d * 16 + d + d * h + h + (d + 1) * (z + h + 2 * d)
+    layer = 2 * d + inputs + h * d + d + 4 * z + table + 2 * d + 2 * d * h + h + d
+    expected = layers * layer + 1000 * d + d * d + d + 1000 + 2 * d * final
+    assert sum(p.numel() for p in model.parameters()) == expected
+
+
+def test_a_flag_keeps_what_the_preset_sets():
+    flag = build("--task masked_lm -a mega_masked_lm_small --normalize-before --encoder-layers 1")
+    assert flag.encoder.final_norm is not None
