@@ -3,6 +3,8 @@
 from setuptools import find_packages, setup
 
 TRANSLATION = ["sacremoses", "subword-nmt"]
+CLASSIFICATION = ["pillow"]  # reads pictures
+LONG_DEMO = ["matplotlib", "pillow", "scikit-learn", "scipy"]
 
 setup(
     name="fairseq-mega",
@@ -23,9 +25,11 @@ setup(
     ],
     extras_require={
         "bench": ["matplotlib"],
-        "demo": ["babel"],
+        "classification": CLASSIFICATION,
+        "demo": ["babel", *LONG_DEMO],
         "test": ["babel", "hypothesis", "mypy", "pytest", "pytest-cov", "pytest-xdist", "ruff"]
-        + TRANSLATION,
+        + TRANSLATION
+        + LONG_DEMO,
         "translation": TRANSLATION,
     },
 )
