@@ -14,7 +14,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -50,19 +50,19 @@ TRAIN = """
     --disable-validation --no-epoch-checkpoints --seed 1 --num-workers 0
     --log-format simple --log-interval 20 --sentence-class-num 10
 """
-MEGA = "--lr 4e-3 --encoder-layers 2"
-TRANSFORMER = f"{BASELINE} --arch transformer_classifier --encoder-layers 2 --lr 1e-3"
+MEGA = "--encoder-layers 2"
+TRANSFORMER = f"{BASELINE} --arch transformer_classifier --encoder-layers 2"
 
 LISTOPS = Task(
     name="listops",
     title="ListOps, up to 500 symbols",
     data=[
         f"python {HERE}/prepare.py listops --workdir {{}}/data --min-length 10 --max-length 500 "
-        "--max-depth 5 --max-arguments 6 --operator-rate 0.3 --sizes 8000 100 1000 --workers 1"
+        "--max-depth 5 --max-arguments 6 --operator-rate 0.3 --sizes 20000 100 2000 --workers 1"
     ],
-    tiny={"8000 100 1000": "80 10 20", "--max-update 400": "--max-update 2"},
-    train=f"{TRAIN} --task lra-text --max-positions 500 --batch-size 16 --max-update 400 "
-    "--total-num-update 400",
+    tiny={"20000 100 2000": "80 10 20", "--max-update 1200": "--max-update 2"},
+    train=f"{TRAIN} --task lra-text --max-positions 500 --batch-size 16 --max-update 1200 "
+    "--lr 4e-3 --total-num-update 1200",
     models={
         "mega": f"{PLUGIN} -a mega_listops {MEGA} --encoder-embed-dim 48 --encoder-hidden-dim 96 "
         "--z-dim 24 --n-dim 8 --classifier-out-dim 96 --truncation-length 0",
@@ -82,7 +82,7 @@ DIGITS = Task(
     ],
     tiny={"--max-update 400": "--max-update 2"},
     train=f"{TRAIN} --task lra-image --max-positions 64 --batch-size 32 --max-update 400 "
-    "--total-num-update 400",
+    "--lr 4e-3 --total-num-update 400",
     models={
         "mega": f"{PLUGIN} -a mega_image {MEGA} --encoder-embed-dim 48 --encoder-hidden-dim 96 "
         "--z-dim 24 --n-dim 8 --classifier-out-dim 96",
@@ -100,10 +100,10 @@ SPOKEN = Task(
         f"python {HERE}/prepare.py audio --from {{}}/wavs --workdir {{}}/data --samples 8000 "
         "--standardise all",
     ],
-    tiny={"--count 60": "--count 8", "--max-update 100": "--max-update 2",
-          "--batch-size 8": "--batch-size 2"},
-    train=f"{TRAIN} --task speech_commands --max-positions 8000 --batch-size 8 --max-update 100 "
-    "--total-num-update 100",
+    tiny={"--count 60": "--count 8", "--max-update 250": "--max-update 2",
+          "--batch-size 4": "--batch-size 2"},
+    train=f"{TRAIN} --task speech_commands --max-positions 8000 --batch-size 4 --max-update 250 "
+    "--lr 1e-2 --total-num-update 250",
     models={
         "mega": f"{PLUGIN} -a mega_speech {MEGA} --encoder-embed-dim 32 --encoder-hidden-dim 64 "
         "--z-dim 16 --n-dim 8 --chunk-size -1",
@@ -170,11 +170,13 @@ def trial(task: Task, model: str, work: Path, data: Step, tiny: bool) -> Trial:
     return Trial(task, model, data, training, test)
 
 
-def plan(work: Path, tiny: bool) -> List[Trial]:
+def plan(work: Path, tiny: bool, only: Sequence[str] = ()) -> List[Trial]:
+    """The trials, or `only` those of these names, TASK/MODEL."""
     trials = []
     for task in TASKS:
         data = data_step(task, work, tiny)
-        trials += [trial(task, model, work, data, tiny) for model in task.models]
+        models = [each for each in task.models if not only or f"{task.name}/{each}" in only]
+        trials += [trial(task, model, work, data, tiny) for model in models]
     return trials
 
 
@@ -185,17 +187,19 @@ def main() -> None:
     parser.add_argument("--workdir", default=ROOT / "demo/long", help="where all goes: demo/long")
     parser.add_argument("--threads", type=int, default=2, help="of each command (2)")
     parser.add_argument("--tiny", action="store_true", help="two updates on little data")
+    names = [f"{task.name}/{model}" for task in TASKS for model in task.models]
+    parser.add_argument("--only", nargs="+", choices=names, default=[], help="these (all)")
     args = parser.parse_args()
     work = Path(os.path.relpath(args.workdir, ROOT))
     os.chdir(ROOT)
     demo.ENVIRONMENT["OMP_NUM_THREADS"] = str(args.threads)
 
-    start, trials = time.time(), plan(work, args.tiny)
+    start, trials = time.time(), plan(work, args.tiny, args.only)
     try:
-        for each in trials:
-            for step in (each.data, each.training, each.test):
-                if step is not None:
-                    step.run()
+        for step in dict.fromkeys(
+            step for each in trials for step in (each.data, each.training, each.test) if step
+        ):
+            step.run()
     except KeyboardInterrupt:
         sys.exit("\nInterrupted. Another run goes on with this step.")
     report(work, trials, args.threads)

@@ -4,8 +4,8 @@
     python examples/classification/demo_data.py spoken FOLDER --count 60
 
 Digits are scikit-learn's, 1,797 handwritten ones of 8 x 8 pixels, as .png. Spoken digits are .wav
-of one second: said by espeak-ng in several voices where it is installed; otherwise synthesised,
-three vowels in an order that tells the digit. SOURCE.txt in the folder says which.
+of one second: said by espeak-ng in several voices where it is installed; otherwise synthesised
+tones, whose pitch tells the digit. SOURCE.txt in the folder says which.
 """
 
 import argparse
@@ -20,10 +20,7 @@ import numpy as np
 RATE = 8000  # samples a second
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 VOICES = ("m1", "m2", "m3", "m4", "m5", "m7", "f1", "f2", "f3", "f4")  # of espeak-ng
-# The first two resonances of vowels, in Hz, as of a man.
-VOWELS = {"a": (730, 1090), "e": (530, 1840), "i": (270, 2290), "o": (570, 840), "u": (300, 870)}
-SPELLED = ("aei", "aie", "eai", "eia", "iae", "iea", "aou", "auo", "oau", "oua")
-WIDTH = 120  # Hz, of a resonance
+LOWEST, INTERVAL = 150, 1.35  # Hz of the tone for zero, and from each digit to the next
 
 
 def digits(folder: Path) -> None:
@@ -47,7 +44,7 @@ def spoken(folder: Path, count: int) -> None:
         for number in range(count):
             path = folder / word / f"{number:04}.wav"
             write_wav(path, placed(say(digit, draw, path), draw))
-    source = "espeak-ng" if program else "synthesised vowels (espeak-ng is not installed)"
+    source = "espeak-ng" if program else "synthesised tones (espeak-ng is not installed)"
     (folder / "SOURCE.txt").write_text(f"{source}\n")
 
 
@@ -64,19 +61,16 @@ def espeak(digit: int, draw: np.random.Generator, path: Path) -> np.ndarray:
 
 
 def synthesise(digit: int, draw: np.random.Generator, _: Path) -> np.ndarray:
-    """Three vowels: the harmonics of a random pitch, each as loud as the resonances make it."""
-    pitch, throat = draw.uniform(90, 220), draw.uniform(0.9, 1.15)
-    sounds = []
-    for vowel in SPELLED[digit]:
-        time = np.arange(int(RATE * draw.uniform(0.12, 0.22))) / RATE
-        frequencies = pitch * np.arange(1, int(0.45 * RATE / pitch))
-        resonances = throat * np.array(VOWELS[vowel])
-        loudness = sum(1 / (1 + ((frequencies - each) / WIDTH) ** 2) for each in resonances)
-        phases = draw.uniform(0, 2 * np.pi, len(frequencies))
-        waves = np.sin(2 * np.pi * frequencies[:, None] * time + phases[:, None])
-        sounds.append(loudness @ waves * np.hanning(len(time)))
-    sound = np.concatenate(sounds)
-    return sound / np.abs(sound).max()
+    """A tone of a pitch near the digit's, with two overtones of random loudness."""
+    seconds = draw.uniform(0.3, 0.8)
+    pitch = LOWEST * INTERVAL**digit * draw.uniform(0.95, 1.05)
+    time = np.arange(int(RATE * seconds)) / RATE
+    sound = np.zeros(len(time))
+    for overtone, loudness in enumerate((1, draw.uniform(0, 0.3), draw.uniform(0, 0.15)), 1):
+        if overtone * pitch < RATE / 2:
+            phase = draw.uniform(0, 2 * np.pi)
+            sound += loudness * np.sin(2 * np.pi * overtone * pitch * time + phase)
+    return sound * np.hanning(len(time)) / np.abs(sound).max()
 
 
 def placed(sound: np.ndarray, draw: np.random.Generator) -> np.ndarray:

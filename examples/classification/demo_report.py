@@ -46,7 +46,10 @@ def report(work: Path, trials: List, threads: int) -> None:
     """Prints the table and writes it to table.md, and pictures beside it."""
     outcomes = {(trial.task.name, trial.model): outcome_of(trial) for trial in trials}
     rows = [HEAD, *(row_of(trial, outcomes[trial.task.name, trial.model]) for trial in trials)]
-    parts = [table(rows), *remarks(trials, outcomes)]
+    parts = [table(rows), remarks(outcomes)]
+    for folder in {trial.data.folder for trial in trials if trial.task.name == "spoken"}:
+        source = (folder / "wavs/SOURCE.txt").read_text(encoding="utf-8").strip()
+        parts.append(f"The spoken digits are {source}.")
     parts.append(
         f"Measured with {threads} threads on {platform.system()}, {platform.machine()}. Seconds "
         "are those of fairseq-train with its start; memory is the largest of its process."
@@ -74,19 +77,21 @@ def row_of(trial, outcome: Outcome) -> tuple[str, ...]:
     )
 
 
-def remarks(trials: List, outcomes: Dict) -> List[str]:
+def remarks(outcomes: Dict) -> str:
     """What guessing comes to, and where Mega is not above the Transformer."""
     said = []
-    for task in dict.fromkeys(trial.task.name for trial in trials):
+    for task in dict.fromkeys(name for name, _ in outcomes):
         scores = {
             model: each.summary for (name, model), each in outcomes.items()
             if name == task and each.summary
         }  # fmt: skip
+        if not scores:
+            continue
         some = next(iter(scores.values()))
         commonest = 100 * max(map(sum, some["confusion"])) / some["samples"]
         said.append(f"- {task}: always the commonest class would have {commonest:.1f}%.")
         transformer = scores.get("transformer")
-        for model in ("mega", "mega-chunk") if transformer else ():
+        for model in [each for each in scores if each != "transformer" and transformer]:
             mine, other = scores[model]["accuracy"], transformer["accuracy"]
             if mine <= other:
                 said[-1] += f" {model} is not above the Transformer ({mine:.1f} and {other:.1f})."
@@ -94,9 +99,7 @@ def remarks(trials: List, outcomes: Dict) -> List[str]:
                 said[-1] += f" The intervals of {model} and the Transformer overlap."
         if not transformer:
             said[-1] += " The Transformer was not trained: only its cost is measured."
-    source = next(trial.data.folder for trial in trials if trial.task.name == "spoken")
-    said.append(f"- The spoken digits are {(source / 'wavs/SOURCE.txt').read_text().strip()}.")
-    return ["\n".join(said)]
+    return "\n".join(said)
 
 
 # --- pictures -----------------------------------------------------------------------------------
@@ -107,15 +110,17 @@ def pictures(work: Path, trials: List, outcomes: Dict) -> List[Path]:
 
     matplotlib.use("Agg")
     data = {trial.task.name: trial.data.folder / "data" for trial in trials}
-    return [
-        digits_picture(work / "digits.png", data["digits"], outcomes["digits", "mega"]),
-        lengths_picture(
-            work / "listops.png",
-            data["listops"],
-            {model: each for (name, model), each in outcomes.items() if name == "listops"},
-        ),
-        clips_picture(work / "spoken.png", data["spoken"], outcomes["spoken", "mega-chunk"]),
-    ]
+    drawn = []
+    if ("digits", "mega") in outcomes:
+        path, outcome = work / "digits.png", outcomes["digits", "mega"]
+        drawn.append(digits_picture(path, data["digits"], outcome))
+    if "listops" in data:
+        models = {model: each for (name, model), each in outcomes.items() if name == "listops"}
+        drawn.append(lengths_picture(work / "listops.png", data["listops"], models))
+    if ("spoken", "mega-chunk") in outcomes:
+        path, outcome = work / "spoken.png", outcomes["spoken", "mega-chunk"]
+        drawn.append(clips_picture(path, data["spoken"], outcome))
+    return drawn
 
 
 def right(row: Dict[str, str]) -> bool:
@@ -158,7 +163,8 @@ def lengths_picture(path: Path, data: Path, outcomes: Dict[str, Outcome]) -> Pat
 
     lengths = [len(line.split()) for line in (data / "text/test.src").read_text().splitlines()]
     edges = np.array([0, 50, 100, 200, 300, 501])
-    figure, grid = pyplot.subplots(1, len(outcomes), figsize=(12, 3.5), sharey=True)
+    figure, grid = pyplot.subplots(1, len(outcomes), figsize=(12, 3.5), sharey=True, squeeze=False)
+    grid = grid[0]
     for axes, (model, outcome) in zip(grid, outcomes.items()):
         bins = np.digitize([lengths[int(row["sample"])] for row in outcome.rows], edges) - 1
         count = Counter((each, right(row)) for each, row in zip(bins.tolist(), outcome.rows))
