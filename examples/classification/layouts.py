@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Dict, List, Tuple
 
@@ -24,19 +25,20 @@ def write_texts(folder: Path, split: str, samples: Iterable[Text]) -> None:
     first = next(samples, None)
     if first is None:
         raise PreparationError(f"there are no samples for {split}: look at where they come from")
-    names = ["src", "src1"][: len(first[1])]
-    files = [
-        (folder / f"{split}.{name}").open("w", encoding="utf-8", newline="\n")
-        for name in (*names, "label")
-    ]
+    names = [*("src", "src1")[: len(first[1])], "label"]
     count = 0
-    for count, (label, texts) in enumerate(itertools.chain([first], samples), start=1):
-        for file, line in zip(files, (*texts, label)):
-            if not line:
-                raise PreparationError(f"{split}: sample {count} is empty: leave it out")
-            file.write(f"{line}\n")
-    for file in files:
-        file.close()
+    with ExitStack() as stack:
+        files = [
+            stack.enter_context(
+                (folder / f"{split}.{name}").open("w", encoding="utf-8", newline="\n")
+            )
+            for name in names
+        ]
+        for count, (label, texts) in enumerate(itertools.chain([first], samples), start=1):
+            for file, line in zip(files, (*texts, label)):
+                if not line:
+                    raise PreparationError(f"{split}: sample {count} is empty: leave it out")
+                file.write(f"{line}\n")
     print(f"{split}: {count:,} samples", flush=True)
 
 
