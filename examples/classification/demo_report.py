@@ -187,7 +187,10 @@ def clips_picture(path: Path, data: Path, outcome: Outcome) -> Path:
     clips = torch.load(data / "processed_data/raw/test_X.pt", mmap=True)
     names = (data / "processed_data/classes.txt").read_text().splitlines()
     figure, grid = pyplot.subplots(4, 4, figsize=(10, 6))
+    for axes in grid.flat:
+        axes.axis("off")
     for axes, row in zip(grid.flat, some_of_both(outcome, 8)):
+        axes.axis("on")
         axes.plot(clips[int(row["sample"]), 0].numpy(), linewidth=0.3)
         # The task names the classes of ten words after the published words, in their order.
         classes = outcome.summary["classes"]
