@@ -55,7 +55,7 @@ TRANSFORMER = f"{BASELINE} --arch transformer_classifier --encoder-layers 2"
 
 LISTOPS = Task(
     name="listops",
-    title="ListOps, up to 500 symbols",
+    title="ListOps, 10 to 500 symbols, most below 100",
     data=[
         f"python {HERE}/prepare.py listops --workdir {{}}/data --min-length 10 --max-length 500 "
         "--max-depth 5 --max-arguments 6 --operator-rate 0.3 --sizes 20000 100 2000 --workers 1"
