@@ -130,7 +130,8 @@ def right(row: Dict[str, str]) -> bool:
 def some_of_both(outcome: Outcome, count: int) -> List[Dict[str, str]]:
     """Up to `count` rows that are wrong, then as many right ones as fill it up to twice that."""
     wrong = [row for row in outcome.rows if not right(row)][:count]
-    return wrong + [row for row in outcome.rows if right(row)][: 2 * count - len(wrong)]
+    good, room = [row for row in outcome.rows if right(row)], 2 * count - len(wrong)
+    return wrong + good[:: max(1, len(good) // room)][:room]  # of all parts of the set
 
 
 def painted(axes, row: Dict[str, str]) -> None:
