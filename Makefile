@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: venv lint test test-quick coverage hostile counts demo demo-baselines bench bench-full clean
+.PHONY: venv lint test test-quick coverage hostile counts demo demo-baselines demo-long bench bench-full clean
 
 venv: $(INSTALLED)
 
@@ -41,6 +41,10 @@ demo: $(INSTALLED)
 
 demo-baselines: $(INSTALLED)
 	$(BIN)/python examples/quickstart/demo.py --baselines
+
+# Long sequences: Mega, Mega-chunk and a Transformer.
+demo-long: $(INSTALLED)
+	$(BIN)/python examples/classification/demo.py
 
 bench: $(INSTALLED)
 	$(BIN)/python examples/benchmark/benchmark.py

@@ -3,6 +3,8 @@
 from setuptools import find_packages, setup
 
 TRANSLATION = ["sacremoses", "subword-nmt"]
+CLASSIFICATION = ["pillow"]  # reads pictures
+LONG_DEMO = ["matplotlib", "pillow", "scikit-learn", "scipy"]
 
 setup(
     name="fairseq-mega",
@@ -23,7 +25,8 @@ setup(
     ],
     extras_require={
         "bench": ["matplotlib"],
-        "demo": ["babel"],
+        "classification": CLASSIFICATION,
+        "demo": ["babel", *LONG_DEMO],
         "images": ["pillow"],
         "test": [
             "babel",
@@ -34,8 +37,9 @@ setup(
             "pytest-cov",
             "pytest-xdist",
             "ruff",
-        ]
-        + TRANSLATION,
+            *TRANSLATION,
+            *LONG_DEMO,
+        ],
         "translation": TRANSLATION,
     },
 )

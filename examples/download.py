@@ -268,7 +268,7 @@ def members(archive: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
         with zipfile.ZipFile(archive) as file:
             for info in filterfalse(zipfile.ZipInfo.is_dir, file.infolist()):
                 yield info.filename, partial(file.open, info)
-    elif archive.suffix == ".gz":
+    elif archive.suffix == ".gz" and not archive.name.endswith(".tar.gz"):
         yield archive.stem, partial(gzip.open, archive)
     else:
         with gzip.open(archive) as opened:
