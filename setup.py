@@ -20,6 +20,7 @@ setup(
         "numpy<2",  # fairseq uses names that numpy 2 has dropped
         "safetensors",
         "sacrebleu",
+        "scipy",  # lengths of FFTs
         "sentencepiece",
         "torch>=2.6",
     ],
