@@ -13,6 +13,7 @@ from ..modules import (
     MovingAverageGatedAttention,
     NormalizedFeedForwardNetwork,
 )
+from ..modules.norm import BatchNorm, SyncBatchNorm
 from ..modules.state import LayerState
 
 
@@ -57,6 +58,9 @@ def make_layers(kind: type, count: int, cfg, **kwargs) -> nn.ModuleList:
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
     if cfg.checkpoint_activations:
+        for module in nn.ModuleList(layers).modules():
+            if isinstance(module, (BatchNorm, SyncBatchNorm)):
+                module.checkpointed = True
         layers = [checkpoint_wrapper(layer) for layer in layers]
     return nn.ModuleList(fsdp_wrap(layer) for layer in layers)
 

@@ -24,18 +24,35 @@ class ScaleNorm(nn.Module):
         return x if self.scalar is None else x * self.scalar
 
 
-class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of the last dimension over all others."""
+class _OverPositions(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation of the last dimension over all others.
+
+    Activation checkpointing runs a layer twice: first without gradients, then for the backward
+    pass. Where ``checkpointed`` is set, the second run leaves the running statistics alone.
+    """
+
+    checkpointed = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.reshape(-1, x.size(-1))).view(x.shape)
+        rows = x.reshape(-1, x.size(-1))
+        if not (self.checkpointed and self.training and torch.is_grad_enabled()):
+            return super().forward(rows).view(x.shape)
+        momentum, self.momentum = self.momentum, 0.0
+        try:
+            y = super().forward(rows)
+        finally:
+            self.momentum = momentum
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.sub_(1)
+        return y.view(x.shape)
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
+class BatchNorm(_OverPositions, nn.BatchNorm1d):
+    """Statistics over the batch of this worker."""
+
+
+class SyncBatchNorm(_OverPositions, nn.SyncBatchNorm):
     """``BatchNorm`` with statistics over all workers of a distributed run."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.reshape(-1, x.size(-1))).view(x.shape)
 
 
 NORMS: Dict[str, Callable[[int, float, bool], nn.Module]] = {
