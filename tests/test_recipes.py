@@ -115,7 +115,7 @@ def test_the_yaml_file_says_what_the_readme_says(name):
     ],
 )
 def test_parameters(name, words, millions):
-    """SPEC section 11, with dictionaries of so many words."""
+    """The published sizes, with dictionaries of so many words."""
     with torch.device("meta"):
         model = build(RECIPES[name].command("train")[1], words)
     count = sum(p.numel() for p in model.parameters())

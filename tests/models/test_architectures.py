@@ -12,7 +12,7 @@ LM = "--task language_modeling "
 ADAPTIVE = LM + "--criterion adaptive_loss "
 WORDS = 60_008  # enough for the published cutoffs
 
-# SPEC section 8: layers, D, H, FFN, Z, N, the four dropouts, T, M, chunk.
+# docs/method.md, "Presets": layers, D, H, FFN, Z, N, the four dropouts, T, M, chunk.
 PUBLISHED = {
     "mega": (6, 512, 1024, 1024, 128, 16, (0.1, 0, 0, 0), 1024, 1024),
     "mega_wmt_en_de": (6, 512, 1024, 1024, 128, 16, (0.1, 0.1, 0.1, 0.1), 1024, 1024),

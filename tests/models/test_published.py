@@ -24,7 +24,7 @@ BIAS_WEIGHTS = {
 
 
 def published_names(bias, norm):
-    """SPEC section 9, for two layers on each side."""
+    """Names of weights in published checkpoints, for two layers on each side."""
     sublayers = {
         "mega_layer": MEGA_WEIGHTS + BIAS_WEIGHTS[bias] + NORM_WEIGHTS[norm],
         "cross_attn": CROSS_WEIGHTS + BIAS_WEIGHTS[bias] + NORM_WEIGHTS[norm],

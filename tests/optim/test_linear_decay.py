@@ -1,4 +1,4 @@
-"""The schedule ``linear_decay`` of SPEC section 11: a warm-up, then a straight line."""
+"""The schedule ``linear_decay`` of the published recipes: a warm-up, then a straight line."""
 
 import pytest
 import torch
