@@ -133,7 +133,7 @@ class MovingAverageGatedAttention(nn.Module):
         q, k = recompute(queries_and_keys, z, self.gamma, self.beta)  # (B, L, Z)
         o, weights = self._attention(q, k, v, padding_mask, state, need_weights)
 
-        # H = dropout(activation(hx + (O * silu(r)) W_h + b_h));  Y = (1 - u) X + u H
+        # H = dropout(activation(hx + (O * silu(r)) U_h + b_h));  Y = (1 - u) X + u H
         h = hx + project(self.h_proj, reset_gated, o, r)
         mask = self.output_mask(h)
         y = recompute(gated_update, residual, h, u, self.activation, mask)

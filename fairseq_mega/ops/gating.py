@@ -1,5 +1,6 @@
 """The gates and the values between projections, as functions of tensors (Mega, section "Moving
-Average Equipped Gated Attention"). Symbols are the paper's; masks are explicit."""
+Average Equipped Gated Attention"). The paper's kappa and mu are gamma and beta here,
+its gates gamma and phi are r and u. Dropout masks are explicit."""
 
 from typing import Callable, Optional, Sequence, Tuple
 

@@ -1,5 +1,7 @@
 """The damped EMA as the paper prints it: slow, literal, and what the fast forms are held to.
 
+The paper's alpha is sigmoid(delta) here, its delta is sigmoid(alpha), and eta is gamma / sqrt(N).
+
 Everything is computed from the parameters themselves, ``delta, alpha, beta: (D, N, 1)`` and
 ``gamma: (D, N)``. Sequences are ``(B, L, D)``. Autograd differentiates all of it.
 """
