@@ -31,7 +31,6 @@ class DecodingState:
 
     Attributes:
         layers: a ``LayerState`` for each layer.
-        beam: as given, until hypotheses of a sentence part.
         prefix: how many tokens of the decoder's ``prev_output_tokens`` have been read. Those of a
             prefill are not among ``prev_output_tokens``.
     """
@@ -39,7 +38,6 @@ class DecodingState:
     def __init__(self, decoder: nn.Module, layers: int, beam: int = 1, pack_weights: bool = True):
         self._decoder = weakref.ref(decoder)
         self.layers = [LayerState(beam) for _ in range(layers)]
-        self.beam = beam
         self.prefix = 0
         self._packed = PackedWeights() if pack_weights else None
         self._interrupted = False
@@ -62,6 +60,11 @@ class DecodingState:
     def enter_into(self, incremental_state: Dict[str, Any]) -> None:
         """Makes fairseq's decoding continue from this state."""
         incremental_state[KEY] = self
+
+    @property
+    def beam(self) -> int:
+        """As given, until hypotheses of a sentence part."""
+        return self.layers[0].beam
 
     @property
     def has_source(self) -> bool:
@@ -123,8 +126,6 @@ class DecodingState:
             for layer in self.layers:
                 layer.reorder(order)
             self._rows = new_order.numel()
-            if order.sentences is None:
-                self.beam = 1
 
 
 def beam_size(rows: Tensor) -> int:
