@@ -202,32 +202,61 @@ def copy_with_progress(source, target, name: str, have: int, total: Optional[int
 # --- archives -----------------------------------------------------------------------------------
 
 
+Place = Callable[[str], Optional[str]]  # where a path of the archive goes, or None: nowhere
+
+
 def extract(archive: Path, names: Sequence[str], folder: Path) -> list[Path]:
     """Write the files of these names, whatever folders of the archive they are in, to `folder`.
 
     No path comes from the archive, so that none can lead out of the folder.
     """
-    missing = set(names)
-    room = Room(archive)
+    known = set(names)
+
+    def place(path: str) -> Optional[str]:
+        name = PurePosixPath(path).name
+        return name if name in known else None
+
+    check_complete(archive, unpack(archive, place, folder), known)
+    return [folder / name for name in names]
+
+
+def unpack(archive: Path, place: Place, folder: Path) -> set[str]:
+    """Writes the files of an archive that `place` gives a place in `folder`, and returns these.
+
+    Raises:
+        PreparationError: where the archive is damaged, or far more comes out of it than can be.
+    """
+    done, room = set(), Room(archive)
     try:
         for path, open_member in members(archive):
-            name = PurePosixPath(path).name
-            if name in missing:
-                with open_member() as source, (folder / name).open("wb") as target:
-                    shutil.copyfileobj(Bounded(source, room), target, BLOCK)
-                missing.remove(name)
+            where = place(path)
+            if where is None or where in done:
+                continue
+            target = folder / where
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open_member() as source, target.open("wb") as file:
+                shutil.copyfileobj(Bounded(source, room), file, BLOCK)
+            done.add(where)
     except PreparationError:
         raise
     except DAMAGE as error:
         raise PreparationError(
             f"{archive} is damaged ({error}): delete it to download it again"
         ) from error
+    return done
+
+
+def check_complete(archive: Path, done: set[str], needed: set[str]) -> None:
+    """
+    Raises:
+        PreparationError: where a file is missing; names up to three.
+    """
+    missing = sorted(needed - done)
     if missing:
         raise PreparationError(
-            f"{archive} has no {', '.join(sorted(missing))}: it is not the file that it should be; "
-            f"delete it, and check where it comes from"
+            f"{archive} has no {', '.join(missing[:3])}: it is not the file that it should be; "
+            "delete it, and check where it comes from"
         )
-    return [folder / name for name in names]
 
 
 class Room:

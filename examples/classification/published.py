@@ -5,8 +5,8 @@ from typing import Dict, Set
 
 from examples.classification.layouts import SPLITS
 from examples.classification.speech import STEMS
-from examples.classification.unpacking import check_complete, matching, unpack
-from examples.download import Remote, fetch
+from examples.classification.unpacking import matching
+from examples.download import Remote, check_complete, fetch, unpack
 
 FILES = "https://dl.fbaipublicfiles.com/mega/data"
 LRA = Remote("MEGA_LRA", f"{FILES}/lra.zip")

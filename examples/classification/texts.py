@@ -16,8 +16,8 @@ from examples.classification.layouts import (
     stratified,
     write_texts,
 )
-from examples.classification.unpacking import matching, unpack
-from examples.download import Remote, fetch
+from examples.classification.unpacking import matching
+from examples.download import Remote, fetch, unpack
 from examples.steps import PreparationError
 
 IMDB = Remote("LRA_IMDB", "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz")
