@@ -16,8 +16,7 @@ def map_clips(path: Path, cache: Optional[str]) -> Tuple[MappedArray, float]:
     The file is mapped as it is, or a copy in ``cache`` where it is in the format before torch 1.6.
 
     Returns:
-        The clips in the type of the tensor, and what to divide them by: of whole numbers the
-        largest, so that the samples are from -1 to 1, and 1 of others.
+        The clips in the type of the tensor, and what to divide them by, see ``unit_of``.
 
     Raises:
         ValueError: where the file is cut off or holds something else; names it.
@@ -26,8 +25,12 @@ def map_clips(path: Path, cache: Optional[str]) -> Tuple[MappedArray, float]:
         clips = MappedArray(path, read_clips)
     except RuntimeError:
         clips = cached(path, cache, lambda file: _copy_clips(path, file))
-    kind = clips.array.dtype
-    return clips, float(np.iinfo(kind).max + 1) if kind.kind == "i" else 1.0
+    return clips, unit_of(clips.array)
+
+
+def unit_of(clips: np.ndarray) -> float:
+    """What to divide samples of this type by, so that they are from -1 to 1."""
+    return float(np.iinfo(clips.dtype).max + 1) if clips.dtype.kind == "i" else 1.0
 
 
 def read_clips(path: Path) -> np.ndarray:

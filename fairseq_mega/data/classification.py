@@ -33,10 +33,15 @@ class Texts:
 
     def __getitem__(self, row: int) -> Tensor:
         """``(L,)``."""
-        text = self.texts[row].long()
-        if self.first is not None:
-            text = torch.cat([text.new_tensor([self.first]), text])
-        return text[: self.longest]
+        return read_text(self.texts[row], self.longest, self.first)
+
+
+def read_text(text: Tensor, longest: Optional[int], first: Optional[int]) -> Tensor:
+    """The symbols of a text ``(T,)`` that a model reads, ``(L,)``; arguments as of ``Texts``."""
+    text = text.long()
+    if first is not None:
+        text = torch.cat([text.new_tensor([first]), text])
+    return text[:longest]
 
 
 class Numbers:
@@ -56,8 +61,27 @@ class Numbers:
 
     def __getitem__(self, row: int) -> Tensor:
         """``(L,)``."""
-        x = torch.from_numpy(np.array(self.rows[row])).float()
-        return (x / self.unit - self.mean) / self.std
+        return scaled(np.array(self.rows[row]), self.unit, self.mean, self.std)
+
+
+def scaled(x: np.ndarray, unit: float = 1.0, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """``(x / unit - mean) / std`` in float32, of the same shape."""
+    return (torch.from_numpy(x).float() / unit - mean) / std
+
+
+def as_numbers(document, what: str) -> np.ndarray:
+    """An array or nested lists of numbers as one row ``(L,)``.
+
+    Raises:
+        ValueError: where it is something else; calls it ``what``.
+    """
+    try:
+        row = np.array(document).reshape(-1)
+    except ValueError:  # rows of different lengths
+        row = np.array(None)
+    if row.dtype.kind not in "buif":
+        raise ValueError(f"{what} must be an array of numbers, but is {document!r:.80}")
+    return row
 
 
 class ClassificationDataset(FairseqDataset):
@@ -114,19 +138,13 @@ class ClassificationDataset(FairseqDataset):
         ``nsentences``; ``ntokens``, of both sequences of a pair."""
         if not samples:  # in the last batch of some workers
             return {}
-        inputs = [self._pad(list(column)) for column in zip(*(s["documents"] for s in samples))]
+        inputs = collate([sample["documents"] for sample in samples], self.pad)
         return {
             "id": torch.tensor([s["id"] for s in samples]),
-            **dict(zip(("net_input", "net_input1"), inputs)),
+            **inputs,
             "target": torch.tensor([s["target"] for s in samples]),
             "nsentences": len(samples),
-            "ntokens": int(sum(each["src_lengths"].sum() for each in inputs)),
-        }
-
-    def _pad(self, sequences: List[Tensor]) -> Dict[str, Tensor]:
-        return {
-            "src_tokens": pad_sequence(sequences, batch_first=True, padding_value=self.pad),
-            "src_lengths": torch.tensor([len(each) for each in sequences]),
+            "ntokens": int(sum(each["src_lengths"].sum() for each in inputs.values())),
         }
 
     def size(self, index: int) -> int:
@@ -162,6 +180,23 @@ class ClassificationDataset(FairseqDataset):
         # Up and down in turn, so that a batch of two pools has similar lengths too.
         order = [pool[np.argsort(self.sizes[pool], kind="stable")] for pool in pools]
         return np.concatenate([pool[:: -1 if i % 2 else 1] for i, pool in enumerate(order)])
+
+
+def collate(samples: List[List[Tensor]], pad: int) -> Dict[str, Dict[str, Tensor]]:
+    """What the model reads: ``net_input``, for pairs also ``net_input1``, each of ``src_tokens``
+    ``(B, L)``, padded on the right, and ``src_lengths`` ``(B,)``.
+
+    Args:
+        samples: the one or two sequences ``(L,)`` of each sample.
+    """
+    inputs = [
+        {
+            "src_tokens": pad_sequence(list(column), batch_first=True, padding_value=pad),
+            "src_lengths": torch.tensor([len(each) for each in column]),
+        }
+        for column in zip(*samples)
+    ]
+    return dict(zip(("net_input", "net_input1"), inputs))
 
 
 def held_out_rows(classes: np.ndarray, fraction: float) -> np.ndarray:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from .description import make_dictionary
+from .tasks import TASKS
 
 # A buffer of published checkpoints that says how their positions count, see MegaEncoder.
 MAY_BE = {"encoder.version"}
@@ -21,8 +22,8 @@ MAY_BE = {"encoder.version"}
 
 def make_config(description: Mapping[str, Any], data: str = "") -> DictConfig:
     """The configuration that fairseq-train would have saved, but for the training itself."""
-    criterion = "cross_entropy"
-    if description["model"]["options"]["adaptive_softmax_cutoff"] is not None:
+    criterion = TASKS[description["task"]["name"]].criterion
+    if description["model"]["options"].get("adaptive_softmax_cutoff") is not None:
         criterion = "adaptive_loss"
     config = defaults(FairseqConfig)
     for part, registry in (("task", TASK_DATACLASS_REGISTRY), ("model", MODEL_DATACLASS_REGISTRY)):
@@ -43,15 +44,12 @@ def defaults(kind: type) -> Dict[str, Any]:
 
 
 def write_dictionaries(description: Mapping[str, Any], folder: Path) -> None:
-    """The files dict.*.txt that the description's task reads."""
+    """The files of dictionaries that the description's task reads."""
+    task = description["task"]
     for name, entries in description["dictionaries"].items():
-        file = dictionary_file(description["task"]["options"], name)
-        make_dictionary(entries, name).save(str(folder / file))
-
-
-def dictionary_file(task_options: Mapping[str, Any], name: str) -> str:
-    """The name of the file of the dictionary ``source``, ``target`` or ``words``."""
-    return "dict.txt" if name == "words" else f"dict.{task_options[f'{name}_lang']}.txt"
+        path = folder / TASKS[task["name"]].file(name, task["options"])
+        path.parent.mkdir(exist_ok=True)
+        make_dictionary(entries, name).save(str(path))
 
 
 def make_task(description: Mapping[str, Any], config: DictConfig, path: str) -> FairseqTask:

@@ -7,7 +7,7 @@ import math
 import re
 from enum import Enum
 from pathlib import Path
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, List, Mapping
 
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import interpret_dc_type
@@ -16,43 +16,13 @@ from fairseq.tasks import TASK_DATACLASS_REGISTRY
 
 from ..models.base import MegaCheckpointMixin
 from ..models.config import MOST_LAYERS
+from .tasks import TASKS
 
 FORMAT, FORMAT_VERSION = "fairseq-mega", 1
 LONGEST_FILE = 256 << 20  # bytes
 LONGEST_TEXT = 1000  # characters of an option or a word
 LARGEST_NUMBER = 1 << 31
 
-_LANGUAGE_MODELING = [
-    "add_bos_token",
-    "max_target_positions",
-    "output_dictionary_size",
-    "sample_break_mode",
-    "tokens_per_sample",
-]
-# The options of a task that a model's use depends on; others say where data is, or how to train.
-TASK_OPTIONS = {
-    "translation": [
-        "left_pad_source",
-        "left_pad_target",
-        "max_source_positions",
-        "max_target_positions",
-        "source_lang",
-        "target_lang",
-        "truncate_source",
-    ],
-    "language_modeling": _LANGUAGE_MODELING,
-    "mega_language_modeling": [
-        *_LANGUAGE_MODELING,
-        "variant_block_multiple_min",
-        "variant_block_multiple_max",
-        "valid_block",
-    ],
-}
-DICTIONARIES = {
-    "translation": ["source", "target"],
-    "language_modeling": ["words"],
-    "mega_language_modeling": ["words"],
-}
 # Files, and what is of the training alone.
 NO_OPTIONS = {"encoder_embed_path", "decoder_embed_path", "criterion_name"}
 
@@ -67,7 +37,7 @@ def option_fields(part: str, name: str) -> Dict[str, dataclasses.Field]:
     """The options of a ``task`` or an architecture (``model``) that a description has."""
     if part == "task":
         fields = TASK_DATACLASS_REGISTRY[name].__dataclass_fields__
-        return {option: fields[option] for option in TASK_OPTIONS[name]}
+        return {option: fields[option] for option in TASKS[name].options}
     fields = MODEL_DATACLASS_REGISTRY[name].__dataclass_fields__
     return {
         option: each
@@ -122,15 +92,16 @@ def check_description(description: Any, path: str) -> None:
     versions = description["versions"]
     if not isinstance(versions, dict) or not all(isinstance(v, str) for v in versions.values()):
         raise ValueError(f"{path}: versions must be texts by the names of packages")
-    for part, known in (("task", TASK_OPTIONS), ("model", architectures())):
+    for part, known in (("task", TASKS), ("model", architectures())):
         _check_names(description[part], {"name", "options"}, f"{path}: {part}")
         name = description[part]["name"]
         if not isinstance(name, str) or name not in known:
             raise ValueError(f"{path}: {part}.name is {name!r:.80}, not one of {sorted(known)}")
         where = f"{path}: {part}.options"
         check_options(description[part]["options"], option_fields(part, name), where)
-    needed = DICTIONARIES[description["task"]["name"]]
-    _check_names(description["dictionaries"], set(needed), f"{path}: dictionaries")
+    form, found = TASKS[description["task"]["name"]], description["dictionaries"]
+    optional = set(form.optional) & set(found) if isinstance(found, dict) else set()
+    _check_names(found, {*form.required(), *optional}, f"{path}: dictionaries")
     for name, entries in description["dictionaries"].items():
         make_dictionary(entries, f"{path}: dictionaries.{name}")
 
@@ -168,9 +139,11 @@ def _check_option(value: Any, declared: Any, says: str) -> None:
     if isinstance(kind, type) and issubclass(kind, Enum):
         choices = [str(choice.value) for choice in kind]
         right, must = isinstance(value, str) and value in choices, f"one of {choices}"
+    elif kind == List[float]:
+        right = isinstance(value, list) and len(value) < 10 and all(map(_is_number, value))
+        must = "a list of numbers"
     elif kind is float:
-        right = isinstance(value, (int, float)) and not isinstance(value, bool)
-        right, must = right and math.isfinite(value), "a number"
+        right, must = _is_number(value), "a number"
     else:
         names = {str: "a text", int: "a whole number", bool: "true or false"}
         right, must = type(value) is kind, names[kind]
@@ -182,11 +155,19 @@ def _check_option(value: Any, declared: Any, says: str) -> None:
         raise ValueError(f"{says}, which stands for something else, or is too long")
 
 
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
 def take_options(given: Mapping[str, Any], fields: Mapping[str, dataclasses.Field]) -> Dict:
     """The values that a checkpoint has of these options, or their defaults, as JSON has them."""
     options = {}
     for name, each in fields.items():
-        value = given.get(name, each.default)
+        default = each.default
+        if each.default_factory is not dataclasses.MISSING:
+            default = each.default_factory()
+        value = given.get(name, default)
         value = value.value if isinstance(value, Enum) else value
         if interpret_dc_type(each.type) is float and type(value) is int:
             value = float(value)

@@ -12,7 +12,6 @@ from typing import Any, Dict, Iterator, Mapping, Tuple
 import torch
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import overwrite_args_by_name
-from fairseq.hub_utils import GeneratorHubInterface
 from fairseq.tasks import FairseqTask
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
@@ -25,7 +24,6 @@ from .build import (
     check_finite,
     check_size,
     check_weights,
-    dictionary_file,
     make_config,
     make_model,
     make_task,
@@ -33,16 +31,15 @@ from .build import (
     write_dictionaries,
 )
 from .description import (
-    DICTIONARIES,
     FORMAT,
     FORMAT_VERSION,
-    TASK_OPTIONS,
     check_description,
     dictionary_entries,
     option_fields,
     read_description,
     take_options,
 )
+from .tasks import TASKS
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -90,8 +87,8 @@ def export_checkpoint(checkpoint: Path, out: Path, data: Path) -> None:
 def _describe(state: Mapping[str, Any], path: str, data: Path) -> Dict[str, Any]:
     task, model = chosen(state, "task", path), chosen(state, "model", path)
     check_model(model, MegaCheckpointMixin, path)
-    if task not in TASK_OPTIONS:
-        raise ValueError(f"{path} is of the task {task!r:.80}, not one of {sorted(TASK_OPTIONS)}")
+    if task not in TASKS:
+        raise ValueError(f"{path} is of the task {task!r:.80}, not one of {sorted(TASKS)}")
     task_options = take_options(section(state, "task"), option_fields("task", task))
     fields = option_fields("model", model)
     given = dict(section(state, "model"))
@@ -104,14 +101,15 @@ def _describe(state: Mapping[str, Any], path: str, data: Path) -> Dict[str, Any]
         "versions": {name: _version(name) for name in ("fairseq-mega", "ve-fairseq", "torch")},
         "task": {"name": task, "options": task_options},
         "model": {"name": model, "options": take_options(given, fields)},
-        "dictionaries": {name: [] for name in DICTIONARIES[task]},
+        "dictionaries": {name: [] for name in TASKS[task].required()},
     }
     check_description(description, path)  # before a language becomes part of a path
-    for name in DICTIONARIES[task]:
-        file = data / dictionary_file(task_options, name)
-        if not file.is_file():
+    for name in TASKS[task].dictionaries:
+        file = data / TASKS[task].file(name, task_options)
+        if file.is_file():
+            description["dictionaries"][name] = dictionary_entries(Dictionary.load(str(file)))
+        elif name not in TASKS[task].optional:
             raise FileNotFoundError(f"no dictionary at {file}: say where they are with --data")
-        description["dictionaries"][name] = dictionary_entries(Dictionary.load(str(file)))
     check_description(description, path)
     return description
 
@@ -164,8 +162,8 @@ def _load(model: nn.Module, weights: Dict[str, Tensor], path: str) -> None:
     model.eval()
 
 
-def load_exported(folder: Path, kind: type, given: Mapping[str, Any]) -> GeneratorHubInterface:
-    """fairseq's hub interface to the model in a folder.
+def load_exported(folder: Path, kind: type, given: Mapping[str, Any]) -> nn.Module:
+    """The interface from Python, ``kind.hub_interface``, to the model in a folder.
 
     Args:
         kind: its class.
@@ -176,7 +174,7 @@ def load_exported(folder: Path, kind: type, given: Mapping[str, Any]) -> Generat
     """
     _, config, task, model = read_folder(folder, kind)
     overwrite_args_by_name(config, dict(given))
-    return GeneratorHubInterface(config, task, [model])
+    return kind.hub_interface(config, task, [model])
 
 
 def import_folder(folder: Path, checkpoint: Path, dictionaries: Path | None = None) -> None:

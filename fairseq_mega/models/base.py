@@ -5,11 +5,12 @@ import os
 import sys
 from dataclasses import field, make_dataclass
 from pathlib import Path
-from typing import Dict
+from typing import Dict, List
 
 from fairseq import hub_utils
 from fairseq.models import register_model
-from torch import Tensor
+from omegaconf import DictConfig
+from torch import Tensor, nn
 
 from .choices import check_choices
 from .config import add_options
@@ -63,8 +64,8 @@ class MegaCheckpointMixin:
     @classmethod
     def from_pretrained(
         cls, model_name_or_path, checkpoint_file="model.pt", data_name_or_path=".", **kwargs
-    ) -> hub_utils.GeneratorHubInterface:
-        """fairseq's hub interface to checkpoints of this model.
+    ) -> nn.Module:
+        """An interface from Python to checkpoints of this model, see ``hub_interface``.
 
         Args:
             model_name_or_path: the folder of the checkpoints, or one that
@@ -92,14 +93,20 @@ class MegaCheckpointMixin:
         for side in ("encoder", "decoder"):  # a checkpoint needs no file of embeddings
             kwargs.setdefault(f"{side}_embed_path", None)
         try:
-            return super().from_pretrained(
+            loaded = hub_utils.from_pretrained(
                 model_name_or_path, checkpoint_file, data_name_or_path, **kwargs
             )
+            return cls.hub_interface(loaded["args"], loaded["task"], loaded["models"])
         except OSError:
             raise
         except Exception as error:  # whatever weights and options that do not fit raise
             path = folder / checkpoint_file
             raise ValueError(f"{path} does not make a {cls.__name__}: {error}") from error
+
+    @classmethod
+    def hub_interface(cls, cfg: DictConfig, task, models: List[nn.Module]) -> nn.Module:
+        """What ``from_pretrained`` returns: here fairseq's interface to generate and score text."""
+        return hub_utils.GeneratorHubInterface(cfg, task, models)
 
 
 def register_presets(model: type, config: type, presets: Dict[str, Dict]) -> None:

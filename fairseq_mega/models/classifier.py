@@ -2,7 +2,7 @@
 Speech Classification"), and its architectures."""
 
 import sys
-from typing import Dict
+from typing import Dict, List
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from .classification_config import (
     encoder_options,
 )
 from .classification_presets import PRESETS
+from .classifier_hub import ClassifierHub
 from .sequence_encoder import RealNumberEmbedding, SequenceEncoder, SymbolEmbedding
 
 
@@ -101,6 +102,10 @@ class MegaClassifier(MegaCheckpointMixin, BaseFairseqModel):
         """(Log-)probabilities of the classes ``(B, classes)``, in float32."""
         logits = net_output["encoder_out"].float()
         return F.log_softmax(logits, dim=-1) if log_probs else F.softmax(logits, dim=-1)
+
+    @classmethod
+    def hub_interface(cls, cfg: DictConfig, task, models: List[nn.Module]) -> ClassifierHub:
+        return ClassifierHub(cfg, task, models)
 
     def max_positions(self) -> int:
         """The longest sequence: of the ``simple`` bias's table; without limit otherwise."""

@@ -9,6 +9,7 @@ from fairseq.data import Dictionary
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.tasks import FairseqTask
 from omegaconf import II
+from torch import Tensor
 
 from ..data.classification import ClassificationDataset, held_out_rows
 from ..data.labels import check_all_present, check_labels
@@ -111,6 +112,15 @@ class ClassificationTask(FairseqTask):
 
     def read(self, split: str) -> Samples:
         """The set of this name."""
+        raise NotImplementedError
+
+    def encode(self, document) -> Tensor:
+        """What the model reads ``(L,)`` of one sequence as people have it: a text, an image, or a
+        clip.
+
+        Raises:
+            ValueError: where it is something else.
+        """
         raise NotImplementedError
 
     def class_names(self) -> List[str]:

@@ -8,8 +8,9 @@ from fairseq.data import Dictionary, data_utils
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.tasks import register_task
 from omegaconf import II
+from torch import Tensor
 
-from ..data.classification import Numbers, Texts
+from ..data.classification import Numbers, Texts, as_numbers, read_text, scaled
 from ..data.labels import read_labels, symbol_classes
 from ..data.pixels import map_pixels
 from .classification import (
@@ -55,17 +56,27 @@ class LRATextTask(ClassificationTask):
         return Dictionary.load(str(path))
 
     def read(self, split: str) -> Samples:
-        first = self.source_dictionary.index(CLS) if self.pooling == "cls" else None
         folders = ["src-bin", "src1-bin"][: self.documents]
         texts = [self._lines(folder, split, self.source_dictionary) for folder in folders]
         labels = self._lines("label-bin", split, self.label_dictionary)
         path = self.data / "label-bin" / split
         return Samples(
-            [Texts(each, self.longest, first) for each in texts],
+            [Texts(each, self.longest, self._first()) for each in texts],
             symbol_classes(labels, self.label_dictionary.nspecial, path),
             path,
             self.data / "src-bin" / split,
         )
+
+    def _first(self) -> Optional[int]:
+        """The symbol before each text."""
+        return self.source_dictionary.index(CLS) if self.pooling == "cls" else None
+
+    def encode(self, document: str) -> Tensor:
+        """A text as the lines that ``fairseq-preprocess`` reads: symbols with blanks between."""
+        if not isinstance(document, str):
+            raise ValueError(f"a text must be a string of symbols, but is {document!r:.80}")
+        line = self.source_dictionary.encode_line(document, add_if_not_exist=False)
+        return read_text(line, self.longest, self._first())
 
     def _lines(self, folder: str, split: str, dictionary: Dictionary):
         path = self.data / folder / split
@@ -123,6 +134,10 @@ class LRAImageTask(ClassificationTask):
         mean, std = self.cfg.pixel_normalization
         pixels = map_pixels(images, self.cfg.cache_dir)
         return Samples([Numbers(pixels, 255.0, mean, std)], read_labels(labels), labels, images)
+
+    def encode(self, document) -> Tensor:
+        """The pixels of an image, of any shape, from 0 to 255, row by row."""
+        return scaled(as_numbers(document, "an image"), 255.0, *self.cfg.pixel_normalization)
 
     def class_names(self) -> List[str]:
         return [str(i) for i in range(self.class_count)]

@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field
 from typing import List
 
+import numpy as np
 from fairseq.tasks import register_task
+from torch import Tensor
 
-from ..data.audio import WORDS, map_clips, read_clip_labels
-from ..data.classification import Numbers
+from ..data.audio import WORDS, map_clips, read_clip_labels, unit_of
+from ..data.classification import Numbers, as_numbers, scaled
 from .classification import ClassificationTask, MappedTaskConfig, Samples, existing
 
 
@@ -49,6 +51,14 @@ class SpeechCommandsTask(ClassificationTask):
         )
         rows, unit = map_clips(clips, self.cfg.cache_dir)
         return Samples([Numbers(rows, unit)], read_clip_labels(labels), labels, clips)
+
+    def encode(self, document) -> Tensor:
+        """The samples of a clip, standardised as the training's were: real numbers, or whole ones
+        of the type of the training's, such as int16."""
+        clip = as_numbers(document, "a clip")
+        if clip.dtype == np.int64:  # lists of Python's numbers
+            raise ValueError("whole numbers of a clip must be of 16 bits: an array of int16")
+        return scaled(clip, unit_of(clip))
 
     def class_names(self) -> List[str]:
         if not self.cfg.sc_all_classes and self.class_count == len(WORDS):

@@ -12,6 +12,7 @@ from masked_lm import HEAD, HUGGINGFACE, converted, difference
 from fairseq_mega import MegaMaskedLM
 from fairseq_mega.__main__ import main
 from fairseq_mega.convert import convert_huggingface
+from fairseq_mega.exchange import export_checkpoint
 
 CASES = ("masked_lm", "masked_lm_chunks", "classifier")
 REFUSED = {
@@ -138,6 +139,23 @@ def test_from_pretrained_reads_what_is_written(case, tmp_path):
             each(tokens, classification_head_name=head)[0] for each in (model, hub.models[0])
         )
     assert torch.equal(ours, theirs)
+
+
+def test_a_masked_language_model_is_exported_to_the_last_bit(tmp_path):
+    out = tmp_path / "out"
+    model = converted(HUGGINGFACE / "masked_lm", out)
+    export_checkpoint(out / "model.pt", tmp_path / "exported", out)
+    hub = MegaMaskedLM.from_pretrained(str(tmp_path / "exported"))
+    tokens = torch.load(HUGGINGFACE / "masked_lm/expected.pt")["input_ids"]
+    with torch.no_grad():
+        assert torch.equal(model(tokens)[0], hub.models[0](tokens)[0])
+    assert hub.task.source_dictionary.symbols == Dictionary.load(str(out / "dict.txt")).symbols
+
+
+def test_a_classifier_of_sentences_is_not_exported(tmp_path):
+    converted(HUGGINGFACE / "classifier", tmp_path / "out")
+    with pytest.raises(ValueError, match="'sentence_prediction', not one of .*'masked_lm'"):
+        export_checkpoint(tmp_path / "out/model.pt", tmp_path / "exported", tmp_path / "out")
 
 
 def test_the_command(folder, capsys):
