@@ -111,9 +111,9 @@ def _read_line(line: str) -> Optional[Tuple[str, Dict[str, float]]]:
         except ValueError:
             return "", {}
         return _from_json(entries)
-    inner = re.search(r"epoch \d+:\s+\d+ / \d+ (\S+=.*)", line)
+    inner = re.search(r"epoch \d+:\s+\d+ / \d+(.*)", line)
     if inner:
-        pairs = [entry.partition("=")[::2] for entry in inner[1].split(", ")]
+        pairs = [entry.strip().partition("=")[::2] for entry in inner[1].split(", ")]
         return "train_inner", _numbers(dict(pairs))
     ended = re.search(r"epoch \d+ (\|.*)", line)
     if ended:
