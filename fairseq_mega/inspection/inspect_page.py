@@ -38,11 +38,20 @@ differences between offsets matter, not the level."""
 
 def inspect_sections(found: Inspected, prefix: str = "") -> List[Section]:
     """What a checkpoint holds, in tables, and what it remembers, in pictures."""
+    text = [_in_short(found)]
     return [
-        Section(f"{found.architecture}: {found.path}", [], _tables(found), prefix),
-        Section("What the EMAs remember", [], _memory_pictures(found.layers), prefix),
+        Section(
+            f"{found.architecture}: {found.path}", text, _memory_pictures(found.layers), prefix
+        ),
         Section("Gates and positions", [], _other_pictures(found.layers), prefix),
+        Section("Model and training", [], _tables(found), prefix),
     ]
+
+
+def _in_short(found: Inspected) -> str:
+    said = [f"{sum(found.parts.values()):,} parameters", f"{len(found.layers)} Mega layers"]
+    said += [f"{name} {value!s:.20}" for name, value in list(found.training.items())[:4]]
+    return "; ".join(said) + "."
 
 
 def _tables(found: Inspected) -> List:

@@ -134,7 +134,9 @@ def _layer(
     name: str, prefix: str, weights: Mapping[str, Tensor], options: Mapping[str, Any], path: str
 ) -> Layer:
     side = name.split()[0]
-    chunk = options.get(f"{side}_chunk_size", options.get("chunk_size"))
+    # The decoder's is the encoder's by default; classifiers have one encoder.
+    names = f"{side}_chunk_size", "encoder_chunk_size", "chunk_size"
+    chunk = next((options[name] for name in names if options.get(name) is not None), None)
     truncation = options.get("truncation_length")
     layer = Layer(
         name,
@@ -222,8 +224,8 @@ def _part(name: str) -> str:
 
 def _important(options: Mapping[str, Any]) -> Dict[str, Any]:
     names = [f"{side}{name}" for name in OPTIONS for side in ("", "encoder_", "decoder_")]
-    plain = (bool, int, float, str, type(None))
-    found = {name: options[name] for name in names if name in options}
+    plain = (bool, int, float, str)
+    found = {name: options[name] for name in names if options.get(name) is not None}
     return {name: value for name, value in found.items() if isinstance(value, plain)}
 
 
