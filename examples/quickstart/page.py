@@ -1,6 +1,6 @@
 """Makes one page of pictures: what models remember (`inspect`), and their trainings (`curves`).
 
-    python examples/quickstart/page.py OUT --checkpoints CHECKPOINT... --logs LOG...
+python examples/quickstart/page.py OUT --checkpoints CHECKPOINT... --logs LOG...
 """
 
 import argparse

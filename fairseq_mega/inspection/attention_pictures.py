@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 MOST_WORDS = 70  # on an axis; else numbers of positions
 STRIP = 50  # tokens of a row of surprisals
 MOST_STRIPS = 8
+LINE = 256  # tokens of a row where there are more
 
 SELF = """Each row is a token that attends, each column one that it attends to; the tokens are those
 that the layer reads. White is what a token may not see: later tokens in a decoder, and other
@@ -173,7 +174,7 @@ def surprisal_rows(surprisal: Surprisal) -> List[Tuple]:
 
 
 def surprisal_figure(surprisal: Surprisal) -> "Figure":
-    """Bars over the tokens, in rows of ``STRIP``; of long texts lines over the positions."""
+    """Bars over the tokens, in rows of ``STRIP``; of long texts in rows of ``LINE``."""
     count = len(surprisal.tokens)
     if count > STRIP * MOST_STRIPS:
         return _line_figure(surprisal)
@@ -206,18 +207,23 @@ def _bars(axes: "Axes", surprisal: Surprisal, start: int, end: int) -> None:
 
 
 def _line_figure(surprisal: Surprisal) -> "Figure":
+    count = len(surprisal.tokens)
     with styled():
-        figure, (axes,) = grid(1, 1, (10.0, 3.0))
-        places = np.arange(len(surprisal.tokens))
-        axes.plot(places, surprisal.carried.numpy(), color=COLOURS[2], linewidth=0.8,
-                  label="state carried")  # fmt: skip
-        if surprisal.cut is not None:
-            axes.plot(places, surprisal.cut.numpy(), "--", color=COLOURS[1], linewidth=0.8,
-                      label="state cut at each border")  # fmt: skip
-        axes.set_xlabel("position (tokens)")
-        axes.set_ylabel("surprisal (bits)")
-        _borders(axes, surprisal, 0, len(places))
-        shared_legend(figure, [axes])
+        figure, panels = grid(-(-count // LINE), 1, (10.0, 1.9))
+        for axes, start in zip(panels, range(0, count, LINE)):
+            end = min(start + LINE, count)
+            places = np.arange(start, end)
+            carried = surprisal.carried[start:end].numpy()
+            axes.plot(places, carried, color=COLOURS[2], linewidth=0.8, label="state carried")
+            if surprisal.cut is not None:
+                cut = surprisal.cut[start:end].numpy()
+                axes.plot(places, cut, "D", color=COLOURS[1], markersize=2.5,
+                          markerfacecolor="none", label="state cut at each border")  # fmt: skip
+            axes.set_xlim(start - 2, start + LINE + 1)
+            axes.set_ylabel("surprisal (bits)")
+            _borders(axes, surprisal, start, end)
+        panels[-1].set_xlabel("position (tokens)")
+        shared_legend(figure, panels)
     return figure
 
 

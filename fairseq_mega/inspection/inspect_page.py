@@ -1,8 +1,8 @@
 """The sections of the page of ``python -m fairseq_mega inspect``."""
 
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
-from .memory import GATES, gates_of, kernels_of, spans_of
+from .memory import GATES, Gate, Kernel, Spans, gates_of, kernels_of, spans_of
 from .page import Picture, Section, Table
 from .weight_pictures import (
     LONGEST_BIAS,
@@ -38,14 +38,32 @@ differences between offsets matter, not the level."""
 
 def inspect_sections(found: Inspected, prefix: str = "") -> List[Section]:
     """What a checkpoint holds, in tables, and what it remembers, in pictures."""
-    text = [_in_short(found)]
+    text, numbers = [_in_short(found)], numbers_of(found)
+    title = f"{found.architecture}: {found.path}"
     return [
-        Section(
-            f"{found.architecture}: {found.path}", text, _memory_pictures(found.layers), prefix
-        ),
-        Section("Gates and positions", [], _other_pictures(found.layers), prefix),
+        Section(title, text, _memory_pictures(found.layers, numbers), prefix),
+        Section("Gates and positions", [], _other_pictures(found.layers, numbers), prefix),
         Section("Model and training", [], _tables(found), prefix),
     ]
+
+
+class Numbers(NamedTuple):
+    """What the pictures show."""
+
+    spans: List[Spans]
+    kernels: List[Kernel]
+    gates: List[Gate]
+    biases: List[Tuple]  # rows of the CSV
+
+
+def numbers_of(found: Inspected) -> Numbers:
+    layers = found.layers
+    return Numbers(
+        [each for layer in layers for each in spans_of(layer)],
+        [each for layer in layers for each in kernels_of(layer)],
+        [each for layer in layers for each in gates_of(layer)],
+        bias_rows(layers),
+    )
 
 
 def _in_short(found: Inspected) -> str:
@@ -86,9 +104,8 @@ def _span_table(layers: List[Layer]) -> List[Tuple]:
     return rows
 
 
-def _memory_pictures(layers: List[Layer]) -> List:
-    spans = [each for layer in layers for each in spans_of(layer)]
-    kernels = [each for layer in layers for each in kernels_of(layer)]
+def _memory_pictures(layers: List[Layer], numbers: Numbers) -> List:
+    spans, kernels = numbers.spans, numbers.kernels
     chunks = {layer.side: layer.chunk_size for layer in layers if layer.chunk_size > 0}
     truncation = max(layer.truncation for layer in layers)
     cut = f" Kernels are cut to {truncation} taps (--truncation-length)." if truncation else ""
@@ -100,14 +117,13 @@ def _memory_pictures(layers: List[Layer]) -> List:
     ]  # fmt: skip
 
 
-def _other_pictures(layers: List[Layer]) -> List:
-    gates = [each for layer in layers for each in gates_of(layer)]
+def _other_pictures(layers: List[Layer], numbers: Numbers) -> List:
+    gates, rows = numbers.gates, numbers.biases
     kinds = {each.gate for each in gates}
     legend = " ".join(f"{name}: {what}." for name, what in GATES.items() if name in kinds)
     pictures = [
         Picture("gates", "Gates", f"{GATE_NOTE} {legend}", gate_figure(gates), gate_rows(gates))
     ]
-    rows = bias_rows(layers)
     if len(rows) > 1:
         pictures.append(Picture("bias", "Relative bias", BIAS, bias_figure(layers), rows))
     return pictures

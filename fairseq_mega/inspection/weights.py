@@ -104,6 +104,7 @@ def read_weights(path: str) -> Inspected:
     weights = state["model"]
     if not any(".mega_layer.move.delta" in name for name in weights):
         raise ValueError(f"{path} holds no Mega layers, though it is of the model {architecture}")
+    _check_memory(weights, path)
     check_finite(weights, path)
     options = section(state, "model")
     layers = [_layer(name, prefix, weights, options, path) for name, prefix in _layers(weights)]
@@ -116,6 +117,18 @@ def read_weights(path: str) -> Inspected:
         parts=count_parts(weights),
         layers=layers,
     )
+
+
+def _check_memory(weights: Mapping[str, Tensor], path: str) -> None:
+    """
+    Raises:
+        ValueError: at a weight that claims more numbers than the file has of it.
+    """
+    for name, value in weights.items():
+        plain = value.layout == torch.strided and not value.is_quantized
+        plain = plain and value.device.type == "cpu"
+        if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"{path}: {name:.80} is no plain tensor of as many numbers as it has")
 
 
 def _layers(weights: Mapping[str, Tensor]) -> Iterator[Tuple[str, str]]:
