@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, List, Tuple
 
 from .logs import SETS, Run, Series
 from .page import Picture, Section, Table
-from .style import COLOURS, MARKERS, grid, line_style, shared_legend, some_markers, styled
+from .style import COLOURS, MARKERS, grid, line_style, number, shared_legend, some_markers, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,7 @@ PANELS = (
     ("gnorm", "gradient norm"),
     ("wps", "speed (tokens/s)"),
 )
+LEGEND_ROWS = 12
 CURVES = """Loss, learning rate, norm of the gradient before clipping, and target tokens a second,
 by the number of updates. Lines are means since the line of the log before; large markers without a
 line are losses on the validation set. fairseq gives losses in base 2: bits for each target token
@@ -127,7 +128,9 @@ def memory_figure(runs: List[Run]) -> "Figure":
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     with styled():
-        figure, panels = grid(len(runs), 2, (4.8, 3.0))
+        most = max(len(memory_layers(run)) for run in runs)
+        columns = -(-most // LEGEND_ROWS)
+        figure, panels = grid(len(runs), 2, (4.2 + 0.7 * columns, 3.4 if columns > 1 else 3.0))
         for axes, run in zip(panels, runs):
             for i, layer in enumerate(memory_layers(run)):
                 _spans(axes, run, layer, i)
@@ -135,12 +138,15 @@ def memory_figure(runs: List[Run]) -> "Figure":
             low, high = axes.get_ylim()
             if high / low < 30:
                 axes.set_yticks([t for t in _round_numbers() if low <= t <= high])
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
             axes.yaxis.set_minor_formatter(NullFormatter())
             axes.set_title(run.name)
             axes.set_xlabel("updates")
             axes.set_ylabel("half-life (tokens)")
-            axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+            axes.legend(
+                loc="upper left", bbox_to_anchor=(1.0, 1.0), ncols=columns, frameon=False,
+                columnspacing=0.8,
+            )  # fmt: skip
     return figure
 
 

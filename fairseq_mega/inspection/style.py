@@ -52,6 +52,11 @@ def styled() -> Iterator[None]:
         yield
 
 
+def number(value: float) -> str:
+    """As it stands at an axis: ``0.5``, ``2000``, ``1e6``."""
+    return f"{value:g}".replace("e+0", "e").replace("e+", "e")
+
+
 def line_style(i: int) -> Dict[str, Any]:
     """The ``i``-th line of a picture, unlike the others in colour, style and marker."""
     return dict(

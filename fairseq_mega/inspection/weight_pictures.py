@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
 import numpy as np
 
 from .memory import Gate, Kernel, Spans, quantiles
-from .style import BACKWARD, COLOURS, FORWARD, grid, shared_legend, styled
+from .style import BACKWARD, COLOURS, FORWARD, grid, number, shared_legend, styled
 from .weights import SIDES, Layer, relative_bias
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _plain_logarithmic(axes: "Axes") -> None:
     if decades < 1:
         subs = [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0]
     axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
@@ -208,7 +208,8 @@ def _boxes(axes: "Axes", labels: List[str], boxes: List[Dict[str, float]]) -> No
     axes.bxp(stats, showfliers=False, medianprops=dict(color=COLOURS[1], linewidth=2))
     many = len(labels) > 6
     short = [f"{label[0]}{number_of(label)}" if many else label for label in labels]
-    axes.set_xticks(range(1, len(labels) + 1), short)
+    step = -(-len(labels) // 12)  # more would overlap
+    axes.set_xticks(range(1, len(labels) + 1, step), short[::step])
     axes.set_xlabel("layer (e encoder, d decoder)" if many else "layer")
 
 
