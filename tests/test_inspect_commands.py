@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -237,17 +236,10 @@ def test_memory_spans_are_in_the_log_and_change_nothing(trained):
     )
 
 
-def test_curves_of_the_log_and_a_training_that_goes_on(trained, parity, tmp_path):
-    """Checkpoints hold fairseq's metrics, but not these, which it could not read."""
+def test_curves_of_the_log(trained, tmp_path):
     folder, _ = trained
     command("curves", folder / "with.log", "--out", tmp_path / "curves")
-    rows = read_csv(tmp_path / "curves/memory-spans.csv")
-    assert rows[0] == ["run", "layer", "statistic", "updates", "half_life_tokens"]
-    assert {(row[1], row[3]) for row in rows[1:]} == {
-        (n, u) for n in ("e0", "e1", "d0") for u in "246"
-    }
-    output = run(
-        "train", parity / "translation/data-bin", TRAIN.replace("--max-update 6", "--max-update 8"),
-        f"--save-dir {tmp_path} --restore-file {Path(folder)}/with/checkpoint_last.pt",
-    )  # fmt: skip
-    assert list(losses(output)) == [8] and "memory_e0_longest" in output
+    head, *rows = read_csv(tmp_path / "curves/memory-spans.csv")
+    assert head == ["run", "layer", "statistic", "updates", "half_life_tokens"]
+    layers = ("e0", "e1", "d0")
+    assert {(row[1], row[3]) for row in rows} == {(name, u) for name in layers for u in "246"}

@@ -78,7 +78,7 @@ def read_log(path: Path, name: str) -> Run:
     Raises:
         ValueError: where it holds no line of a training, or cannot be read.
     """
-    run = Run(name, path, {}, [])
+    run, validation = Run(name, path, {}, []), None
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             found = _read_line(line.rstrip("\n"))
@@ -86,9 +86,14 @@ def read_log(path: Path, name: str) -> Run:
                 continue
             part, numbers = found
             updates = numbers.get("num_updates")
-            if part not in SETS or updates is None or not updates.is_integer():
+            if updates is None or not updates.is_integer():
                 run.unread.append(number)
                 continue
+            if part not in ("train_inner", "train"):
+                validation = validation or part  # of several, the first, as fairseq does
+                if part != validation:
+                    continue
+                part = "valid"
             for metric, value in numbers.items():
                 # Of a training that went on from an earlier checkpoint, the later line.
                 run.values.setdefault(part, {}).setdefault(metric, {})[int(updates)] = value
@@ -102,39 +107,41 @@ def read_log(path: Path, name: str) -> Run:
 
 
 def _read_line(line: str) -> Optional[Tuple[str, Dict[str, float]]]:
-    """The set and the numbers of a line; None for lines of other kinds. Of a line that was cut, the
-    set may be empty."""
+    """The set and the numbers of a line; None for lines of other kinds. A line that was cut has no
+    number of updates."""
     start = re.search(r'\{"epoch": ', line)
     if start:
         try:
-            entries = json.loads(line[start.start() :])
+            return _from_json(json.loads(line[start.start() :]))
         except ValueError:
-            return "", {}
-        return _from_json(entries)
+            return "train_inner", {}
     inner = re.search(r"epoch \d+:\s+\d+ / \d+(.*)", line)
     if inner:
         pairs = [entry.strip().partition("=")[::2] for entry in inner[1].split(", ")]
         return "train_inner", _numbers(dict(pairs))
     ended = re.search(r"epoch \d+ (\|.*)", line)
     if ended:
+        subset = re.search(r"valid on '(.+?)' subset", line)
         parts = [part.strip() for part in ended[1].split("|") if part.strip()]
-        part = "valid" if any(p.startswith("valid on ") for p in parts) else "train"
-        return part, _numbers(dict(p.rpartition(" ")[::2] for p in parts))
+        numbers = _numbers(dict(part.rpartition(" ")[::2] for part in parts))
+        return (subset[1] if subset else "train"), numbers
     return None
 
 
-def _from_json(entries: Dict) -> Tuple[str, Dict[str, float]]:
-    """Names of sums over epochs begin with their set: ``valid_loss``."""
-    for part in ("train", "valid"):
-        prefix = f"{part}_"
-        if f"{prefix}num_updates" in entries:
-            own = {
-                name.removeprefix(prefix): value
-                for name, value in entries.items()
-                if name.startswith(prefix)
-            }
-            return part, _numbers(own)
-    return "train_inner", _numbers(entries)
+def _from_json(entries: Dict) -> Optional[Tuple[str, Dict[str, float]]]:
+    """Names of sums over a set begin with the set: ``valid_loss``."""
+    if "num_updates" in entries:
+        return "train_inner", _numbers(entries)
+    counts = [name for name in entries if name.endswith("_num_updates")]
+    if not counts:
+        return None
+    prefix = counts[0].removesuffix("num_updates")
+    own = {
+        name.removeprefix(prefix): value
+        for name, value in entries.items()
+        if name.startswith(prefix)
+    }
+    return prefix.removesuffix("_"), _numbers(own)
 
 
 def _numbers(entries: Dict) -> Dict[str, float]:

@@ -106,6 +106,16 @@ def test_a_training_that_went_on_from_an_earlier_checkpoint(tmp_path):
     assert run.series("train_inner", "loss") == {1: 9.0, 2: 8.0, 3: 6.0, 4: 5.0}
 
 
+def test_of_several_validation_sets_the_first_counts(tmp_path):
+    log = write_log(tmp_path / "train.log", "json")
+    with log.open("a") as file:
+        file.write('{"epoch": 1, "dev_loss": "7.5", "dev_num_updates": "6"}\n')
+        file.write("epoch 001 | valid on 'dev' subset | loss 8.5 | num_updates 6\n")
+        file.write('{"epoch": 1, "other": "lines"}\n')
+    run = read_log(log, "a")
+    assert run.series("valid", "loss") == {6: 1.5} and not run.unread
+
+
 @pytest.mark.parametrize("log_format", ["json", "simple"])
 def test_a_line_that_is_cut_is_left_out_and_named(tmp_path, log_format):
     log = write_log(tmp_path / "train.log", log_format)
