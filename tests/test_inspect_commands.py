@@ -170,6 +170,8 @@ def test_nothing_half_written_is_left(tmp_path, parity):
     assert "no folder at" in refused("inspect", checkpoint, "--out", out)
     assert "is there" in refused("inspect", checkpoint, "--out", tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
+    said = refused("inspect", checkpoint, "--out", tmp_path / ("x" * 250))
+    assert "cannot be made: File name too long. Give another --out" in said
 
 
 @pytest.mark.parametrize(

@@ -103,14 +103,18 @@ def run(args: argparse.Namespace) -> Path:
 def check_new(out: Path) -> Path:
     """
     Raises:
-        FileExistsError, FileNotFoundError, PermissionError: where the folder cannot be made; before
-            any work.
+        OSError: where the folder cannot be made; before any work.
     """
     from ..exchange.files import new_folder
 
-    with new_folder(out):
-        pass
-    out.rmdir()
+    try:
+        with new_folder(out):
+            pass
+        out.rmdir()
+    except (FileExistsError, FileNotFoundError):
+        raise
+    except OSError as error:
+        raise OSError(f"{out} cannot be made: {error.strerror}. Give another --out") from error
     return out
 
 
