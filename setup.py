@@ -4,7 +4,8 @@ from setuptools import find_packages, setup
 
 TRANSLATION = ["sacremoses", "subword-nmt"]
 CLASSIFICATION = ["pillow"]  # reads pictures
-LONG_DEMO = ["matplotlib", "pillow", "scikit-learn", "scipy"]
+INSPECT = ["matplotlib"]
+LONG_DEMO = [*INSPECT, "pillow", "scikit-learn", "scipy"]
 
 setup(
     name="fairseq-mega",
@@ -25,10 +26,11 @@ setup(
         "torch>=2.6",
     ],
     extras_require={
-        "bench": ["matplotlib"],
+        "bench": INSPECT,
         "classification": CLASSIFICATION,
         "demo": ["babel", *LONG_DEMO],
         "images": ["pillow"],
+        "inspect": INSPECT,
         "test": [
             "babel",
             "hypothesis",

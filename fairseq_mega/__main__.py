@@ -1,4 +1,5 @@
-"""Exchanges models with strangers as files that hold no code, and converts those of other code.
+"""Exchanges models with strangers as files that hold no code, converts those of other code, and
+shows what a trained model remembers.
 
 ``python -m fairseq_mega`` alone prints the path to give to fairseq's ``--user-dir``.
 """
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import List, Optional
 
+from .inspection.commands import ACTIONS, add_commands, run
+
 EXAMPLES = """examples:
   fairseq-train ... --user-dir "$(python -m fairseq_mega)"
   python -m fairseq_mega export checkpoints/checkpoint_best.pt my-model --data data-bin
@@ -16,6 +19,9 @@ EXAMPLES = """examples:
   fairseq-generate data-bin --user-dir "$(python -m fairseq_mega)" --path my-model.pt
   python -m fairseq_mega convert-hf mega-base-wikitext mega-masked-lm
   python -m fairseq_mega convert-imagenet mega_base.pth mega_base.pt
+  python -m fairseq_mega inspect checkpoints/checkpoint_best.pt --out pictures
+  python -m fairseq_mega attend checkpoints/checkpoint_best.pt data-bin --index 3 --out maps
+  python -m fairseq_mega curves checkpoints other-checkpoints --out curves
 """
 EXPORT = """Writes the model in a checkpoint to a new folder of two files: model.safetensors, the
 weights, and config.json: task, architecture, options, dictionaries and versions. Neither can hold
@@ -52,7 +58,8 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(
-        dest="action", metavar="{export,import,convert-hf,convert-imagenet}"
+        dest="action",
+        metavar="{export,import,convert-hf,convert-imagenet,inspect,attend,curves}",
     )
     action = actions.add_parser("export", help="from a checkpoint to a folder", description=EXPORT)
     action.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the checkpoint")
@@ -68,6 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_convert_hf(actions)
     _add_convert_imagenet(actions)
+    add_commands(actions)
     return parser
 
 
@@ -112,6 +120,8 @@ def main(words: Optional[List[str]] = None) -> None:
 
 def _act(args: argparse.Namespace) -> Path:
     """Does what is asked for; returns what it has written. fairseq takes seconds to import."""
+    if args.action in ACTIONS:
+        return run(args)
     if args.action == "convert-hf":
         from .convert import convert_huggingface
 

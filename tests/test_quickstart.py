@@ -146,7 +146,7 @@ def test_the_plan_orders_steps_after_those_they_need(tmp_path):
     steps, trials = demo.plan(tmp_path, ["mega", "transformer"])
     for i, each in enumerate(steps):
         assert set(each.after) <= set(steps[:i])
-    assert len({each.folder for each in steps}) == len(steps) == 11
+    assert len({each.folder for each in steps}) == len(steps) == 12
     assert len(trials) == 4
 
 

@@ -245,6 +245,20 @@ def test_step(task: Task, model: str, work: Path, data: Step, training: Step) ->
     return Step(f"Test: {task.name}, {model}", folder, [words], (training,))
 
 
+def page_step(trials: list["Trial"], work: Path) -> Step:
+    """A page of pictures of all trainings, and of what the Mega models remember."""
+    folder = work / "pictures"
+    megas = [checkpoint(trial.training) for trial in trials if trial.model == "mega"]
+    logs = [trial.training.log for trial in trials]
+    words = command("python", HERE / "page.py", page_of(work).parent, "--checkpoints", *megas)
+    words += command("--logs", *logs)
+    return Step("Pictures", folder, [words], tuple(trial.training for trial in trials))
+
+
+def page_of(work: Path) -> Path:
+    return work / "pictures/page/index.html"
+
+
 def checkpoint(training: Step) -> Path:
     return training.folder / "checkpoint_best.pt"
 
@@ -272,7 +286,7 @@ def plan(work: Path, models: list[str]) -> tuple[list[Step], list[Trial]]:
                 Trial(task, model, data, training, test_step(task, model, work, data, training))
             )
     phases = zip(*((trial.data, trial.training, trial.test) for trial in trials))
-    return list(dict.fromkeys([corpus, *chain(*phases)])), trials
+    return list(dict.fromkeys([corpus, *chain(*phases), page_step(trials, work)])), trials
 
 
 # --- results ------------------------------------------------------------------------------------
@@ -351,6 +365,8 @@ def report(work: Path, trials: list[Trial]) -> None:
     print("\n=== Checkpoints\n")
     for trial in trials:
         print(f"{trial.task.name}, {trial.model}: {checkpoint(trial.training)}")
+
+    print(f"\n=== Pictures: what the models remember, and how they were trained\n\n{page_of(work)}")
 
     print(f"\n=== What to type next, in {ROOT}\n")
     print("Translate, one line at a time:\n")

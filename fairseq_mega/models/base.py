@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .choices import check_choices
 from .config import add_options
+from .memory_metrics import log_memory_spans
 
 
 class MegaCheckpointMixin:
@@ -46,6 +47,11 @@ class MegaCheckpointMixin:
             if name.endswith(".num_batches_tracked"):
                 state[name] = state[name].double()
         return state
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """As fairseq's, which calls it before every update; its log also gets memory spans."""
+        super().set_num_updates(num_updates)
+        log_memory_spans(self)
 
     def _check_bias_tables(self, state_dict: Dict[str, Tensor]) -> None:
         """Names the option behind a ``simple`` bias of another size than the model's."""

@@ -22,7 +22,7 @@ from .blocks import (
     ema_segment_by_blocks,
     within_block,
 )
-from .coefficients import EMACoefficients, ema_coefficients, kernel_taps
+from .coefficients import EMACoefficients, ema_coefficients, half_lives, kernel_taps
 from .fft import fft_convolution
 from .step import StepCoefficients, ema_step_
 
@@ -33,6 +33,7 @@ __all__ = [
     "ema_coefficients",
     "ema_segment",
     "ema_step_",
+    "half_lives",
 ]
 
 # The rule: which form is fastest, forward and backward, as measured on two CPU cores, D 512, N 16.

@@ -32,6 +32,15 @@ def ema_coefficients(delta: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor) 
     return EMACoefficients(log_decay, p * beta, gamma.to(dtype) / math.sqrt(gamma.size(-1)))
 
 
+def half_lives(log_decay: Tensor) -> Tensor:
+    """After how many positions half of what went into an EMA is left, ``ln 2 / -ln q``.
+
+    Args:
+        log_decay: ``log q``, of any shape; where it is 0 but for rounding, the result is finite.
+    """
+    return math.log(2) / (-log_decay).clamp(min=torch.finfo(log_decay.dtype).tiny)
+
+
 def kernel_taps(coefficients: EMACoefficients, taps: int) -> Tensor:
     """The first taps ``k[d, tau] = sum_n weight[d, n] q[d, n]^tau`` of the kernel: ``(D, taps)``.
 

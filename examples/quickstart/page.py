@@ -1,0 +1,34 @@
+"""Makes one page of pictures: what models remember (`inspect`), and their trainings (`curves`).
+
+python examples/quickstart/page.py OUT --checkpoints CHECKPOINT... --logs LOG...
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from fairseq_mega.inspection.curve_pictures import curve_sections
+from fairseq_mega.inspection.inspect_page import inspect_sections
+from fairseq_mega.inspection.logs import read_runs
+from fairseq_mega.inspection.page import write_page
+from fairseq_mega.inspection.weights import read_weights
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="the folder to make")
+    parser.add_argument("--checkpoints", nargs="+", default=[], help="of Mega models")
+    parser.add_argument("--logs", nargs="+", type=Path, required=True, help="of trainings")
+    args = parser.parse_args()
+    logging.disable(logging.INFO)
+    sections = curve_sections(read_runs(args.logs))
+    for i, checkpoint in enumerate(args.checkpoints):
+        sections += inspect_sections(read_weights(checkpoint), prefix=f"model{i}-")
+    print(write_page(args.out, "What the models of the demo remember", sections))
+
+
+if __name__ == "__main__":
+    main()
