@@ -9,6 +9,7 @@ from helpers import NORMS, TINY, build, parse
 from torch import nn
 
 from fairseq_mega.modules.ema import MultiHeadEMA
+from fairseq_mega.modules.relative_bias import RotaryRelativePositionalBias
 
 LM = "--task language_modeling "
 ADAPTIVE = LM + "--criterion adaptive_loss "
@@ -166,6 +167,18 @@ def test_published_presets_keep_the_published_memories(arch):
     task = LM if arch.startswith("mega_lm") else ""
     cfg = parse(f"{task} --arch {arch}").model
     assert (cfg.ema_init, cfg.ema_longest) == ("normal", None)
+
+
+def test_the_preset_for_long_texts():
+    """Chunks, and memories beyond them; published initial values can be asked for."""
+    decoder = build_meta(f"{LM} --arch mega_lm_long", 20).decoder
+    assert sizes(decoder)[:6] == PUBLISHED["mega_lm"][:6]
+    layer = decoder.layers[0].mega_layer
+    assert (layer.chunk_size, layer.move.truncation, layer.prenorm) == (512, None, True)
+    assert layer.move.longest_memory == 4096
+    assert isinstance(layer.rel_pos_bias, RotaryRelativePositionalBias)
+    decoder = build_meta(f"{LM} --arch mega_lm_long --ema-init normal", 20).decoder
+    assert decoder.layers[0].mega_layer.move.longest_memory is None
 
 
 @pytest.mark.parametrize(
