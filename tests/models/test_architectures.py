@@ -155,7 +155,7 @@ def test_ema_init(arch, given, longest):
         models.append(build(f"{TINY[arch]} {options}"))
     normal, spread = (model.state_dict() for model in models)
     for name, value in normal.items():
-        assert torch.equal(value, spread[name]) != name.endswith("move.delta"), name
+        assert torch.equal(value, spread[name]) != name.endswith(("delta", "move.alpha")), name
     for module in models[1].modules():
         if isinstance(module, MultiHeadEMA):
             p, a = torch.sigmoid(module.delta), torch.sigmoid(module.alpha)
