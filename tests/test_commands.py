@@ -308,6 +308,8 @@ model:
   SIDE_z_dim: 8
   SIDE_chunk_size: 4
   rel_pos_bias: rotary
+  ema_init: spread
+  ema_longest: 100000
 hydra: {run: {dir: FOLDER/hydra}}
 """
 
@@ -332,6 +334,9 @@ def test_hydra_train(arch, side, task, data, request, tmp_path):
     checkpoint = torch.load(tmp_path / "checkpoint_last.pt")
     weight = checkpoint["model"]["decoder.layers.0.mega_layer.move.delta"]
     assert weight.shape == (16, 16, 1), output
+    alpha = checkpoint["model"]["decoder.layers.0.mega_layer.move.alpha"]
+    memories = 1 / (torch.sigmoid(weight) * torch.sigmoid(alpha))
+    assert 50_000 < memories.max() < 110_000
     assert checkpoint["optimizer_history"][-1]["num_updates"] == 5
 
 

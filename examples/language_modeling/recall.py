@@ -1,5 +1,6 @@
 """How far back a language model can recall a word: Mega in chunks, with and without what its EMA
-carries from chunk to chunk, and fairseq's Transformer with a window of one chunk.
+carries from chunk to chunk, with the published initial memories and with spread ones, and fairseq's
+Transformer with a window of one chunk.
 
     python examples/language_modeling/recall.py            some minutes on two CPU cores
     python examples/language_modeling/recall.py --quick    tiny, in seconds: only that it runs
@@ -18,7 +19,7 @@ import shlex
 import sys
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Dict, Iterator, List, Tuple
 
@@ -40,7 +41,6 @@ import fairseq_mega  # noqa: E402, F401 - registers the models
 VALUES, WORDS = 8, 8
 SPECIAL = 4  # fairseq's entries of every dictionary
 QUERY = SPECIAL + VALUES + WORDS
-SEED = 1
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Scale:
     tokens: int  # of a batch
     tested: int  # lines for each distance
     learning_rate: float = 1.5e-2
+    seed: int = 1  # of weights and samples
 
     @property
     def stages(self) -> List[int]:
@@ -77,11 +78,13 @@ _MEGA = (
 )
 MODELS = {
     "mega": f"{_MEGA} --truncation-length 0",
+    "mega-spread": f"{_MEGA} --truncation-length 0 --ema-init spread",
     "mega-cut": f"{_MEGA} --truncation-length {{cut}}",
     "transformer": "--arch transformer_lm --decoder-layers 2 --decoder-embed-dim 64 "
     "--decoder-input-dim 64 --decoder-output-dim 64 --decoder-attention-heads 4 "
     "--decoder-ffn-embed-dim 288 --decoder-normalize-before --dropout 0",
 }
+STREAMED = ("mega", "mega-spread")  # their tests carry a state
 
 
 # --- samples --------------------------------------------------------------------------------------
@@ -101,7 +104,7 @@ def training_batches(scale: Scale) -> Iterator[Tuple[int, Tensor, Tensor]]:
     """Batches with the longest distance of their stage. Distances go from 2 to that, the long ones
     more often than by their logarithms; values stand anywhere in a chunk, so that short distances
     too cross from one chunk to the next."""
-    draw = torch.Generator().manual_seed(SEED)
+    draw = torch.Generator().manual_seed(scale.seed)
     for longest in scale.stages:
         for _ in range(scale.updates):
             share = torch.rand((), generator=draw).item() ** 0.4
@@ -117,7 +120,7 @@ def offset_in(chunk: int, draw: torch.Generator) -> int:
 # --- models ---------------------------------------------------------------------------------------
 
 
-def build(name: str, chunk: int):
+def build(name: str, chunk: int, seed: int = 1):
     """The model of these options, built as ``fairseq-train`` builds it."""
     words = shlex.split(MODELS[name].format(chunk=chunk, cut=chunk // 2))
     words = ["data", "--task", "language_modeling", "--tokens-per-sample", str(chunk), *words]
@@ -126,7 +129,7 @@ def build(name: str, chunk: int):
     dictionary = Dictionary()
     for i in range(QUERY + 1 - SPECIAL):
         dictionary.add_symbol(f"w{i}")
-    torch.manual_seed(SEED)
+    torch.manual_seed(seed)
     return LanguageModelingTask(cfg.task, dictionary, dictionary).build_model(cfg.model)
 
 
@@ -134,7 +137,7 @@ def answers(name: str, model, texts: Tensor, chunk: int) -> Tensor:
     """Scores ``(lines, V)`` of the token after each text."""
     if name == "transformer":
         texts = texts[:, -chunk:]
-    if name == "mega" and not model.training:
+    if name in STREAMED and not model.training:
         features = read_in_segments(model, texts)
     else:  # the cut holds in the parallel form alone
         features, _ = model(texts, features_only=True)
@@ -173,7 +176,7 @@ def train(name: str, model, scale: Scale) -> None:
 @torch.no_grad()
 def test(name: str, model, scale: Scale) -> Dict[int, float]:
     """Accuracy at each distance, on the same new samples for every model."""
-    draw = torch.Generator().manual_seed(SEED + 1)
+    draw = torch.Generator().manual_seed(scale.seed + 1)
     accuracy = {}
     for distance in scale.distances:
         right, batch = 0, 8  # a batch for each place in the chunk
@@ -252,11 +255,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "recall")
     parser.add_argument("--quick", action="store_true", help="tiny: only that it runs")
     parser.add_argument("--only", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--updates", type=int, help="of each stage")
+    parser.add_argument("--seed", type=int, default=1, help="of weights and samples")
     args = parser.parse_args()
-    scale = QUICK if args.quick else FULL
+    scale = replace(QUICK if args.quick else FULL, seed=args.seed)
+    if args.updates is not None:
+        scale = replace(scale, updates=args.updates)
     results = {}
     for name in args.only:
-        model, start = build(name, scale.chunk), time.time()
+        model, start = build(name, scale.chunk, scale.seed), time.time()
         train(name, model.train(), scale)
         seconds = round(time.time() - start)
         results[name] = {

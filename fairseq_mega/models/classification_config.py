@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..modules.activations import ACTIVATIONS
 from ..modules.checks import check_chunk_size, check_positive, check_rotary
 from ..modules.norm import NORMS
-from .config import LayersConfig, _flag, _option
+from .config import LayersConfig, _flag, _option, check_ema
 
 INPUTS = ("text", "image")
 POOLINGS = ("mp", "cls")
@@ -173,6 +173,7 @@ def _check_sizes(cfg, documents: int) -> None:
     for name in names:
         check_positive(**{_flag(name): cfg[name]})
     check_chunk_size("--chunk-size", cfg.chunk_size)
+    check_ema(cfg)
     if cfg.max_positions is not None:
         check_positive(**{"--max-positions": cfg.max_positions})
     elif str(cfg.rel_pos_bias) == "simple" and cfg.chunk_size < 0:

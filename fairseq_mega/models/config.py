@@ -10,12 +10,19 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from omegaconf import II
 
 from ..modules.activations import ACTIVATIONS
-from ..modules.checks import check_chunk_size, check_positive, check_rotary
+from ..modules.checks import (
+    check_chunk_size,
+    check_longest_memory,
+    check_positive,
+    check_rotary,
+)
 from ..modules.norm import NORMS
 from ..modules.relative_bias import BIASES
 from ..ops.attention import ATTENTION_FUNCTIONS
 
 MOST_LAYERS = 1000
+EMA_INITS = ("normal", "spread")
+EMA_LONGEST = 4096  # of spread
 
 
 def _option(default, help):
@@ -39,6 +46,14 @@ class LayersConfig(FairseqDataclass):
         "normal",
         "initial linear weights: normal is the published N(0, 0.02^2); xavier learns faster in "
         "small models and short trainings",
+    )
+    ema_init: ChoiceEnum(list(EMA_INITS)) = _option(
+        "normal",
+        "initial memories of the EMA's dimensions: normal is the published one, 4 or 5 tokens; "
+        "spread has them from 2 tokens to --ema-longest",
+    )
+    ema_longest: Optional[int] = _option(
+        None, f"the longest initial memory of --ema-init spread, in tokens (default: {EMA_LONGEST})"
     )
     dropout: float = _option(0.1, "dropout probability")
     attention_dropout: float = _option(0.0, "dropout probability for attention weights")
@@ -206,8 +221,32 @@ def check_layers(cfg, side: str) -> None:
             f"{_flag(f'{side}_layers')} is {cfg[f'{side}_layers']}, more than {MOST_LAYERS}"
         )
     check_chunk_size(_flag(f"{side}_chunk_size"), cfg[f"{side}_chunk_size"])
+    check_ema(cfg)
     if cfg.rel_pos_bias == "rotary":
         check_rotary(_flag(f"{side}_z_dim"), cfg[f"{side}_z_dim"])
+
+
+def check_ema(cfg) -> None:
+    """Checks the initial values of the EMA.
+
+    Raises:
+        ValueError: names the option, its value and what to do.
+    """
+    if cfg.ema_longest is None:
+        return
+    if cfg.ema_init != "spread":
+        raise ValueError(
+            f"--ema-longest is {cfg.ema_longest}, but --ema-init is {cfg.ema_init}, whose memories "
+            "are all of 4 or 5 tokens: give --ema-init spread, or leave --ema-longest out"
+        )
+    check_longest_memory("--ema-longest", cfg.ema_longest)
+
+
+def longest_memory(cfg) -> Optional[int]:
+    """The longest initial memory of the EMA, in tokens; None for the published initial values."""
+    if cfg.ema_init != "spread":
+        return None
+    return EMA_LONGEST if cfg.ema_longest is None else cfg.ema_longest
 
 
 def _check_common(cfg) -> None:

@@ -16,6 +16,7 @@ from ..modules.dropout import make_dropout
 from ..modules.linear import INIT_STD, make_linear
 from ..modules.stochastic_depth import StochasticFeedForwardNetwork, StochasticGatedAttention
 from .base import MegaCheckpointMixin, register_presets
+from .config import longest_memory
 from .imagenet_config import PRESETS, ImageNetConfig, check_imagenet
 
 
@@ -41,6 +42,7 @@ class ImageLayer(nn.Module):
             hidden_dropout=cfg.hidden_dropout,
             chunk_size=cfg.encoder_chunk_size,
             truncation=cfg.truncation_length,
+            longest_memory=longest_memory(cfg),
             rel_pos_bias=str(cfg.rel_pos_bias),
             max_positions=positions,
             attention_activation=str(cfg.attention_activation_fn),

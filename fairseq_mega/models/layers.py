@@ -15,6 +15,7 @@ from ..modules import (
 )
 from ..modules.norm import BatchNorm, SyncBatchNorm
 from ..modules.state import LayerState
+from .config import longest_memory
 
 
 def make_embedding(
@@ -139,6 +140,7 @@ def _mega_layer(cfg, side: str, max_positions: int, bidirectional: bool):
         ndim=cfg[f"{side}_n_dim"],
         chunk_size=cfg[f"{side}_chunk_size"],
         truncation=cfg.truncation_length,
+        longest_memory=longest_memory(cfg),
         max_positions=max_positions,
         bidirectional=bidirectional,
         **_common(cfg),

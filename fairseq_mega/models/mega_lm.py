@@ -185,5 +185,15 @@ register_presets(
             attention_dropout=0.1,
             hidden_dropout=0.1,
         ),
+        # For new trainings on long texts: chunks, and an EMA that remembers beyond them from the
+        # start.
+        "mega_lm_long": dict(
+            decoder_chunk_size=512,
+            rel_pos_bias="rotary",
+            normalize_before=True,
+            weight_init="xavier",
+            ema_init="spread",
+            truncation_length=0,
+        ),
     },
 )

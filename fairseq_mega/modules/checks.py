@@ -13,6 +13,14 @@ def check_choice(name: str, value: str, choices) -> None:
         raise ValueError(f"{name} is {value!r}, but must be one of: {', '.join(choices)}")
 
 
+def check_longest_memory(name: str, value: int) -> None:
+    if value < 2:
+        raise ValueError(
+            f"{name} is {value}, but must be at least 2: the memories of an EMA are spread "
+            "from 2 tokens to so many"
+        )
+
+
 def check_chunk_size(name: str, value: int) -> None:
     if value == 0 or value < -1:
         raise ValueError(

@@ -15,8 +15,10 @@ from ..ops.ema import (
     ema_segment,
     ema_step_,
 )
-from .checks import check_positive
+from .checks import check_longest_memory, check_positive
 from .state import EMAState, LayerState
+
+INIT_STD = 0.2  # of delta and alpha
 
 
 class MultiHeadEMA(nn.Module):
@@ -28,6 +30,11 @@ class MultiHeadEMA(nn.Module):
         bidirectional: adds a second EMA that runs from the end to the start.
         truncation: kernel taps that are kept; None, 0 or less for all of them. Decoding with a
             state has no truncation.
+        longest_memory: spreads the initial memories of a channel's dimensions from 2 to so many
+            tokens; None for the published initial values, whose memories are of 4 or 5 tokens.
+
+    Raises:
+        ValueError: at a hyperparameter out of range.
     """
 
     def __init__(
@@ -36,13 +43,17 @@ class MultiHeadEMA(nn.Module):
         ndim: int = 2,
         bidirectional: bool = False,
         truncation: Optional[int] = None,
+        longest_memory: Optional[int] = None,
     ):
         super().__init__()
         check_positive(embed_dim=embed_dim, ndim=ndim)
+        if longest_memory is not None:
+            check_longest_memory("longest_memory", longest_memory)
         self.embed_dim = embed_dim
         self.ndim = ndim
         self.bidirectional = bidirectional
         self.truncation = truncation if truncation and truncation > 0 else None
+        self.longest_memory = longest_memory
         kernel_dim = 2 * embed_dim if bidirectional else embed_dim
         self.delta = nn.Parameter(torch.empty(kernel_dim, ndim, 1))
         self.alpha = nn.Parameter(torch.empty(kernel_dim, ndim, 1))
@@ -53,13 +64,16 @@ class MultiHeadEMA(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.delta, std=0.2)
-        nn.init.normal_(self.alpha, std=0.2)
+        nn.init.normal_(self.delta, std=INIT_STD)
+        nn.init.normal_(self.alpha, std=INIT_STD)
         nn.init.normal_(self.beta, std=0.02)
         self.beta[:, 0::2] += 1.0
         self.beta[:, 1::2] -= 1.0
         nn.init.normal_(self.gamma)
         nn.init.normal_(self.omega)
+        if self.longest_memory is not None:
+            self.delta.copy_(spread_memories(self.delta, self.longest_memory))
+            self.alpha.copy_(self.delta)
 
     def forward(
         self,
@@ -132,3 +146,26 @@ class MultiHeadEMA(nn.Module):
             f"embed_dim={self.embed_dim}, ndim={self.ndim}, bidirectional={self.bidirectional}, "
             f"truncation={self.truncation}"
         )
+
+
+def spread_memories(places: Tensor, longest: int) -> Tensor:
+    """What ``delta`` and ``alpha`` both are with memories ``1 / (1 - q)`` that are spread from 2 to
+    ``longest`` tokens, evenly by their logarithms, over the dimensions of each channel.
+
+    Of ``N`` equal intervals of the logarithm, each dimension has one, and a random place in it.
+    With ``p = a = 1 / sqrt(memory)``, a dimension gives random inputs about the variance that the
+    published initial values give them, ``p^2 / (1 - q^2) = 1 / (2 - 1 / memory)``; by ``p`` alone,
+    long memories would be too faint beside short ones (docs/long-text.md).
+
+    Args:
+        places: random numbers ``~ N(0, 0.2^2)``, ``(K, N, 1)``: those of the published ``delta``,
+            so that all other weights of a model are drawn as they are without.
+        longest: in tokens, at least 2.
+
+    Returns:
+        ``(K, N, 1)``.
+    """
+    dims = places.size(1)
+    intervals = torch.arange(dims, dtype=places.dtype, device=places.device).unsqueeze(1)
+    share = (intervals + torch.special.ndtr(places / INIT_STD)) / dims  # uniform in (0, 1)
+    return torch.logit((2 * (longest / 2) ** share).rsqrt())

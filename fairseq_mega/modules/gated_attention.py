@@ -36,7 +36,8 @@ class MovingAverageGatedAttention(nn.Module):
     Args:
         embed_dim, zdim, hdim: dimensions ``D`` of the model, ``Z`` of queries and keys, ``H`` of
             values.
-        ndim, truncation: EMA dimensions and kernel taps, see ``MultiHeadEMA``.
+        ndim, truncation, longest_memory: EMA dimensions, kernel taps and initial memories, see
+            ``MultiHeadEMA``.
         dropout, attention_dropout, hidden_dropout: probabilities for the layer's input and output
             sides, the attention weights, and the values.
         chunk_size: ``C``: attention runs inside chunks of ``C`` positions; -1: over all of them.
@@ -62,6 +63,7 @@ class MovingAverageGatedAttention(nn.Module):
         hidden_dropout: float = 0.0,
         chunk_size: int = -1,
         truncation: Optional[int] = None,
+        longest_memory: Optional[int] = None,
         norm_type: str = "layernorm",
         prenorm: bool = True,
         norm_affine: bool = True,
@@ -89,7 +91,7 @@ class MovingAverageGatedAttention(nn.Module):
         self.attention_dropout = make_dropout(attention_dropout, self)
 
         self.norm = SequenceNorm(norm_type, embed_dim, affine=norm_affine)
-        self.move = MultiHeadEMA(embed_dim, ndim, bidirectional, truncation)
+        self.move = MultiHeadEMA(embed_dim, ndim, bidirectional, truncation, longest_memory)
         self.v_proj = make_linear(embed_dim, hdim)
         self.mx_proj = make_linear(embed_dim, zdim + hdim + 2 * embed_dim)
         self.h_proj = make_linear(hdim, embed_dim)

@@ -8,6 +8,9 @@ import torch
 from helpers import NORMS, TINY, build, parse
 from torch import nn
 
+from fairseq_mega.modules.ema import MultiHeadEMA
+from fairseq_mega.modules.relative_bias import RotaryRelativePositionalBias
+
 LM = "--task language_modeling "
 ADAPTIVE = LM + "--criterion adaptive_loss "
 WORDS = 60_008  # enough for the published cutoffs
@@ -140,6 +143,42 @@ def test_weight_init(init):
         rows = table.detach()[4:]
         assert rows.std().item() == pytest.approx(96**-0.5, rel=0.1)
     assert (model.encoder.embed_tokens.weight[1] == 0).all()
+
+
+@pytest.mark.parametrize("arch", TINY)
+@pytest.mark.parametrize("given, longest", [("", 4096), ("--ema-longest 64", 64)])
+def test_ema_init(arch, given, longest):
+    """Of both encoder and decoder; in all else, the model is that of the published values."""
+    models = []
+    for options in ("", f"--ema-init spread {given}"):
+        torch.manual_seed(1)
+        models.append(build(f"{TINY[arch]} {options}"))
+    normal, spread = (model.state_dict() for model in models)
+    for name, value in normal.items():
+        assert torch.equal(value, spread[name]) != name.endswith(("delta", "move.alpha")), name
+    for module in models[1].modules():
+        if isinstance(module, MultiHeadEMA):
+            p, a = torch.sigmoid(module.delta), torch.sigmoid(module.alpha)
+            assert 0.5 * longest < 1 / (p * a).min() <= 1.0001 * longest
+
+
+@pytest.mark.parametrize("arch", PUBLISHED)
+def test_published_presets_keep_the_published_memories(arch):
+    task = LM if arch.startswith("mega_lm") else ""
+    cfg = parse(f"{task} --arch {arch}").model
+    assert (cfg.ema_init, cfg.ema_longest) == ("normal", None)
+
+
+def test_the_preset_for_long_texts():
+    """Chunks, and memories beyond them; published initial values can be asked for."""
+    decoder = build_meta(f"{LM} --arch mega_lm_long", 20).decoder
+    assert sizes(decoder)[:6] == PUBLISHED["mega_lm"][:6]
+    layer = decoder.layers[0].mega_layer
+    assert (layer.chunk_size, layer.move.truncation, layer.prenorm) == (512, None, True)
+    assert layer.move.longest_memory == 4096
+    assert isinstance(layer.rel_pos_bias, RotaryRelativePositionalBias)
+    decoder = build_meta(f"{LM} --arch mega_lm_long --ema-init normal", 20).decoder
+    assert decoder.layers[0].mega_layer.move.longest_memory is None
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,10 @@ CASES = [
     ("mega_lm", "--normalization-type foo", "--normalization-type: ", "foo", "scalenorm"),
     ("mega", "--rel-pos-bias alibi", "--rel-pos-bias: ", "alibi", "rotary"),
     ("mega", "--weight-init foo", "--weight-init: ", "foo", "xavier"),
+    ("mega", "--ema-init wide", "--ema-init: ", "wide", "spread"),
+    ("mega", "--ema-init spread --ema-longest 1", "--ema-longest is 1", "at least 2"),
+    ("mega_lm", "--ema-init spread --ema-longest long", "--ema-longest: ", "long", "int"),
+    ("mega_lm", "--ema-longest 9", "--ema-longest is 9", "--ema-init is normal", "give --ema-init"),
     ("mega", "--encoder-layers many", "--encoder-layers: ", "many", "int"),
     (
         "mega",

@@ -261,3 +261,66 @@ def test_initialisation():
     for values, deviation in deviations.items():
         assert abs(values.mean().item()) < 0.1 * deviation
         assert values.std().item() == pytest.approx(deviation, rel=0.1)
+
+
+def test_initialisation_draws_the_published_random_numbers():
+    """Others would change every weight that is drawn after them."""
+    torch.manual_seed(0)
+    module = MultiHeadEMA(5, 4, bidirectional=True)
+    after = torch.rand(())
+    torch.manual_seed(0)
+    delta, alpha = (0.2 * torch.randn(10, 4, 1) for _ in range(2))
+    beta = 0.02 * torch.randn(10, 4, 1)
+    beta += torch.tensor([1.0, -1.0, 1.0, -1.0]).view(4, 1)
+    expected = delta, alpha, beta, torch.randn(10, 4), torch.randn(5)
+    for ours, theirs in zip(module.parameters(), expected, strict=True):
+        assert_close(ours, theirs, 1e-6)
+    assert torch.equal(after, torch.rand(()))
+
+
+def memories(module):
+    """``1 / (1 - q)`` in tokens, ``(K, N)``."""
+    return 1 / (torch.sigmoid(module.delta) * torch.sigmoid(module.alpha)).squeeze(-1)
+
+
+def spread(*sizes, longest, **options):
+    torch.manual_seed(0)
+    return MultiHeadEMA(*sizes, longest_memory=longest, **options).double()
+
+
+@pytest.mark.parametrize("longest", [2, 20, 4096, 1_000_000])
+@pytest.mark.parametrize("ndim", [1, 2, 8])
+def test_spread_memories(ndim, longest):
+    """Each dimension has an equal interval of the logarithm, over which its channels spread."""
+    found = memories(spread(2000, ndim, longest=longest, bidirectional=True))
+    edges = 2 * (longest / 2) ** (torch.arange(ndim + 1, dtype=torch.float64) / ndim)
+    assert (found >= edges[:-1] * 0.9999).all() and (found <= edges[1:] * 1.0001).all()
+    if longest > 2:
+        place = torch.log(found / edges[:-1]) / torch.log(edges[1:] / edges[:-1])
+        assert place.mean().item() == pytest.approx(0.5, abs=0.02)
+        assert place.std().item() == pytest.approx(12**-0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_spread_changes_delta_and_alpha_alone(bidirectional):
+    module = spread(6, 4, longest=40, bidirectional=bidirectional)
+    published = spread(6, 4, longest=None, bidirectional=bidirectional)
+    for name, value in published.named_parameters():
+        assert torch.equal(value, module.get_parameter(name)) == (name not in ("delta", "alpha"))
+
+
+@torch.no_grad()
+def test_spread_keeps_the_variance_of_random_inputs():
+    """In the states that dimensions have after a text much longer than their memories."""
+    x = randn(3000, 1, 200)
+    for longest in (None, 4, 400):
+        state = LayerState()
+        spread(200, 4, longest=longest)(x, state=state)
+        variance = state.ema.h.square().mean().item()
+        assert 0.45 < variance < 0.67, longest
+
+
+@pytest.mark.parametrize("longest", [1, 0, -5])
+def test_a_spread_that_is_too_short_is_named(longest):
+    with pytest.raises(ValueError, match=rf"longest_memory is {longest}, .* at least 2"):
+        MultiHeadEMA(4, 2, longest_memory=longest)
