@@ -103,7 +103,7 @@ def works_of(case, device="cpu"):
     return works
 
 
-MODELS = ["lm-1024", "translation", "small-translation", "text-full-1024", "text-chunked-1024"]
+MODELS = ["lm-1024", "translation", "small-translation", "text-full-1000", "text-chunked-1000"]
 
 
 @pytest.mark.parametrize("name", ["ema-pathx-16384", *MODELS, "beam-27", "generation-8k"])
@@ -125,7 +125,7 @@ def test_attention_is_fused_on_that_side_alone(name):
 
 
 @pytest.mark.parametrize(
-    "name, millions", [("lm-16384", 23.7), ("translation", 50.6), ("text-full-4096", 1.0)]
+    "name, millions", [("lm-16384", 23.7), ("translation", 50.6), ("text-full-4000", 1.0)]
 )
 def test_the_real_models_have_as_many_parameters(name, millions):
     ours, transformer = (parameters(CASES[name]._model(s)[0]) for s in ("ours", "transformer"))
@@ -219,7 +219,7 @@ def test_the_floor_of_fused_attention_has_its_products():
 
 
 def test_a_tiny_run_from_end_to_end(tmp_path):
-    only = ["ema-causal-1024", "lm-1024", "text-full-1024", "generation-1k", "generation-8k"]
+    only = ["ema-causal-1024", "lm-1024", "text-full-1000", "generation-1k", "generation-8k"]
     command = [sys.executable, "examples/benchmark/benchmark.py", "--tiny", "--out", tmp_path]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

@@ -107,12 +107,12 @@ def _training_steps(full: bool) -> List[Case]:
 
 def _texts(full: bool) -> List[Case]:
     cases: List[Case] = []
-    for length in (1024, 2048, 3072, 4096) if full else (1024, 4096):
+    for length in (1000, 2000, 3000, 4000) if full else (1000, 4000):
         for chunk in (-1, 128):
             name = f"text-{'full' if chunk < 0 else 'chunked'}-{length}"
             kind = "full" if chunk < 0 else f"chunk {chunk}"
             title = f"text classification training step, {kind}, L {length}, B 2"
-            goals = TEXT_GOALS[chunk] if length == 4096 else {}
+            goals = TEXT_GOALS[chunk] if length == 4000 else {}
             cases.append(TextCase(name, title, goals, length=length, chunk_size=chunk))
     return cases
 
