@@ -47,10 +47,10 @@ demo-long: $(INSTALLED)
 	$(BIN)/python examples/classification/demo.py
 
 bench: $(INSTALLED)
-	$(BIN)/python examples/benchmark/benchmark.py
+	$(BIN)/python examples/benchmark/benchmark.py $(if $(DEVICE),--device $(DEVICE))
 
 bench-full: $(INSTALLED)
-	$(BIN)/python examples/benchmark/benchmark.py --full
+	$(BIN)/python examples/benchmark/benchmark.py --full $(if $(DEVICE),--device $(DEVICE))
 
 clean:
 	rm -rf .venv demo build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage

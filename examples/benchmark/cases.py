@@ -4,6 +4,7 @@ A side's work is a callable that takes the number of the repetition. ``prepare``
 is not timed; ``outcome`` is what two formulations of one model must agree in.
 """
 
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Callable, ClassVar, Dict, List, Optional
@@ -14,25 +15,41 @@ from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.data.data_utils import batch_by_size
 from fairseq.data.language_pair_dataset import collate
-from fairseq.modules import FairseqDropout
+from fairseq.modules import FairseqDropout, MultiheadAttention
 from fairseq.sequence_generator import SequenceGenerator
+from fairseq.utils import apply_to_sample
 from torch import Tensor, nn
 
+from fairseq_mega.criterions.lra_cross_entropy import LRACrossEntropyCriterion
 from fairseq_mega.modules import MovingAverageGatedAttention, MultiHeadEMA
 
 from .floor import Replay, ema_floor, record
+from .fused import as_dense, as_fused
 from .models import build_equal, build_mega, dictionary, parameters
-from .published import as_published
+from .plain import as_plain
 
 TOLERANCE = 1e-3  # of the largest number in a tensor, in float32
+EQUAL = 0.03  # of the parameters, to call two models equally large
+REFERENCE = {"plain": "ours", "fused": "transformer"}  # what computes the same function
+TRANSFORMERS = ("transformer", "fused")
 
-
-class MismatchError(Exception):
-    """The published formulation and ours do not give the same numbers."""
+Outcome = Dict[str, Tensor]
 
 
 class Work:
     parameters: Optional[int] = None
+
+    def to(self, device: torch.device) -> "Work":
+        """Moves models, inputs and batches there; before ``prepare``."""
+        for name, value in vars(self).items():
+            if isinstance(value, nn.Module):
+                value.to(device)
+            elif isinstance(value, Tensor):
+                moved = value.detach().to(device)
+                setattr(self, name, moved.requires_grad_(value.requires_grad))
+            elif isinstance(value, (dict, list)):
+                setattr(self, name, apply_to_sample(lambda t: t.to(device), value))
+        return self
 
     def prepare(self) -> None:
         pass
@@ -40,20 +57,20 @@ class Work:
     def __call__(self, repetition: int) -> None:
         raise NotImplementedError
 
-    def outcome(self) -> Dict[str, Tensor]:
+    def outcome(self) -> Outcome:
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Case:
-    """``goals``: the least speed against a side, the most time over the floor, and the most memory
-    over that of the published formulation."""
+    """``goals``: the least speed against a side, the most time over the ``floor``, and the most
+    memory over a side's (``plain memory``)."""
 
     name: str
     title: str
     goals: Dict[str, float] = field(default_factory=dict)
 
-    sides: ClassVar = ("ours", "published", "transformer")
+    sides: ClassVar = ("ours", "plain", "transformer", "fused")
     has_floor: ClassVar = False
     parts: ClassVar = 1  # repetitions that make up what the title names
 
@@ -70,22 +87,43 @@ class Case:
             ours(0)
         return Replay(recorded.calls)
 
-    def check(self, ours: Work, published: Work) -> None:
-        compare(ours.outcome(), published.outcome())
+    def faults(self, works: Dict[str, Work]) -> Dict[str, str]:
+        """Why a side may not be compared with ours: outputs and gradients are not those of the
+        same function, or the Transformer is of another size or gives no finite numbers."""
+        outcomes = {side: work.outcome() for side, work in works.items()}
+        found = {}
+        if "transformer" in works:
+            fault = unlike(works["ours"], works["transformer"], outcomes["transformer"])
+            if fault:
+                found = {side: fault for side in TRANSFORMERS if side in works}
+        for side, reference in REFERENCE.items():
+            if side in works and side not in found:
+                fault = difference(outcomes[side], outcomes[reference])
+                if fault:
+                    found[side] = f"not {reference}'s function: {fault}"
+        return found
 
 
-def compare(actual: Dict[str, Tensor], expected: Dict[str, Tensor]) -> None:
-    """
-    Raises:
-        MismatchError: where they differ. A gradient that is much smaller than others is zero but
-            for rounding.
-    """
+def difference(actual: Outcome, expected: Outcome) -> Optional[str]:
+    """What differs in two formulations of one model, or None. A gradient that is much smaller than
+    others is zero but for rounding."""
     largest = max(t.abs().max().item() for t in expected.values())
     for name, value in expected.items():
         scale = max(value.abs().max().item(), 1e-3 * largest)
         error = (actual[name] - value).abs().max().item() / scale
         if not error <= TOLERANCE:
-            raise MismatchError(f"{name} differs by {error:.1e} of its largest value")
+            return f"{name} differs by {error:.1e} of its largest value"
+    return None
+
+
+def unlike(ours: Work, transformer: Work, outcome: Outcome) -> Optional[str]:
+    """Why a Transformer may not be compared with ours, or None."""
+    if abs(transformer.parameters / ours.parameters - 1) > EQUAL:
+        return f"{transformer.parameters:,} parameters to ours {ours.parameters:,}"
+    for name, value in outcome.items():
+        if not math.isfinite(value.sum().item()):
+            return f"{name} is not finite"
+    return None
 
 
 # --- one layer ------------------------------------------------------------------------------------
@@ -106,7 +144,7 @@ class ForwardBackward(Work):
         y.backward(self.grad)
         return y
 
-    def outcome(self) -> Dict[str, Tensor]:
+    def outcome(self) -> Outcome:
         y = self(0).detach()
         gradients = {name: p.grad for name, p in self.layer.named_parameters()}
         return {"output": y, "gradient of the input": self.x.grad, **gradients}
@@ -117,23 +155,25 @@ class EMACase(Case):
     length: int = 0
     batch: int = 1
     bidirectional: bool = False
+    truncation: Optional[int] = None
     embed_dim: int = 512
     ndim: int = 16
 
-    sides = ("ours", "published")
+    sides = ("ours", "plain")
     has_floor = True
 
     def tiny(self):
-        return replace(self, length=80, embed_dim=16, ndim=4)
+        truncation = self.truncation and 20
+        return replace(self, length=80, embed_dim=16, ndim=4, truncation=truncation)
 
     def build(self, side):
         torch.manual_seed(1)
-        ema = MultiHeadEMA(self.embed_dim, self.ndim, self.bidirectional)
-        ema = as_published(ema) if side == "published" else ema
+        ema = MultiHeadEMA(self.embed_dim, self.ndim, self.bidirectional, self.truncation)
+        ema = as_plain(ema) if side == "plain" else ema
         return ForwardBackward(ema, self.batch, self.length, self.embed_dim)
 
     def floor(self, ours):
-        return ema_floor(self.embed_dim, self.batch, self.length)
+        return ema_floor(self.embed_dim, self.batch, self.length, self.truncation, ours.x.device)
 
 
 @dataclass(frozen=True)
@@ -145,7 +185,7 @@ class LayerCase(Case):
     hdim: int = 1024
     ndim: int = 16
 
-    sides = ("ours", "published")
+    sides = ("ours", "plain")
     has_floor = True
 
     def tiny(self):
@@ -162,7 +202,7 @@ class LayerCase(Case):
             chunk_size=self.chunk_size,
             rel_pos_bias="rotary",
         )
-        layer = as_published(layer) if side == "published" else layer
+        layer = as_plain(layer) if side == "plain" else layer
         return ForwardBackward(layer, 1, self.length, self.embed_dim)
 
 
@@ -189,7 +229,7 @@ class TrainingStep(Work):
         loss.backward()
         return loss.detach()
 
-    def outcome(self) -> Dict[str, Tensor]:
+    def outcome(self) -> Outcome:
         """Loss and gradients of the smaller batch without dropout, which no two runs share."""
         with _without_dropout(self.model):
             loss = self._gradients(self.small_sample)
@@ -226,10 +266,11 @@ class _ModelCase(Case):
     def _model(self, side: str):
         """The side's model and its task."""
         mega, transformer = self._options()
-        if side != "transformer":
+        if side not in TRANSFORMERS:
             return build_mega(side, *mega)
         wanted = parameters(build_mega("ours", *mega)[0])
-        return build_equal(*transformer, wanted)
+        model, task = build_equal(*transformer, wanted)
+        return (as_fused(model) if side == "fused" else model), task
 
     def _options(self):
         """Architecture, vocabulary and sizes of Mega and of the Transformer."""
@@ -278,6 +319,8 @@ class LanguageModelCase(_LanguageModelCase):
 
 @dataclass(frozen=True)
 class _TranslationCase(_ModelCase):
+    preset: str = "wmt_en_de"
+
     def _options(self):
         mega = self._sizes("encoder", "layers embed_dim hidden_dim z_dim n_dim")
         mega["encoder_ffn_embed_dim"] = self.hidden_dim
@@ -291,7 +334,11 @@ class _TranslationCase(_ModelCase):
             for sizes in (mega, transformer)
         )
         words = self.words
-        return ("mega_wmt_en_de", words, mega), ("transformer_wmt_en_de", words, transformer)
+        mega, transformer = (
+            (f"{kind}_{self.preset}", words, sizes)
+            for kind, sizes in (("mega", mega), ("transformer", transformer))
+        )
+        return mega, transformer
 
     def _batch(self, lengths: np.ndarray, with_target: bool) -> dict:
         """A batch as fairseq makes it, for ``lengths (sentences, 2)`` of source and target."""
@@ -338,6 +385,58 @@ class TranslationCase(_TranslationCase):
         return TrainingStep(model, criterion, *samples)
 
 
+@dataclass(frozen=True)
+class TextCase(_ModelCase):
+    """The Long Range Arena's texts of bytes, all of one length. The Transformer is the example's,
+    with fairseq's own attention and no dropout of its weights: Mega's recipe has none either."""
+
+    length: int = 0
+    chunk_size: int = -1
+    batch: int = 2
+    layers: int = 4
+    embed_dim: int = 128
+    hidden_dim: int = 256
+    z_dim: int = 64
+    attention_heads: int = 4
+    words: int = 169
+
+    def tiny(self):
+        return replace(super().tiny(), length=88, chunk_size=self.chunk_size and 32)
+
+    def _options(self):
+        sizes = self._sizes("encoder", "layers embed_dim")
+        heads = self._sizes("encoder", "attention_heads")
+        mega = dict(z_dim=self.z_dim, n_dim=self.n_dim, chunk_size=self.chunk_size)
+        mega = {**sizes, **mega, "encoder_hidden_dim": self.hidden_dim}
+        transformer = {**sizes, **heads, "max_positions": self.length}
+        transformer["classifier_out_dim"] = 2 * self.embed_dim
+        words = self.words
+        return ("mega_text", words, mega), ("transformer_classifier", words, transformer)
+
+    def build(self, side):
+        model, task = self._model(side)
+        model = as_dense(model) if side == "transformer" else model
+        for module in model.modules():
+            if isinstance(module, MultiheadAttention):
+                module.dropout_module.p = 0.0
+        small = min(self.length, 192)  # one and a half of the chunks
+        samples = self._sample([self.length] * self.batch), self._sample([small, small - 30])
+        return TrainingStep(model, LRACrossEntropyCriterion(task, True), *samples)
+
+    def _sample(self, lengths: List[int]) -> dict:
+        """A batch of texts, filled up on the right."""
+        torch.manual_seed(2)
+        tokens = torch.randint(4, self.words, (len(lengths), max(lengths)))
+        for row, length in zip(tokens, lengths):
+            row[length:] = dictionary(self.words).pad()
+        return {
+            "net_input": {"src_tokens": tokens, "src_lengths": torch.tensor(lengths)},
+            "target": torch.arange(len(lengths)) % 2,
+            "nsentences": len(lengths),
+            "ntokens": sum(lengths),
+        }
+
+
 # --- generation -----------------------------------------------------------------------------------
 
 
@@ -356,7 +455,7 @@ class BeamSearch(Work):
     def _translate(self, generator, repetition: int):
         return generator.generate([self.model], self.batches[repetition % len(self.batches)])
 
-    def outcome(self) -> Dict[str, Tensor]:
+    def outcome(self) -> Outcome:
         """Scores, as the words of equally good translations may differ."""
         found = self._translate(self.short, 0)
         return {"scores": torch.stack([hypothesis["score"] for h in found for hypothesis in h])}
@@ -367,6 +466,8 @@ class BeamSearchCase(_TranslationCase):
     tokens: int = 27
     batch: int = 40
     parts: int = 5
+
+    sides = ("ours", "plain", "transformer")
 
     def tiny(self):
         return replace(super().tiny(), tokens=4, batch=2, parts=2)
@@ -408,7 +509,7 @@ class Generation(Work):
         self.read += 1
         return self.decoder(self.tokens[:, : self.read], incremental_state=self.state)[0]
 
-    def outcome(self) -> Dict[str, Tensor]:
+    def outcome(self) -> Outcome:
         return {f"scores of token {i}": self._step() for i in range(3)}
 
 
@@ -422,7 +523,8 @@ class TransformerGeneration(Generation):
         for layer in self.decoder.layers:
             attention = layer.self_attn
             shape = 1, attention.num_heads, self.read, attention.head_dim
-            cache = {f"prev_{name}": torch.randn(shape) for name in ("key", "value")}
+            device = self.tokens.device
+            cache = {f"prev_{n}": torch.randn(shape, device=device) for n in ("key", "value")}
             cache["prev_key_padding_mask"] = None
             attention.set_incremental_state(self.state, "attn_state", cache)
 
@@ -431,6 +533,7 @@ class TransformerGeneration(Generation):
 class GenerationCase(_LanguageModelCase):
     """The last tokens of a chunk, whose caches are almost full."""
 
+    sides = ("ours", "plain", "transformer")
     parts = 1 / Generation.RUN
 
     def build(self, side):

@@ -5,7 +5,7 @@
 """
 
 from functools import partial
-from typing import Callable, Dict, List, NamedTuple, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -17,8 +17,16 @@ aten = torch.ops.aten
 PRODUCTS = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm}
 IN_PLACE = {aten.addmm_: aten.addmm, aten.baddbmm_: aten.baddbmm}
 FFTS = {aten._fft_r2c, aten._fft_c2r, aten._fft_c2c}
-FUSED = aten._scaled_dot_product_flash_attention_for_cpu
-FUSED_BACKWARD = aten._scaled_dot_product_flash_attention_for_cpu_backward
+FUSED = {
+    aten._scaled_dot_product_flash_attention_for_cpu,
+    aten._scaled_dot_product_flash_attention,
+    aten._scaled_dot_product_efficient_attention,
+}
+FUSED_BACKWARD = {
+    aten._scaled_dot_product_flash_attention_for_cpu_backward,
+    aten._scaled_dot_product_flash_attention_backward,
+    aten._scaled_dot_product_efficient_attention_backward,
+}
 
 
 class record(TorchDispatchMode):  # noqa: N801 - a context manager
@@ -32,9 +40,9 @@ class record(TorchDispatchMode):  # noqa: N801 - a context manager
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         op = func.overloadpacket
-        if op == FUSED:
+        if op in FUSED:
             self._fused(*args[:3], backward=False)
-        elif op == FUSED_BACKWARD:
+        elif op in FUSED_BACKWARD:
             self._fused(*args[1:4], backward=True)
         elif op in PRODUCTS | FFTS or op in IN_PLACE:
             kwargs = {name: value for name, value in kwargs.items() if name != "out"}
@@ -52,7 +60,7 @@ class record(TorchDispatchMode):  # noqa: N801 - a context manager
             shapes = [(L, H, S), (S, L, H), (L, S, Z), (S, L, Z)]
         for rows, inner, columns in shapes:
             left, right, out = (
-                _Layout.of(torch.empty(batch, *shape, device="meta", dtype=q.dtype))
+                _Layout((batch, *shape), (shape[0] * shape[1], shape[1], 1), q.dtype, q.device)
                 for shape in ((rows, inner), (inner, columns), (rows, columns))
             )
             self.calls.append((aten.bmm, (left, right), {}, out))
@@ -62,14 +70,16 @@ class _Layout(NamedTuple):
     shape: Tuple[int, ...]
     stride: Tuple[int, ...]
     dtype: torch.dtype
+    device: torch.device
 
     @staticmethod
     def of(x: Tensor) -> "_Layout":
-        return _Layout(tuple(x.shape), x.stride(), x.dtype)
+        return _Layout(tuple(x.shape), x.stride(), x.dtype, x.device)
 
     def make(self) -> Tensor:
         numbers = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride))
-        return torch.randn(numbers, dtype=self.dtype).as_strided(self.shape, self.stride)
+        made = torch.randn(numbers, dtype=self.dtype, device=self.device)
+        return made.as_strided(self.shape, self.stride)
 
 
 class Replay:
@@ -97,11 +107,17 @@ class Replay:
             call()
 
 
-def ema_floor(channels: int, batch: int, length: int) -> Callable:
+def ema_floor(
+    channels: int, batch: int, length: int, taps: Optional[int], device: torch.device
+) -> Callable:
     """The FFTs of a convolution at the smallest length that holds it, with their backward pass:
-    of input, kernel and gradient, and back to output and both gradients."""
-    n = fast_length(2 * length - 1)
-    x, kernel = torch.randn(channels, batch, n), torch.randn(channels, n)
+    of input, kernel and gradient, and back to output and both gradients.
+
+    Args:
+        taps: of a truncated kernel; None for as many as positions.
+    """
+    n = fast_length(length + min(length, taps or length) - 1)
+    x, kernel = (torch.randn(*size, n, device=device) for size in ((channels, batch), (channels,)))
     x_f, kernel_f = torch.fft.rfft(x), torch.fft.rfft(kernel)
 
     def ffts(_: int = 0) -> None:

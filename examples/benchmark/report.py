@@ -2,19 +2,21 @@
 
 import json
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
-from .cases import Case, LanguageModelCase
+from .cases import Case, LanguageModelCase, TextCase
 
-Result = Tuple[
-    Case, Dict
-]  # a case, and "seconds", "repetitions", "parameters", "peak_mib" of sides
-AGAINST = {
-    "published": "faster than published",
-    "transformer": "faster than transformer",
+# A case, and "seconds", "repetitions", "parameters", "peak_mib" and "faults" of its sides.
+Result = Tuple[Case, Dict]
+SIDES = ("plain", "transformer", "fused")  # beside ours
+SPEED = {
+    "plain": "× plain",
+    "transformer": "× transformer, equal parameters",
+    "fused": "× fused, equal parameters",
     "floor": "times the floor",
-    "memory": "of published's memory",
 }
+MEMORY = {f"{side} memory": f"of {side}'s" for side in SIDES}
+AT_MOST = {"floor", *MEMORY}  # whose goals are upper bounds
 GROWTH_GOAL = 1.1  # cost of a token at the longest context over that at the shortest
 
 
@@ -28,27 +30,30 @@ def write_report(out: Path, machine: Dict, results: List[Result]) -> str:
     ]
     content = {"machine": machine, "cases": cases, "generation_growth": growth}
     (out / "results.json").write_text(json.dumps(content, indent=1) + "\n")
-    text = "\n\n".join(filter(None, [_machine(machine), table(results), _growth(growth)]))
-    text = "\n\n".join(filter(None, [text, _parameters(results)])) + "\n"
+    parts = [_machine(machine), time_table(results), memory_table(results), text_table(results)]
+    parts += [_growth(growth), _parameters(results)]
+    text = "\n\n".join(filter(None, parts)) + "\n"
     (out / "results.md").write_text(text)
     return text + "\n" + _chart(out / "chart.png", results)
 
 
 def ratios(result: Dict) -> Dict[str, float]:
-    """How many times as fast as other sides; the time over the floor; the memory over that of the
-    published formulation."""
+    """How many times as fast as other sides; the time over the floor; the memory over that of
+    others. Of sides that could be compared alone."""
     seconds, memory = result["seconds"], result["peak_mib"]
-    others = (side for side in ("published", "transformer") if side in seconds)
-    found = {side: seconds[side] / seconds["ours"] for side in others}
+    found = {}
+    for side in SIDES:
+        if side in seconds and side not in result["faults"]:
+            found[side] = seconds[side] / seconds["ours"]
+            if memory[side]:
+                found[f"{side} memory"] = memory["ours"] / memory[side]
     if "floor" in seconds:
         found["floor"] = seconds["ours"] / seconds["floor"]
-    if memory["published"]:
-        found["memory"] = memory["ours"] / memory["published"]
     return found
 
 
 def met(kind: str, ratio: float, goal: float) -> bool:
-    return ratio <= goal if kind in ("floor", "memory") else ratio >= goal
+    return ratio <= goal if kind in AT_MOST else ratio >= goal
 
 
 def generation_growth(results: List[Result]) -> Optional[Dict[str, float]]:
@@ -62,21 +67,62 @@ def generation_growth(results: List[Result]) -> Optional[Dict[str, float]]:
 # --- text -----------------------------------------------------------------------------------------
 
 
-def table(results: List[Result]) -> str:
-    """Markdown: times, peak memory, and ratios beside their goals."""
-    head = "measure", "ours", "published", "transformer", "floor", "peak MiB", *AGAINST.values()
-    rows = [head, ("---",) * len(head)]
-    for case, result in results:
-        found = ratios(result)
-        rows.append(
+def time_table(results: List[Result]) -> str:
+    """Markdown: times, and ratios beside their goals."""
+    sides = "ours", *SIDES, "floor"
+    return _table(
+        ("measure", *sides, *SPEED.values()),
+        [
             (
                 case.title,
-                *(_time(result["seconds"].get(s)) for s in head[1:5]),
-                " / ".join(_mib(result["peak_mib"][s]) for s in case.sides),
-                *(_ratio(kind, found.get(kind), case.goals.get(kind)) for kind in AGAINST),
+                *(_time(result["seconds"].get(side)) for side in sides),
+                *_ratios(SPEED, case, result),
             )
-        )
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+            for case, result in results
+        ],
+    )
+
+
+def memory_table(results: List[Result]) -> str:
+    """Markdown: peak memory, and ratios beside their goals."""
+    sides = "ours", *SIDES
+    return _table(
+        ("peak memory, MiB", *sides, *MEMORY.values()),
+        [
+            (
+                case.title,
+                *(_mib(result["peak_mib"][side]) if side in case.sides else "" for side in sides),
+                *_ratios(MEMORY, case, result),
+            )
+            for case, result in results
+        ],
+    )
+
+
+def text_table(results: List[Result]) -> str:
+    """Markdown: training steps a second, as the paper compares models of long texts."""
+    found = [(case, result) for case, result in results if isinstance(case, TextCase)]
+    if not found:
+        return ""
+    sides = "ours", *SIDES
+    return _table(
+        ("steps a second", *sides),
+        [(c.title, *(f"{1 / r['seconds'][side]:.3g}" for side in sides)) for c, r in found],
+    )
+
+
+def _table(head: Sequence[str], rows: List[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows))
+
+
+def _ratios(kinds: Dict[str, str], case: Case, result: Dict) -> List[str]:
+    """A row's cells: each ratio, or why it may not be told."""
+    found, faults = ratios(result), result["faults"]
+    return [
+        faults.get(kind.removesuffix(" memory"))
+        or _ratio(kind, found.get(kind), case.goals.get(kind))
+        for kind in kinds
+    ]
 
 
 def _time(seconds: Optional[float]) -> str:
@@ -94,7 +140,7 @@ def _ratio(kind: str, ratio: Optional[float], goal: Optional[float]) -> str:
         return ""
     if goal is None:
         return f"{ratio:.2f}"
-    sign = "≤" if kind in ("floor", "memory") else "≥"
+    sign = "≤" if kind in AT_MOST else "≥"
     return f"**{ratio:.2f}** (goal {sign} {goal:.3g}{'' if met(kind, ratio, goal) else ': missed'})"
 
 
@@ -114,17 +160,12 @@ def _growth(growth: Optional[Dict[str, float]]) -> str:
 
 
 def _parameters(results: List[Result]) -> str:
-    counts = {}
-    for case, result in results:
-        if "transformer" in result["parameters"]:
-            kind = "language model" if hasattr(case, "chunk_size") else "translation"
-            counts[kind] = result["parameters"]
-    lines = (
-        f"{kind}: ours {c['ours']:,}, published {c['published']:,}, "
-        f"transformer {c['transformer']:,} ({c['transformer'] / c['ours'] - 1:+.1%})"
-        for kind, c in counts.items()
+    models = [(c.title, r["parameters"]) for c, r in results if "fused" in c.sides]
+    return "\n".join(
+        f"Parameters, {title}: ours {p['ours']:,}, transformer {p['transformer']:,} "
+        f"({p['transformer'] / p['ours'] - 1:+.1%})."
+        for title, p in models
     )
-    return "\n".join(f"Parameters of the {line}." for line in lines)
 
 
 # --- chart ----------------------------------------------------------------------------------------

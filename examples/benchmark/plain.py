@@ -1,10 +1,10 @@
-"""Mega as its formulas are usually turned into code: what this package is measured against.
+"""Mega in plain torch: the published formulas, as directly as torch computes them.
 
 Every EMA kernel is summed from a ``(K, N, T)`` tensor of powers; FFTs are twice as long as the
 padded sequence; positional biases are dense ``(L, L)`` matrices; scores, bias, masks and softmax
 are passes of their own. In generation, each step makes the whole bias matrix anew and concatenates
 the new key and value to all of the cached ones. The classes take over the parameters of this
-package's own layers: ``as_published`` turns a model of ours into one of these.
+package's own layers: ``as_plain`` turns a model of ours into one of these.
 """
 
 import math
@@ -26,10 +26,10 @@ from fairseq_mega.modules.dropout import Dropout
 from fairseq_mega.ops.ema.naive import damping
 
 
-def as_published(model: nn.Module) -> nn.Module:
+def as_plain(model: nn.Module) -> nn.Module:
     """The same model with the same weights, its layers computing as in this file; in place."""
     for module in model.modules():
-        module.__class__ = PUBLISHED.get(type(module), type(module))
+        module.__class__ = PLAIN.get(type(module), type(module))
     return model
 
 
@@ -41,7 +41,7 @@ class Kept(dict):
             self[name] = tensor.index_select(0, order.rows)
 
 
-class PublishedDecoder(MegaDecoder):
+class PlainDecoder(MegaDecoder):
     def new_state(self, encoder_out=None, pack_weights=True):
         """Hypotheses share nothing, and weights are as they are."""
         return DecodingState(self, len(self.layers), pack_weights=False)
@@ -50,7 +50,7 @@ class PublishedDecoder(MegaDecoder):
 # --- moving average -------------------------------------------------------------------------------
 
 
-class PublishedEMA(MultiHeadEMA):
+class PlainEMA(MultiHeadEMA):
     kept_coefficients = None  # without gradients: nothing here changes the weights then
 
     def forward(self, x, padding_mask=None, state=None):
@@ -67,11 +67,11 @@ class PublishedEMA(MultiHeadEMA):
         return F.silu(y.permute(2, 0, 1) + residual)
 
     def _coefficients(self):
-        """``p beta (K, N, 1)``, ``q (K, N, 1)``, ``gamma / sqrt(N) (K, N)``."""
+        """``q (K, N)``, ``p beta (K, N)``, ``gamma / sqrt(N) (K, N)``."""
         if self.kept_coefficients is not None:
             return self.kept_coefficients
-        p, q = (t.unsqueeze(-1) for t in damping(self.delta, self.alpha))
-        coefficients = p * self.beta, q, self.gamma * math.sqrt(1.0 / self.ndim)
+        p, q = damping(self.delta, self.alpha)
+        coefficients = q, p * self.beta.squeeze(-1), self.gamma * math.sqrt(1.0 / self.ndim)
         if not torch.is_grad_enabled():
             self.kept_coefficients = coefficients
         return coefficients
@@ -79,8 +79,8 @@ class PublishedEMA(MultiHeadEMA):
     def _parallel(self, x):
         length = x.size(-1)
         taps = min(length, self.truncation or length)
-        weight, q, gamma = self._coefficients()
-        kernel = torch.einsum("knt,kn->kt", weight * powers(q, taps), gamma)
+        q, weight, gamma = self._coefficients()
+        kernel = torch.einsum("kn,knt->kt", weight * gamma, powers(q, taps))
         if not self.bidirectional:
             return convolve(x, kernel)
         # One kernel from tap -(T - 1) to T - 1, for a sequence that is padded by as much.
@@ -91,24 +91,24 @@ class PublishedEMA(MultiHeadEMA):
     def _step(self, x, h):
         """The outputs for ``x (B, D, L)`` after the state ``h (B, D, N)``, and the new state."""
         length = x.size(-1)
-        weight, q, gamma = self._coefficients()
+        q, weight, gamma = self._coefficients()
         if h is None:
             h = x.new_zeros(x.size(0), self.embed_dim, self.ndim)
         if length == 1:
-            h = weight.squeeze(-1) * x + q.squeeze(-1) * h
+            h = weight * x + q * h
             return torch.einsum("bdn,dn->bd", h, gamma).unsqueeze(-1), h
         decay = powers(q, length + 1)  # (D, N, L+1)
-        taps = weight * decay[..., :-1]
-        y = convolve(x, torch.einsum("dnt,dn->dt", taps, gamma))
+        y = convolve(x, torch.einsum("dn,dnt->dt", weight * gamma, decay[..., :-1]))
         y = y + torch.einsum("bdn,dnl->bdl", h * gamma, decay[..., 1:])
-        h = decay[..., -1] * h + torch.einsum("bdl,dnl->bdn", x, taps.flip(-1))
+        taps = decay[..., :-1].flip(-1)
+        h = decay[..., -1] * h + torch.einsum("bdl,dnl->bdn", x, taps) * weight
         return y, h
 
 
 def powers(q, length):
-    """``q^0 .. q^(length - 1)``: ``(K, N, 1)`` to ``(K, N, length)``."""
-    steps = torch.arange(length, dtype=q.dtype, device=q.device).view(1, 1, length)
-    return torch.exp(steps * torch.log(q))
+    """``q^0 .. q^(length - 1)``, a Vandermonde matrix: ``(K, N)`` to ``(K, N, length)``."""
+    steps = torch.arange(length, dtype=q.dtype, device=q.device)
+    return (torch.log(q).unsqueeze(-1) * steps).exp_()
 
 
 def convolve(x, kernel, shift=0):
@@ -136,8 +136,9 @@ def dense_bias(bias, length):
 def rotate(x, length):
     """``R_m x`` for each position ``m``: ``(1, Z)`` to ``(L, Z)``."""
     half = x.size(-1) // 2
-    frequency = torch.exp(torch.arange(half, dtype=x.dtype) * (-math.log(10000.0) / half))
-    angle = torch.arange(length, dtype=x.dtype).unsqueeze(1) * frequency  # (L, Z/2)
+    steps = torch.arange(max(half, length), dtype=x.dtype, device=x.device)
+    frequency = torch.exp(steps[:half] * (-math.log(10000.0) / half))
+    angle = steps[:length].unsqueeze(1) * frequency  # (L, Z/2)
     sin, cos = torch.sin(angle), torch.cos(angle)
     x1, x2 = x.expand(length, -1).chunk(2, dim=-1)
     return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], dim=-1)
@@ -151,12 +152,13 @@ def attention(function, q, k, bias, causal, padding_mask):
     length, keys = bias.shape
     future = None
     if causal:
-        future = torch.ones(length, keys, dtype=torch.bool).triu(keys - length + 1)
+        future = torch.ones(length, keys, dtype=torch.bool, device=q.device)
+        future = future.triu(keys - length + 1)
     if function == "softmax":
         q = q * q.size(-1) ** -0.5
         scores = torch.bmm(q, k.transpose(1, 2)) + bias
         if future is not None:
-            scores = scores + torch.zeros(length, keys).masked_fill(future, -math.inf)
+            scores = scores + q.new_zeros(length, keys).masked_fill(future, -math.inf)
         if padding_mask is not None:
             lowest = torch.finfo(scores.dtype).min
             scores = scores.masked_fill(padding_mask.unsqueeze(1), lowest)
@@ -177,7 +179,7 @@ def attention(function, q, k, bias, causal, padding_mask):
     return weights * visible
 
 
-class PublishedGatedAttention(MovingAverageGatedAttention):
+class PlainGatedAttention(MovingAverageGatedAttention):
     def forward(self, x, padding_mask=None, state=None, need_weights=False):
         """``x (L, B, D)`` to ``(L, B, D)``; never gives weights."""
         residual = x
@@ -217,7 +219,7 @@ class PublishedGatedAttention(MovingAverageGatedAttention):
         batch, length, size = q.size(0), q.size(1), self.chunk_size
         excess = -length % size
         if excess and padding_mask is None:
-            padding_mask = torch.zeros(batch, length, dtype=torch.bool)
+            padding_mask = torch.zeros(batch, length, dtype=torch.bool, device=q.device)
         if padding_mask is not None:
             padding_mask = F.pad(padding_mask, (0, excess), value=True).reshape(-1, size)
         q, k, v = (F.pad(t, (0, 0, 0, excess)).reshape(-1, size, t.size(-1)) for t in (q, k, v))
@@ -235,7 +237,7 @@ class PublishedGatedAttention(MovingAverageGatedAttention):
         return k, v
 
 
-class PublishedCrossAttention(GatedCrossAttention):
+class PlainCrossAttention(GatedCrossAttention):
     def forward(self, query, key, key_padding_mask=None, state=None, need_weights=False):
         """``query (L, B, D)``, ``key (S, B, D)`` to ``(L, B, D)``, weights ``(B, L, S)``."""
         x = self.norm(query) if self.prenorm else query
@@ -275,7 +277,7 @@ class KeptSource(Kept):
             super().reorder(order)
 
 
-class PublishedFeedForward(NormalizedFeedForwardNetwork):
+class PlainFeedForward(NormalizedFeedForwardNetwork):
     def forward(self, x):
         """``x (L, B, D)`` to ``(L, B, D)``."""
         residual = x
@@ -286,11 +288,11 @@ class PublishedFeedForward(NormalizedFeedForwardNetwork):
         return x if self.prenorm else self.norm(x)
 
 
-PUBLISHED = {
+PLAIN = {
     Dropout: FairseqDropout,
-    MegaDecoder: PublishedDecoder,
-    NormalizedFeedForwardNetwork: PublishedFeedForward,
-    MultiHeadEMA: PublishedEMA,
-    MovingAverageGatedAttention: PublishedGatedAttention,
-    GatedCrossAttention: PublishedCrossAttention,
+    MegaDecoder: PlainDecoder,
+    NormalizedFeedForwardNetwork: PlainFeedForward,
+    MultiHeadEMA: PlainEMA,
+    MovingAverageGatedAttention: PlainGatedAttention,
+    GatedCrossAttention: PlainCrossAttention,
 }
