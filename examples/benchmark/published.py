@@ -112,11 +112,12 @@ def powers(q, length):
 
 
 def convolve(x, kernel, shift=0):
-    """``y_t = sum_s kernel[s] x_{t + shift - s}`` for ``x (B, D, L)``, ``kernel (D, T)``."""
-    length = x.size(-1)
+    """``y_t = sum_s kernel[s] x_{t + shift - s}`` for ``x (B, D, L)``, ``kernel (D, T)``, with FFTs
+    in at least float32."""
+    length, dtype = x.size(-1), torch.promote_types(x.dtype, torch.float32)
     n = 2 * length
-    spectrum = torch.fft.rfft(x, n=n) * torch.fft.rfft(kernel, n=n)
-    return torch.fft.irfft(spectrum, n=n)[..., shift : shift + length]
+    spectrum = torch.fft.rfft(x.to(dtype), n=n) * torch.fft.rfft(kernel.to(dtype), n=n)
+    return torch.fft.irfft(spectrum, n=n)[..., shift : shift + length].to(x.dtype)
 
 
 # --- positional bias ------------------------------------------------------------------------------
@@ -156,7 +157,7 @@ def attention(function, q, k, bias, causal, padding_mask):
         q = q * q.size(-1) ** -0.5
         scores = torch.bmm(q, k.transpose(1, 2)) + bias
         if future is not None:
-            scores = scores + torch.zeros(length, keys).masked_fill(future, -math.inf)
+            scores = scores + q.new_zeros(length, keys).masked_fill(future, -math.inf)
         if padding_mask is not None:
             lowest = torch.finfo(scores.dtype).min
             scores = scores.masked_fill(padding_mask.unsqueeze(1), lowest)
