@@ -31,6 +31,19 @@ def device(pytestconfig):
     return torch.device(pytestconfig.getoption("--device"))
 
 
+@pytest.fixture(autouse=True)
+def tensors_on_the_device(request, device):
+    """Tests of operations and modules make all of their tensors there."""
+    folder = request.path.parent.name
+    if device.type == "cpu" or folder not in ("ops", "modules"):
+        yield
+        return
+    if request.node.get_closest_marker("cpu_only"):
+        pytest.skip("of the CPU alone")
+    with torch.device(device):
+        yield
+
+
 @pytest.fixture(scope="session")
 def parity():
     """The folder of numbers computed by the published implementation."""

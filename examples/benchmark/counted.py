@@ -170,10 +170,10 @@ def translation_batch(tokens: int, words: int) -> Dict:
     """The batch of sentences of mean length, out of all batches of a corpus sorted by length."""
     lengths = sentence_lengths(20000)
     longest = lengths.max(axis=1)
-    batches = batch_by_size(np.lexsort(lengths.T[::-1]), None, longest, tokens, None, 8)
-    return _pairs(
-        lengths[min(batches, key=lambda b: abs(lengths[b].mean() - lengths.mean()))], words
-    )
+    order = np.lexsort(lengths.T[::-1])  # by source, then by target
+    batches = batch_by_size(order, None, longest[order], tokens, None, 8)
+    batch = min(batches, key=lambda b: abs(lengths[b].mean() - lengths.mean()))
+    return _pairs(lengths[batch], words)
 
 
 def _pairs(lengths: np.ndarray, words: int) -> Dict:
