@@ -1,6 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+# With triton, the tests also run the kernels of the EMA, by its interpreter: a gigabyte more.
+EXTRAS ?= bench,demo,test
 
 .PHONY: venv lint test test-quick coverage hostile counts demo demo-baselines demo-long bench bench-full clean
 
@@ -10,7 +12,7 @@ venv: $(INSTALLED)
 $(INSTALLED): setup.py constraints.txt
 	$(PYTHON) -m venv .venv
 	@echo "Installing the plugin, fairseq and PyTorch in .venv: a few minutes the first time."
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[bench,demo,test]'
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
 lint: $(INSTALLED)
@@ -18,8 +20,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# DEVICE=cuda: the tests of operations and modules, and of the Triton kernels, on a GPU.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(if $(filter-out cpu,$(DEVICE)),--device $(DEVICE) tests/ops tests/modules,-n 2)
 
 # Operations, layers and data: what most changes break first, in under 90 seconds.
 test-quick: $(INSTALLED)

@@ -44,5 +44,7 @@ setup(
             *LONG_DEMO,
         ],
         "translation": TRANSLATION,
+        # Tests of the EMA's kernels: a gigabyte. torch for GPUs brings its own.
+        "triton": ["triton"],
     },
 )

@@ -1,11 +1,47 @@
 """Fixtures shared by all tests."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", help="where the tests that can run: cpu, cuda")
+
+
+def pytest_configure(config):
+    device = torch.device(config.getoption("--device"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise pytest.UsageError(
+            f"--device {device}: this torch ({torch.__version__}) sees no GPU. "
+            "Leave the option out to test on the CPU."
+        )
+    if device.type == "cpu":
+        # Triton's kernels by its interpreter, which must be asked for before they are loaded.
+        os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture(scope="session")
+def device(pytestconfig):
+    """Where tests put their tensors: `--device`, or `make test DEVICE=cuda`."""
+    return torch.device(pytestconfig.getoption("--device"))
+
+
+@pytest.fixture(autouse=True)
+def tensors_on_the_device(request, device):
+    """Tests of operations and modules make all of their tensors there."""
+    folder = request.path.parent.name
+    if device.type == "cpu" or folder not in ("ops", "modules"):
+        yield
+        return
+    if request.node.get_closest_marker("cpu_only"):
+        pytest.skip("of the CPU alone")
+    with torch.device(device):
+        yield
 
 
 @pytest.fixture(scope="session")

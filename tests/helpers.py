@@ -73,7 +73,9 @@ def scatter(module, seed=0):
         for name, value in [*module.named_parameters(), *module.named_buffers()]:
             if not value.is_floating_point():
                 continue
-            noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+            noise = torch.randn(
+                value.shape, generator=generator, dtype=torch.float64, device="cpu"
+            ).to(value.device)
             if name.endswith("running_var"):
                 noise = noise.abs() + 0.5
             elif name.endswith(("_proj.weight", "fc1.weight", "fc2.weight")):
@@ -109,8 +111,13 @@ def tensors_of(module):
 
 def randn(*shape, seed=1, dtype=torch.float64, requires_grad=False):
     generator = torch.Generator().manual_seed(seed)
-    values = torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
-    return values.requires_grad_(requires_grad)
+    values = torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
+    return values.to(torch.get_default_device(), dtype).requires_grad_(requires_grad)
+
+
+def autocast(dtype=torch.bfloat16, enabled=True):
+    """Autocast where the tests' tensors are."""
+    return torch.autocast(torch.get_default_device().type, dtype, enabled=enabled)
 
 
 def padding(length, lengths, left=False):

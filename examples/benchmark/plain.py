@@ -112,11 +112,12 @@ def powers(q, length):
 
 
 def convolve(x, kernel, shift=0):
-    """``y_t = sum_s kernel[s] x_{t + shift - s}`` for ``x (B, D, L)``, ``kernel (D, T)``."""
-    length = x.size(-1)
+    """``y_t = sum_s kernel[s] x_{t + shift - s}`` for ``x (B, D, L)``, ``kernel (D, T)``, with FFTs
+    in at least float32."""
+    length, dtype = x.size(-1), torch.promote_types(x.dtype, torch.float32)
     n = 2 * length
-    spectrum = torch.fft.rfft(x, n=n) * torch.fft.rfft(kernel, n=n)
-    return torch.fft.irfft(spectrum, n=n)[..., shift : shift + length]
+    spectrum = torch.fft.rfft(x.to(dtype), n=n) * torch.fft.rfft(kernel.to(dtype), n=n)
+    return torch.fft.irfft(spectrum, n=n)[..., shift : shift + length].to(x.dtype)
 
 
 # --- positional bias ------------------------------------------------------------------------------

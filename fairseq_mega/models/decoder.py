@@ -14,7 +14,7 @@ from ..modules import SequenceNorm
 from ..modules.dropout import make_dropout
 from ..modules.projection import apply_linear
 from .config import cutoffs
-from .layers import DecoderLayer, make_layers, zero_padding
+from .layers import DecoderLayer, make_layers, may_have_padding, zero_padding
 from .state import DecodingState, beam_size
 
 EncoderOut = Dict[str, List[Tensor]]
@@ -172,7 +172,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
     ) -> Tuple[Tensor, Extra]:
         """Features ``(B, T, D)`` of ``tokens (B, T)``, which follow what the state has read."""
         padding_mask = tokens.eq(self.padding_idx)
-        has_padding = bool(padding_mask.any())
+        has_padding = may_have_padding(padding_mask)
         x = self._embed(tokens)  # (B, T, D)
         if has_padding:
             x = zero_padding(x, padding_mask)
@@ -244,7 +244,7 @@ def _packed_weights(state: Optional[DecodingState]) -> ContextManager:
 def _can_be_attended(padding_mask: Tensor, state: Optional[DecodingState]) -> bool:
     """Whether any later token could attend to the padding. A causal mask hides padding at the end;
     with a state, tokens may still follow it."""
-    return state is not None or bool((padding_mask[:, :-1] & ~padding_mask[:, 1:]).any())
+    return state is not None or may_have_padding(padding_mask[:, :-1] & ~padding_mask[:, 1:])
 
 
 def _encoder_output(

@@ -9,6 +9,7 @@ from fairseq.models import FairseqEncoder
 from torch import Tensor, nn
 
 from .encoder_layers import EncoderLayers
+from .layers import may_have_padding
 
 
 class MegaEncoder(EncoderLayers, FairseqEncoder):
@@ -49,7 +50,7 @@ class MegaEncoder(EncoderLayers, FairseqEncoder):
             ``rows``, see ``reorder_encoder_out``.
         """
         padding_mask = src_tokens.eq(self.padding_idx)
-        has_padding = bool(padding_mask.any())
+        has_padding = may_have_padding(padding_mask)
         left_padding = []
         if has_padding and self.version is None:
             left_padding = [padding_mask.long().cumprod(dim=1).sum(dim=1)]

@@ -3,6 +3,7 @@
 import os
 from typing import Optional, Tuple
 
+import torch
 from fairseq import utils
 from fairseq.distributed import fsdp_wrap
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper
@@ -64,6 +65,14 @@ def make_layers(kind: type, count: int, cfg, **kwargs) -> nn.ModuleList:
                 module.checkpointed = True
         layers = [checkpoint_wrapper(layer) for layer in layers]
     return nn.ModuleList(fsdp_wrap(layer) for layer in layers)
+
+
+def may_have_padding(padding_mask: Tensor) -> bool:
+    """Whether any of it is true. In training on a GPU it is taken to be, as the host would have to
+    wait for the answer; masks without padding change no result."""
+    if padding_mask.device.type != "cpu" and torch.is_grad_enabled():
+        return True
+    return bool(padding_mask.any())
 
 
 def zero_padding(x: Tensor, padding_mask: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .encoder_layers import EncoderLayers
+from .layers import may_have_padding
 
 
 class SymbolEmbedding(nn.Module):
@@ -65,7 +66,7 @@ class SequenceEncoder(EncoderLayers, nn.Module):
         """
         positions = torch.arange(src_tokens.size(1), device=src_tokens.device)
         padding_mask = positions >= src_lengths.unsqueeze(1)  # (B, L)
-        has_padding = bool(padding_mask.any())
+        has_padding = may_have_padding(padding_mask)
         x = self.run_layers(self.embed_tokens(src_tokens), padding_mask if has_padding else None)
         return x[0] if self.pooling == "cls" else mean_of_positions(x, src_lengths)
 

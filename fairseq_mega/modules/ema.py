@@ -99,24 +99,24 @@ class MultiHeadEMA(nn.Module):
     def average(
         self, x: Tensor, padding_mask: Optional[Tensor], state: Optional[LayerState]
     ) -> Tensor:
-        """``EMA(x) + omega x`` of ``x (B, L, D)``, ``(B, L, D)`` in at least float32.
+        """``EMA(x) + omega x`` of ``x (B, L, D)``, ``(B, L, D)`` in what ``ops.ema`` returns.
 
         For a layer that applies ``silu`` together with what follows.
         """
         # The whole sublayer computes in at least float32, whatever the model's precision.
         with without_autocast(x):
             dtype = torch.promote_types(x.dtype, torch.float32)
-            inputs, omega = x.to(dtype), self.omega.to(dtype)
+            omega = self.omega.to(dtype)
             if state is None and padding_mask is None:
-                return ema(inputs, self.directions(), omega, self.truncation)
-            unpadded = inputs
+                return ema(x, self.directions(), omega, self.truncation)
+            unpadded = x
             if padding_mask is not None:
-                unpadded = inputs.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+                unpadded = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
             if state is None:
                 y = ema(unpadded, self.directions(), None, self.truncation)
             else:
-                y = self._continue(unpadded, state)
-            return torch.addcmul(y, inputs, omega)
+                y = self._continue(unpadded.to(dtype), state)
+            return torch.addcmul(y, x.to(y.dtype), omega.to(y.dtype))
 
     def directions(self) -> List[EMACoefficients]:
         """Coefficients ``(D, N)`` of the forward EMA, and of the backward EMA if bidirectional."""

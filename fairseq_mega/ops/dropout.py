@@ -12,7 +12,7 @@ LANES = 4  # random numbers of 16 bits in one of 64
 class DropoutMask(NamedTuple):
     """Which values are kept, drawn once: the forward and the backward pass use the same."""
 
-    keep: Tensor  # uint8: 1 where a value is kept; of a shape that broadcasts to the values'
+    keep: Tensor  # true (on CPUs a uint8 of 1) where a value is kept; broadcasts to the values
     scale: float  # 1 / (1 - p)
 
 
@@ -26,7 +26,8 @@ def draw_mask(x: Tensor, p: float) -> DropoutMask:
     kept = round((1 - p) * 2**16)
     scale = 2**16 / max(kept, 1)
     if x.device.type != "cpu" or kept in (0, 2**16) or torch.compiler.is_compiling():
-        return DropoutMask(torch.empty_like(x, dtype=torch.uint8).bernoulli_(kept / 2**16), scale)
+        kind = torch.uint8 if x.device.type == "cpu" else torch.bool
+        return DropoutMask(torch.empty_like(x, dtype=kind).bernoulli_(kept / 2**16), scale)
     bits = torch.empty(-(-x.numel() // LANES), dtype=torch.int64)
     bits = bits.random_(-(2**63), None).view(torch.int16)[: x.numel()]
     return DropoutMask((bits < kept - 2**15).view(torch.uint8).view(x.shape), scale)
@@ -65,5 +66,7 @@ class _ApplyMask(torch.autograd.Function):
 def _masked(x: Tensor, keep: Tensor, scale: float) -> Tensor:
     if keep.shape != x.shape:  # a mask of whole channels
         return x * (keep * scale).to(x.dtype)
+    if keep.dtype == torch.bool:  # one launch for the whole formula
+        return torch.ops.aten.native_dropout_backward(x, keep, scale)
     # A product of different types would cast the mask, too, and make another tensor.
     return keep.to(x.dtype).mul_(x).mul_(scale)

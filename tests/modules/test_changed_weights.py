@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers import assert_close, make_gated, randn
+from helpers import assert_close, autocast, make_gated, randn
 
 
 def sgd_step(module, x):
@@ -49,7 +49,7 @@ def test_autocast_leaves_nothing_behind():
     module, config = make_gated(rel_pos_bias="rotary")
     module.float().eval()
     x = randn(12, 2, config["embed_dim"]).float()
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         rounded = module(x)[0]
     fresh = copy.deepcopy(module)
     assert torch.equal(module(x)[0], fresh(x)[0])

@@ -10,6 +10,7 @@ from helpers import (
     NORMS,
     assert_close,
     assert_same_function,
+    autocast,
     make_cross,
     padding,
     randn,
@@ -243,7 +244,7 @@ def test_bfloat16_is_close_to_float32(attention_activation, rel_pos_bias):
     query, key = inputs(30, 40, 2, dtype=torch.float32)
     mask = padding(40, [40, 25])
     expected = module(query, key, mask)[0]
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         mixed = module(query, key, mask)[0]
     assert_close(mixed.float(), expected, 0.04)
     module.to(torch.bfloat16)

@@ -6,6 +6,7 @@ import torch
 from helpers import (
     assert_close,
     assert_same_function,
+    autocast,
     make_ema,
     padding,
     randn,
@@ -228,7 +229,7 @@ def test_bfloat16_is_close_to_float32(length, bidirectional):
     """bfloat16 keeps 8 bits: 2% of the largest output."""
     exact = make_ema(dtype=torch.float32, bidirectional=bidirectional)
     x = randn(length, 2, 4, dtype=torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         mixed = exact(x)
     expected = exact(x)
     assert_close(mixed.float(), expected, 0.02)

@@ -8,6 +8,7 @@ from helpers import (
     NORMS,
     assert_close,
     assert_same_function,
+    autocast,
     make_feed_forward,
     randn,
     retain_dropout,
@@ -73,7 +74,7 @@ def test_bfloat16_is_close_to_float32():
     module, _ = make_feed_forward(torch.float32)
     x = randn(30, 2, 6, dtype=torch.float32)
     expected = module(x)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         assert_close(module(x).float(), expected, 0.02)
     y = module.to(torch.bfloat16)(x.bfloat16())
     assert y.dtype == torch.bfloat16

@@ -10,6 +10,7 @@ from helpers import (
     NORMS,
     assert_close,
     assert_same_function,
+    autocast,
     first,
     make_gated,
     padding,
@@ -412,7 +413,7 @@ def test_a_state_can_be_read_on_without_autocast():
     module, _ = make_gated(torch.float32)
     x, state = randn(9, 2, 6, dtype=torch.float32), LayerState()
     with torch.no_grad():
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             run_segments(module, x[:6], [5, 1], state)
         assert_close(run_segments(module, x[6:], [1, 2], state), module(x)[0][6:], 0.05)
 
@@ -586,7 +587,7 @@ def test_bfloat16_is_close_to_float32(attention_activation, rel_pos_bias, chunk_
     mask = padding(length, [length, length - 9])
     keep = time_first(mask)
     expected = exact(x, mask)[0]
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         mixed = exact(x, mask)[0]
     assert torch.isfinite(mixed).all()
     assert_close(mixed.float()[keep], expected[keep], 0.05)
@@ -601,7 +602,7 @@ def test_bfloat16_is_close_to_float32(attention_activation, rel_pos_bias, chunk_
 def test_bfloat16_gradients_are_finite():
     module, _ = make_gated(torch.float32)
     x = randn(20, 3, 6, dtype=torch.float32, requires_grad=True)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         y, _ = module(x, padding(20, [20, 7, 0]))
     y.float().sum().backward()
     for tensor in (x, *module.parameters()):

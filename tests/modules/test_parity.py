@@ -15,7 +15,7 @@ FLOOR = 1e-2  # below this, a gradient is compared to TOLERANCE * FLOOR
 
 
 def load_case(parity, name, index, count):
-    cases = torch.load(parity / name)
+    cases = torch.load(parity / name, map_location=torch.get_default_device())
     assert len(cases) == count, f"{name} has {len(cases)} cases: test them all"
     return cases[index]
 

@@ -6,13 +6,14 @@ import weakref
 
 import pytest
 import torch
-from helpers import assert_close, randn
+from helpers import assert_close, autocast, randn
 from torch import nn
 from torch.nn.functional import linear as exact
 
 from fairseq_mega.modules.projection import LEAST_PACKED, PackedWeights, apply_linear
 
 SIDE = int(LEAST_PACKED**0.5)
+pytestmark = pytest.mark.cpu_only
 packs = torch.backends.mkldnn.is_available()
 
 
@@ -97,7 +98,7 @@ def test_gradients_other_types_and_small_weights_are_not_packed():
             assert torch.equal(apply_linear(linear, x), exact(x, linear.weight, linear.bias))
     with packed.in_use(), torch.no_grad():
         apply_linear(make(side=8), randn(2, 8, dtype=torch.float32))
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             assert apply_linear(make(), randn(2, SIDE, dtype=torch.float32)).dtype == torch.bfloat16
     assert len(packed) == 0
 

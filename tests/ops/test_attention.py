@@ -1,5 +1,6 @@
 """Tiled attention against the paper's, outputs and gradients, in any tiles."""
 
+import helpers
 import pytest
 import torch
 from helpers import FUNCTIONS, assert_close, assert_same_function, padding, randn
@@ -113,7 +114,7 @@ def test_half_precision_gradients_add_up_in_float32(function, causal, autocast):
         typed = torch.float32 if autocast else torch.bfloat16
         rough = [t.to(typed).requires_grad_() for t in exact]
         for tensors, context in ((leaves, False), (rough, autocast)):
-            with torch.autocast("cpu", torch.bfloat16, enabled=context):
+            with helpers.autocast(enabled=context):
                 q, k, v, bias = tensors
                 options = dict(tile_queries=tile_queries, tile_weights=tile_weights)
                 seen = hide_future(bias, causal)

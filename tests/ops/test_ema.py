@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from ema_parameters import DIM, NDIM, Parameters, check
 from helpers import assert_close, assert_same_function, make_ema, randn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq_mega.ops.ema import StepCoefficients, ema, ema_coefficients, ema_segment, ema_step_
+from fairseq_mega.ops.ema import StepCoefficients, ema, ema_segment, ema_step_
 from fairseq_mega.ops.ema.blocks import (
     block_matrices,
     ema_by_blocks,
@@ -15,42 +16,9 @@ from fairseq_mega.ops.ema.blocks import (
 )
 from fairseq_mega.ops.ema.coefficients import kernel_taps
 from fairseq_mega.ops.ema.fft import fast_length, fft_convolution
-from fairseq_mega.ops.ema.naive import ema_convolution, ema_kernel, ema_recurrence
-
-DIM, NDIM = 4, 3
+from fairseq_mega.ops.ema.naive import ema_recurrence
 
 both_directions = pytest.mark.parametrize("bidirectional", [False, True])
-
-
-class Parameters:
-    """Telling parameters of both directions, as leaves."""
-
-    def __init__(self, bidirectional):
-        module = make_ema(DIM, NDIM, bidirectional=bidirectional)
-        self.leaves = dict(module.named_parameters())
-        self.omega = self.leaves["omega"]
-        names = ("delta", "alpha", "beta", "gamma")
-        self.directions = list(zip(*(self.leaves[name].split(DIM) for name in names)))
-
-    def coefficients(self):
-        return [ema_coefficients(*direction) for direction in self.directions]
-
-    def naive(self, x, taps=None):
-        """By the recurrence; by the convolution where the kernel is truncated."""
-        if taps is not None:
-            return ema_convolution(x, *(ema_kernel(*each, taps) for each in self.directions))
-        y, _ = ema_recurrence(x, *self.directions[0])
-        for backward in self.directions[1:]:
-            y = y + ema_recurrence(x.flip(1), *backward)[0].flip(1)
-        return y
-
-
-def check(form, length, bidirectional, taps=None, batch=2):
-    """`form(x, parameters)` is `EMA(x) + omega x`."""
-    parameters = Parameters(bidirectional)
-    x = randn(batch, length, DIM, requires_grad=True)
-    slow = parameters.naive(x, taps) + parameters.omega * x
-    assert_same_function(form(x, parameters), slow, {"x": x, **parameters.leaves})
 
 
 @both_directions

@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Storages, assert_same_function, randn
+from helpers import Storages, assert_same_function, autocast, randn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
@@ -111,7 +111,7 @@ def test_the_backward_pass_computes_in_the_types_of_the_forward_pass(dtype):
         types.append((x @ weight).dtype)
         return torch.tanh(x)
 
-    with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+    with autocast(dtype, enabled=dtype == torch.bfloat16):
         y = project(torch.nn.Linear(4, 4), function, x)
     y.sum().backward()
     # Autocast makes a copy of what the projection gets, which is kept: no need to recompute it.

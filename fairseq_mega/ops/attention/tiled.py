@@ -4,7 +4,7 @@ A tile is some queries of some sequences, with the keys that they see. Its weigh
 its scores, used, and forgotten; the backward pass recomputes them.
 """
 
-from typing import List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from .functions import ATTENTION_FUNCTIONS, attention_scale, attention_scores
 # Queries of a tile where the mask is causal: on two CPU cores, tiles of 256 queries took two thirds
 # of the time of the whole square at L 1024.
 TILE_QUERIES = 256
+# On a GPU they compute less and launch more: there, tiles are for what its memory would not hold.
+TILE_QUERIES_GPU = 2048
 # Weights of a tile on a CPU, what its caches hold, unless TILE_SEQUENCES sequences have more: fewer
 # make products of matrices slow.
 TILE_WEIGHTS, TILE_SEQUENCES = 2**20, 4
@@ -90,7 +92,7 @@ def tiled_attention(
     dropout: float = 0.0,
     need_weights: bool = False,
     scale: Optional[float] = None,
-    tile_queries: int = TILE_QUERIES,
+    tile_queries: Optional[int] = None,
     tile_weights: Optional[int] = None,
 ) -> Tuple[Tensor, Optional[Tensor]]:
     """``naive.attention``, with dropout of the weights.
@@ -118,6 +120,8 @@ def tiled_attention(
     """
     if torch.compiler.is_compiling():  # a compiler makes tiles of its own
         tile_queries, tile_weights = q.size(1), 0
+    if tile_queries is None:
+        tile_queries = TILE_QUERIES if q.device.type == "cpu" else TILE_QUERIES_GPU
     if tile_weights is None:
         tile_weights = TILE_WEIGHTS if q.device.type == "cpu" else 0
     if scale is None:
@@ -163,21 +167,43 @@ class _TiledAttention(torch.autograd.Function):
     def backward(ctx, grad_o):
         q, k, v, bias, *masks = ctx.saved_tensors
         drops = [DropoutMask(keep, ctx.scale) for keep in masks] or [None] * len(ctx.tiles)
+        if len(ctx.tiles) == 1:  # nothing to add up
+            w, grads = _tile_gradients(ctx.weights, (q, k, v, bias), ctx.tiles[0], drops[0], grad_o)
+            return *grads[:2], torch.bmm(w.transpose(1, 2), grad_o), grads[2], None, None
         grad_q, grad_k, grad_v, grad_bias = (_zero_gradient(t) for t in (q, k, v, bias))
         for tile, mask in zip(ctx.tiles, drops):
             grad = tile.of_queries(grad_o)
-            parts = [tile.of_queries(q), tile.of_keys(k), tile.of_bias(bias)]
-            with torch.enable_grad():
-                parts = [t.detach().requires_grad_() for t in parts]
-                w = apply_mask(ctx.weights.of(*parts, tile), mask)
-            _add_product(tile.of_keys(grad_v), w.detach().transpose(1, 2), grad)
-            grad_w = torch.bmm(grad, tile.of_keys(v).transpose(1, 2))
-            grads = torch.autograd.grad(w, parts, grad_w)
+            w, grads = _tile_gradients(ctx.weights, (q, k, v, bias), tile, mask, grad)
+            _add_product(tile.of_keys(grad_v), w.transpose(1, 2), grad)
             totals = tile.of_queries(grad_q), tile.of_keys(grad_k), tile.of_bias(grad_bias)
             for total, part in zip(totals, grads):
                 total += part
         grads = (grad_q, q), (grad_k, k), (grad_v, v), (grad_bias, bias)
         return *(grad.to(t.dtype) for grad, t in grads), None, None
+
+
+def _tile_gradients(
+    weights: _Weights,
+    inputs: Sequence[Tensor],
+    tile: Tile,
+    mask: Optional[DropoutMask],
+    grad: Tensor,
+) -> Tuple[Tensor, Sequence[Tensor]]:
+    """The weights of a tile again, after dropout, and its gradients of ``q, k, bias``.
+
+    Args:
+        inputs: ``q, k, v, bias``, whole.
+        grad: of the tile's outputs.
+    """
+    q, k, v, bias = inputs
+    with torch.enable_grad():
+        q, k, bias = (
+            t.detach().requires_grad_()
+            for t in (tile.of_queries(q), tile.of_keys(k), tile.of_bias(bias))
+        )
+        w = apply_mask(weights.of(q, k, bias, tile), mask)
+    grad_w = torch.bmm(grad, tile.of_keys(v).transpose(1, 2))
+    return w.detach(), torch.autograd.grad(w, (q, k, bias), grad_w)
 
 
 def _zero_gradient(x: Tensor) -> Tensor:

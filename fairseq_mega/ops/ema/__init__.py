@@ -4,8 +4,8 @@
     y_t[d]   = sum_n gamma[d,n] h_t[d,n] / sqrt(N)
 
 ``D`` is the number of channels, ``N`` the EMA dimensions of a channel. ``naive`` has this as it
-stands; ``fft``, ``blocks`` and ``step`` compute the same faster. The functions here take the
-fastest: ``ema`` of a whole sequence, ``ema_segment`` of one that goes on, ``ema_step_`` of one
+stands; ``fft``, ``blocks``, ``fused`` and ``step`` compute the same faster. The functions here take
+the fastest: ``ema`` of a whole sequence, ``ema_segment`` of one that goes on, ``ema_step_`` of one
 position. Sequences are ``(B, L, D)``.
 """
 
@@ -24,6 +24,7 @@ from .blocks import (
 )
 from .coefficients import EMACoefficients, ema_coefficients, half_lives, kernel_taps
 from .fft import fft_convolution
+from .fused import fused_ema, fused_segment, is_available
 from .step import StepCoefficients, ema_step_
 
 __all__ = [
@@ -36,11 +37,11 @@ __all__ = [
     "half_lives",
 ]
 
-# The rule: which form is fastest, forward and backward, as measured on two CPU cores, D 512, N 16.
+# The rule: which form is fastest, forward and backward. On a GPU with Triton, the fused one, by the
+# counts of examples/benchmark/COUNTS.md; else, as measured on two CPU cores, D 512, N 16:
 # - one block: up to LONGEST_BLOCK positions, if the batch is large enough to pay for its matrix;
 # - blocks: longer sequences, both ways from SHORTEST_BIDIRECTIONAL positions on;
-# - FFTs: all else, truncated kernels above all, and other devices and compilers, for which the
-#   recurrence between blocks would be a loop of many small kernels.
+# - FFTs: all else, truncated kernels above all, and compilers.
 # Larger blocks take more products and keep fewer states: faster where the batch has many positions.
 LONGEST_BLOCK = 64
 SHORTEST_BIDIRECTIONAL = 1024
@@ -62,11 +63,15 @@ def ema(
         truncation: taps of the kernels that are kept; None for all.
 
     Returns:
-        ``(B, L, D)``.
+        ``(B, L, D)``, in the coefficients' type; the fused form's is in the type of ``x``, as it
+        is all that form writes.
     """
-    batch, length, _ = x.shape
     if x.numel() == 0:
         return x.clone()
+    if is_available(x):
+        return _fused(x, directions, omega, truncation)
+    batch, length, _ = x.shape
+    x = x.to(directions[0].log_decay.dtype)
     taps = min(length, truncation or length)
     bidirectional = len(directions) > 1
     if length <= LONGEST_BLOCK and batch >= length // 4 and not torch.compiler.is_compiling():
@@ -92,12 +97,26 @@ def ema_segment(x: Tensor, coefficients: EMACoefficients, h: Tensor) -> Tuple[Te
     """
     if x.numel() == 0:
         return x.clone(), h
+    if is_available(x) and not torch.is_grad_enabled():
+        return fused_segment(x, coefficients, h)
     return ema_segment_by_blocks(x, coefficients, h, min(_block_size(x), x.size(1)))
+
+
+def _fused(
+    x: Tensor,
+    directions: Sequence[EMACoefficients],
+    omega: Optional[Tensor],
+    truncation: Optional[int],
+) -> Tensor:
+    y = fused_ema(x, directions[0], omega, truncation)
+    for backward in directions[1:]:
+        y = y + fused_ema(x, backward, None, truncation, reverse=True)
+    return y
 
 
 def _is_for_blocks(x: Tensor, taps: int, bidirectional: bool) -> bool:
     length = x.size(1)
-    whole = taps == length and x.device.type == "cpu" and not torch.compiler.is_compiling()
+    whole = taps == length and not torch.compiler.is_compiling()
     return whole and (not bidirectional or length >= SHORTEST_BIDIRECTIONAL)
 
 

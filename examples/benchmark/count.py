@@ -1,0 +1,174 @@
+"""Counts what a GPU would do in a step of training and of beam search, without a GPU, and writes
+COUNTS.md beside this file: about three minutes on one CPU core.
+
+    python examples/benchmark/count.py
+"""
+
+import argparse
+import logging
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+logging.disable(logging.INFO)  # of fairseq and hydra
+warnings.simplefilter("ignore", UserWarning)  # of torch, about how fairseq uses it
+
+from examples.benchmark.counted import COUNTED, FORMS, SIDES, average  # noqa: E402
+from examples.benchmark.counter import Counts  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Card:
+    name: str
+    bandwidth: float  # bytes a second
+    half: float  # operations a second, products of matrices in half precision, dense
+    float32: float
+    source: str
+
+    def seconds(self, counts: Counts) -> float:
+        """All launches one after the other, each as long as its memory or its operations take; or
+        as long as the host takes to launch them, if that is longer."""
+        rates = {"half": self.half, "float32": self.float32, "FFT": self.float32}
+        busy = sum(
+            max(
+                (launch.read + launch.written) / self.bandwidth,
+                launch.operations / rates[launch.kind],
+            )
+            for launch in counts.launches
+        )
+        return max(busy, LAUNCH * len(counts.launches))
+
+
+LAUNCH = 5e-6  # seconds from one launch to the next, torch's own work included
+CARDS = (
+    Card("A100 SXM 80GB", 2.039e12, 312e12, 19.5e12, "NVIDIA A100 datasheet, 2021"),
+    Card("H100 SXM", 3.35e12, 989e12, 67e12, "NVIDIA H100 datasheet, 2023"),
+)
+
+
+@dataclass(frozen=True)
+class Goal:
+    what: str
+    case: str
+    most: float
+    over: Optional[str] = None  # a side, whose count ours is divided by
+
+    def line(self, found: Dict[str, Dict[str, Counts]]) -> str:
+        def count(counts: Counts) -> float:
+            by_name = {"launches": len(counts.launches), "bytes": counts.bytes}
+            return {**by_name, "waits": len(counts.waits)}[self.what]
+
+        value = count(found[self.case]["ours"])
+        if self.over is not None:
+            value /= count(found[self.case][self.over])
+        shown = f"{value:.2f} of {self.over}" if self.over else f"{value:g}"
+        met = "met" if value <= self.most else "missed"
+        return f"| {self.what}, {self.case} | at most {self.most:g} | {shown} | {met} |"
+
+
+GOALS = (
+    Goal("waits", "wmt", 0),
+    Goal("waits", "lm-6144", 0),
+    Goal("waits", "beam", 2),
+    Goal("launches", "wmt", 0.5, "plain"),
+    Goal("launches", "lm-6144", 0.5, "plain"),
+    Goal("bytes", "wmt", 0.4, "plain"),
+    Goal("bytes", "lm-6144", 0.4, "plain"),
+    Goal("bytes", "lm-16384", 0.5, "fused"),
+)
+
+INTRODUCTION = """# What a GPU would do
+
+Made by `python examples/benchmark/count.py`, without a GPU: the code runs on torch's meta device,
+where tensors have no numbers, and each operator is counted. Nothing here is measured. Parameters
+and activations are in bfloat16.
+
+- A **launch** is an operator that computes or copies: views, and memory without numbers, are none.
+  Sums of a product and a tensor (`addmm`, `baddbmm`; not of a bias) are two, the tensor's copy
+  first, as torch does it. torch launches more than one kernel for some others (long FFTs, sorting,
+  backward passes of norms), which is left out on all sides alike.
+- **Bytes** are what each launch must read and write, each number once: caches are taken to be
+  perfect inside a launch, and to hold nothing between launches.
+- **Operations** are those of products of matrices, by the type of their inputs, and of FFTs.
+- A **wait** is a number that the host reads, so that it launches nothing until the GPU is done.
+- **Peak**: the most memory that tensors hold at once, parameters and gradients included.
+
+A training step is forward and backward pass and the loss. The update is not counted: it depends on
+the number of parameters alone. Sides: `ours` with the Triton kernel of the EMA and without;
+`plain`, the formulas as plain torch; `transformer`, fairseq's of the same embeddings, with its own
+attention; `fused`, the same with torch's fused attention.
+
+The estimate for a card is the sum over all launches of what is longer, their bytes or their
+operations at the datasheet's peak rates; or, where longer, {launch:.0f} µs for each launch (an
+assumption, of the order of torch's own cost of an operator). No kernel reaches the peak rates, so
+the ratios tell more than the times.
+
+| card | bytes a second | operations a second: half precision, float32 | source |
+|---|---|---|---|
+"""
+
+
+def side_table(found: Dict[str, Counts]) -> Iterator[str]:
+    cards = "".join(f" {card.name}: ms |" for card in CARDS)
+    yield (
+        "| | launches | GB | half-precision Tops | float32 Tops | FFT Tops | waits | peak GB |"
+        + cards
+    )
+    yield "|---" * (8 + len(CARDS)) + "|"
+    for side, counts in found.items():
+        operations = [counts.operations(kind) / 1e12 for kind in ("half", "float32", "FFT")]
+        seconds = "".join(f" {1e3 * card.seconds(counts):.1f} |" for card in CARDS)
+        yield (
+            f"| {side} | {len(counts.launches):,} | {counts.bytes / 1e9:.2f} | "
+            + " | ".join(f"{o:.3f}" for o in operations)
+            + f" | {len(counts.waits)} | {counts.peak / 1e9:.2f} |{seconds}"
+        )
+
+
+def largest(counts: Counts) -> str:
+    parts = list(counts.by_name().items())[:8]
+    return ", ".join(f"`{name}` {size / 1e9:.2f} GB in {n}" for name, (n, size) in parts)
+
+
+def report(found: Dict[str, Dict[str, Counts]], averages: Dict[str, Counts]) -> str:
+    lines: List[str] = [INTRODUCTION.format(launch=1e6 * LAUNCH).rstrip("\n")]
+    for card in CARDS:
+        rates = f"{card.half / 1e12:g} T, {card.float32 / 1e12:g} T"
+        lines.append(f"| {card.name} | {card.bandwidth / 1e12:g} T | {rates} | {card.source} |")
+    lines += ["", "## Goals", "", "| | goal | counted | |", "|---|---|---|---|"]
+    lines += [goal.line(found) for goal in GOALS]
+    ratio = averages["Triton"].bytes / averages["FFTs"].bytes
+    met = "met" if ratio <= 0.25 else "missed"
+    lines.append(f"| bytes, the EMA alone | at most 0.25 | {ratio:.2f} of FFTs | {met} |")
+    for case in COUNTED:
+        lines += ["", f"## {case.name}", "", f"{case.title[0].upper()}{case.title[1:]}.", ""]
+        lines += side_table(found[case.name])
+        lines += ["", f"Most bytes of ours: {largest(found[case.name]['ours'])}."]
+    lines += ["", "## The EMA alone", "", "L 6,144, `D` 1,024, `N` 16, forward and backward.", ""]
+    lines += side_table(averages)
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("COUNTS.md"))
+    out = parser.parse_args().out
+    torch.set_num_threads(1)
+    found: Dict[str, Dict[str, Counts]] = {}
+    for case in COUNTED:
+        for side in SIDES:
+            if case.name == "beam" and side == "fused":
+                continue  # generation has no such attention: one query reads the cache
+            print(f"{case.name}: {side}", flush=True)
+            found.setdefault(case.name, {})[side] = case(side)
+    out.write_text(report(found, {form: average(form) for form in FORMS}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The Triton kernels of the EMA against the paper's recurrence: on a GPU with ``--device cuda``,
+else by Triton's interpreter, which needs none and takes seconds for what is small here."""
+
+import pytest
+import torch
+from ema_parameters import DIM, NDIM, Parameters, check
+from helpers import assert_close, assert_same_function, padding, randn, relative_error, time_first
+
+from fairseq_mega.ops import ema as forms
+from fairseq_mega.ops.ema import fused
+from fairseq_mega.ops.ema.naive import ema_recurrence
+
+pytest.importorskip("triton", reason="the kernels need Triton: pip install triton")
+
+
+@pytest.fixture(autouse=True)
+def small_segments(monkeypatch):
+    """Of two blocks each, so that short sequences have several."""
+    monkeypatch.setattr(fused, "LEAST_SEGMENT", 2 * fused.BLOCK)
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """The kernels are chosen, on a CPU as well."""
+    monkeypatch.setattr(forms, "is_available", lambda x: True)
+
+
+LENGTHS = [(1, None), (16, None), (33, None), (70, None), (70, 7), (70, 48), (40, 1)]
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("length, taps", LENGTHS)
+def test_outputs_and_gradients(length, taps, bidirectional, kernels, device):
+    """In float64, over one segment and several, with whole and truncated kernels."""
+
+    def by_kernels(x, p):
+        return forms.ema(x, p.coefficients(), p.omega, taps)
+
+    check(by_kernels, length, bidirectional, taps, device=device)
+
+
+@pytest.mark.parametrize("length", [1, 31, 75])
+def test_from_a_state_to_a_state(length, kernels, device):
+    parameters = Parameters(False, device)
+    x, h = randn(2, length, DIM).to(device), randn(2, DIM, NDIM, seed=2).to(device)
+    with torch.no_grad():
+        y, last = forms.ema_segment(x, *parameters.coefficients(), h)
+        expected, expected_last = ema_recurrence(x, *parameters.directions[0], h)
+    assert_close(y, expected)
+    assert_close(last, expected_last)
+
+
+def test_with_gradients_a_state_takes_blocks(kernels, device):
+    parameters = Parameters(False, device)
+    x, h = randn(1, 40, DIM).to(device), randn(1, DIM, NDIM).to(device).requires_grad_()
+    y, _ = forms.ema_segment(x, *parameters.coefficients(), h)
+    expected, _ = ema_recurrence(x, *parameters.directions[0], h)
+    assert_same_function(y, expected, {"h": h})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_read_and_written(dtype, kernels, device):
+    """Rounded once, when it is written: by 2^-8 of the largest number at most."""
+    parameters = Parameters(True, device)
+    exact = randn(2, 50, DIM).to(device).to(dtype)
+    rough = exact.clone().requires_grad_()
+    coefficients = [type(c)(*(t.float() for t in c)) for c in parameters.coefficients()]
+    y = forms.ema(rough, coefficients)
+    y.backward(torch.ones_like(y))
+    exact = exact.double().requires_grad_()
+    expected = parameters.naive(exact)
+    expected.backward(torch.ones_like(expected))
+    assert y.dtype == rough.grad.dtype == dtype
+    assert_close(y.double(), expected, 2**-7)
+    assert relative_error(rough.grad.double(), exact.grad) < 2**-7
+
+
+def test_rows_of_any_distance(kernels, device):
+    """Time first in memory, as fairseq has it, and a part of a wider tensor."""
+    parameters = Parameters(False, device)
+    whole = randn(20, 2, 2 * DIM).to(device)
+    for x in (whole[..., :DIM].transpose(0, 1), whole[..., ::2].transpose(0, 1)):
+        y = forms.ema(x, parameters.coefficients())
+        assert_close(y, parameters.naive(x))
+
+
+def test_more_channels_and_dimensions_than_a_program_has(kernels, device):
+    """17 channels in tiles of 16; 5 dimensions, which are no power of two."""
+    parameters = Parameters(False, device, dim=17, ndim=5)
+    x = randn(1, 18, 17).to(device).requires_grad_()
+    y = forms.ema(x, parameters.coefficients(), parameters.omega)
+    slow = parameters.naive(x) + parameters.omega * x
+    assert_same_function(y, slow, {"x": x, **parameters.leaves})
+
+
+def test_padding_is_as_without_kernels(device, monkeypatch):
+    """In the layer, which hides padding before the average."""
+    parameters = Parameters(True, device)
+    mask, x = padding(21, [21, 9]).to(device), randn(21, 2, DIM).to(device)
+    with torch.no_grad():
+        expected = parameters.module(x, mask)
+        monkeypatch.setattr(forms, "is_available", lambda x: True)
+        assert_close(parameters.module(x, mask)[time_first(mask)], expected[time_first(mask)])
+
+
+def test_slow_averages_stay_accurate_in_float32(kernels, device):
+    """A truncated kernel takes away what it has added many positions before."""
+    parameters = Parameters(False, device)
+    with torch.no_grad():
+        for name in ("delta", "alpha"):
+            parameters.leaves[name].fill_(-9.0)
+        (exact,) = parameters.coefficients()
+        x = randn(1, 1024, DIM).float().to(device) + 1
+        y = fused.fused_ema(x, type(exact)(*(t.float() for t in exact)), None, 64)
+        kernel = forms.kernel_taps(exact, 64)
+        assert_close(y.double(), forms.fft_convolution(x.double(), kernel), 2e-5, floor=0.0)
+
+
+def test_the_meta_device_has_their_shapes():
+    x = torch.empty(2, 40, DIM, device="meta", dtype=torch.bfloat16, requires_grad=True)
+    parameters = Parameters(False, "meta")
+    y = forms.ema(x, parameters.coefficients(), parameters.omega, 7)
+    y.sum().backward()
+    assert x.grad.shape == y.shape == x.shape and y.dtype == torch.bfloat16
