@@ -329,10 +329,10 @@ def _check_tied_adaptive(cfg, adaptive_input: bool) -> None:
         )
 
 
-def check_bands(cfg, part: str, dim: str, vocabulary: int, first: int = 1) -> None:
-    """Checks the bands of the adaptive ``input`` or ``softmax``: cutoff points rise from ``first``
-    on and lie inside the vocabulary; all bands have a width, of the option ``dim`` divided by the
-    factor once and again.
+def check_bands(cfg, part: str, dim: str, vocabulary: int, least: int = 1) -> None:
+    """Checks the bands of the adaptive ``input`` or ``softmax``: each, from a cutoff point to the
+    next, has at least ``least`` words, and a width: the option ``dim`` divided by the factor once
+    and again.
 
     Raises:
         ValueError: names the option, its value and what to do.
@@ -344,17 +344,18 @@ def check_bands(cfg, part: str, dim: str, vocabulary: int, first: int = 1) -> No
         points = []
     if points is None:
         return
-    rising = sorted(set(points)) == points
-    if not points or not rising or not first <= points[0] <= points[-1] <= vocabulary:
+    ends = [0, *points, *([vocabulary] if points and points[-1] < vocabulary else [])]
+    words = [end - start for start, end in zip(ends, ends[1:])]
+    if not points or min(words) < least or points[-1] > vocabulary:
         raise ValueError(
-            f"--adaptive-{part}-cutoff is {cutoff}, but must be rising numbers of at least {first} "
-            f"and at most the vocabulary's {vocabulary} words"
+            f"--adaptive-{part}-cutoff is {cutoff}, but must be rising numbers of at most the "
+            f"vocabulary's {vocabulary} words, which put at least {least} in each band"
         )
-    bands = len(points) if points[-1] < vocabulary else len(points) - 1
-    if not 0 < factor < math.inf or not _has_width(cfg[dim], factor, bands):
+    divisions = len(words) - 1
+    if not 0 < factor < math.inf or not _has_width(cfg[dim], factor, divisions):
         raise ValueError(
             f"--adaptive-{part}-factor is {factor}, but must leave at least 1 and at most "
-            f"{MOST_FEATURES} dimensions of {_flag(dim)} ({cfg[dim]}) after {bands} divisions by it"
+            f"{MOST_FEATURES} dimensions of {_flag(dim)} ({cfg[dim]}) in all {len(words)} bands"
         )
 
 

@@ -52,7 +52,7 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
         words = len(dictionary)
         check_tables(cfg, table_size(cfg, "decoder_chunk_size", "max_target_positions"))
         check_bands(cfg, "softmax", "decoder_embed_dim", words)
-        if cfg.adaptive_input:  # whose first band has the padding symbol
+        if cfg.adaptive_input:  # fairseq's has a row for the padding symbol in each band
             check_bands(cfg, "input", "decoder_input_dim", words, dictionary.pad() + 1)
         return cls(
             MegaDecoder(

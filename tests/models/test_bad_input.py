@@ -167,7 +167,10 @@ HUGE = (
 @pytest.mark.parametrize(
     "arch, options, says",
     [
-        ("mega_lm", {**BANDS, "adaptive_input_cutoff": "1"}, ["-cutoff is 1,", "at least 2"]),
+        *(
+            ("mega_lm", {**BANDS, "adaptive_input_cutoff": cutoff}, [f"-cutoff is {cutoff},"])
+            for cutoff in ("1", "8,9", "19", "")
+        ),
         *(
             ("mega_lm", {**BANDS, "adaptive_input_factor": factor}, [f"-input-factor is {factor}"])
             for factor in (0.0, -1.0, 4.0, float("nan"), 1e200)

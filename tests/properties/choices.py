@@ -88,7 +88,7 @@ LANGUAGE_MODEL = {
     "decoder_input_dim": maybe(sizes()),
     "no_affine_final_norm": flags,
     "adaptive_input": flags,
-    "adaptive_input_cutoff": st.sampled_from(("2", "2,3", "8", "5,14", "19", "20")),
+    "adaptive_input_cutoff": st.sampled_from(("2", "2,4", "8", "5,14", "18", "20")),
     "adaptive_input_factor": st.sampled_from((1.0, 1.5, 2.0)),
     "tie_adaptive_weights": flags,
     "max_target_positions": sizes(least=12, most=16),
