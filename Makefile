@@ -4,15 +4,18 @@ INSTALLED := .venv/installed
 # With triton, the tests also run the kernels of the EMA, by its interpreter: a gigabyte more.
 EXTRAS ?= bench,demo,test
 
-.PHONY: venv lint test test-quick coverage hostile counts demo demo-baselines demo-long bench bench-full clean
+.PHONY: venv lint test test-quick coverage hostile properties dependencies counts demo demo-baselines demo-long bench bench-full clean
 
 venv: $(INSTALLED)
 
 # Redone when the dependencies change; touched last, so that a broken install is not taken for one.
-$(INSTALLED): setup.py constraints.txt
+# torch has no hash, see docs/dependencies.md: it comes with the plugin itself, last.
+$(INSTALLED): setup.py constraints.txt .ci/requirements.txt
 	$(PYTHON) -m venv .venv
 	@echo "Installing the plugin, fairseq and PyTorch in .venv: a few minutes the first time."
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	$(BIN)/pip install --disable-pip-version-check --require-hashes --no-deps -r .ci/requirements.txt
+	$(BIN)/pip install --disable-pip-version-check --no-build-isolation \
+	    -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
 lint: $(INSTALLED)
@@ -38,6 +41,19 @@ counts:
 # Hostile files in all that loads one, fairseq's whole commands included: minutes.
 hostile: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/hostile/judge.py
+
+# Thousands of random sets of options: tens of minutes.
+properties: $(INSTALLED)
+	OMP_NUM_THREADS=1 PROPERTY_CASES=280 $(BIN)/pytest -n 2 tests/properties
+
+# Hashes of the versions in constraints.txt, and the licences in docs/dependencies.md: minutes.
+dependencies: $(INSTALLED)
+	$(PYTHON) -m venv build/pip-tools
+	build/pip-tools/bin/pip install --disable-pip-version-check pip-tools==7.6.2
+	build/pip-tools/bin/pip-compile --quiet --generate-hashes --all-extras --strip-extras \
+	    --constraint constraints.txt --unsafe-package torch --no-header --no-annotate \
+	    --no-emit-index-url --no-emit-find-links --output-file .ci/requirements.txt setup.py
+	$(BIN)/python .ci/licences.py
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/quickstart/demo.py

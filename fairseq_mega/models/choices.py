@@ -77,6 +77,7 @@ def check_choices(path: str, kind: type, given: Mapping[str, Any]) -> None:
         # A name alone does not replace what newer checkpoints hold: fairseq merges a dictionary.
         if part not in given or not (state.get("args") or isinstance(given[part], dict)):
             _check_text(state, part, harmless, path)
+    _check_languages(state, given, path)
     unknown = section(state, "generation").get("replace_unk")
     if unknown is not None and "replace_unk" not in given:
         raise ValueError(f"{path} sets replace_unk to {unknown!r:.80}: a file to read; give it")
@@ -122,6 +123,19 @@ def _options(part: Any) -> Mapping[str, Any]:
     if isinstance(part, Namespace):
         return vars(part)
     return part if isinstance(part, dict) else {}
+
+
+def _check_languages(state: Mapping[str, Any], given: Mapping[str, Any], path: str) -> None:
+    """Checks that languages, which are parts of the dictionaries' names, are no paths."""
+    for side in ("source_lang", "target_lang"):
+        language = section(state, "task").get(side)
+        if language is None or side in given:
+            continue
+        if not isinstance(language, str) or language != os.path.basename(language):
+            raise ValueError(
+                f"{path} sets {side} to {language!r:.80}, no part of a file's name: a dictionary "
+                f"would be read outside the folder of the data; give {side}"
+            )
 
 
 def _check_text(state: Mapping[str, Any], part: str, harmless: set, path: str) -> None:

@@ -9,7 +9,19 @@ from omegaconf import DictConfig, OmegaConf
 from ..modules.activations import ACTIVATIONS
 from ..modules.checks import check_chunk_size, check_positive, check_rotary
 from ..modules.norm import NORMS
-from .config import LayersConfig, _flag, _option, check_ema
+from .config import (
+    MOST_FEATURES,
+    MOST_LAYERS,
+    LayersConfig,
+    _flag,
+    _option,
+    check_dropouts,
+    check_ema,
+    check_most,
+    check_sizes,
+    check_tables,
+    table_size,
+)
 
 INPUTS = ("text", "image")
 POOLINGS = ("mp", "cls")
@@ -139,9 +151,7 @@ def check_classifier(cfg, reads: str, documents: int) -> None:
             "--normalize-embedding is for models that normalise after each sublayer, but "
             "--encoder-normalize-before is set, by itself or by the architecture: leave one out"
         )
-    for name in ("dropout", "attention_dropout", "act_dropout"):
-        if not 0 <= cfg[name] < 1:
-            raise ValueError(f"{_flag(name)} is {cfg[name]}, but must be at least 0 and below 1")
+    check_dropouts(cfg, "dropout", "attention_dropout", "act_dropout")
 
 
 def _check_choices(cfg, reads: str) -> None:
@@ -168,10 +178,10 @@ def _check_choices(cfg, reads: str) -> None:
 
 
 def _check_sizes(cfg, documents: int) -> None:
-    names = ["encoder_layers", "encoder_embed_dim", "encoder_hidden_dim", "z_dim", "n_dim"]
-    names += ["sentence_class_num", "classifier_layers", "classifier_out_dim"]
-    for name in names:
-        check_positive(**{_flag(name): cfg[name]})
+    check_sizes(cfg, "encoder_layers", "classifier_layers", most=MOST_LAYERS)
+    check_sizes(cfg, "encoder_embed_dim", "encoder_hidden_dim", "z_dim", "n_dim")
+    check_sizes(cfg, "sentence_class_num", "classifier_out_dim")
+    check_most(cfg, "encoder_ffn_embed_dim", MOST_FEATURES)
     check_chunk_size("--chunk-size", cfg.chunk_size)
     check_ema(cfg)
     if cfg.max_positions is not None:
@@ -181,6 +191,7 @@ def _check_sizes(cfg, documents: int) -> None:
             "--max-positions is not given, but --rel-pos-bias simple learns a number for each "
             "distance: give the length of the longest sequence, or use the rotary bias"
         )
+    check_tables(cfg, table_size(cfg, "chunk_size", "max_positions"))
     if str(cfg.rel_pos_bias) == "rotary":
         check_rotary("--z-dim", cfg.z_dim)
     needed = documents * cfg.encoder_embed_dim

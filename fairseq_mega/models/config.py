@@ -1,5 +1,6 @@
 """Every option of the models: its name, type, default, help and check, in one place."""
 
+import math
 from argparse import ArgumentError
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -20,7 +21,10 @@ from ..modules.norm import NORMS
 from ..modules.relative_bias import BIASES
 from ..ops.attention import ATTENTION_FUNCTIONS
 
+# More is a mistake, or a file's attempt to take all memory.
 MOST_LAYERS = 1000
+MOST_FEATURES = 1_000_000
+MOST_POSITIONS = 10_000_000  # of a table
 EMA_INITS = ("normal", "spread")
 EMA_LONGEST = 4096  # of spread
 
@@ -214,12 +218,10 @@ def check_layers(cfg, side: str) -> None:
     Raises:
         ValueError: names the option, its value and what to do.
     """
-    for size in ("layers", "embed_dim", "hidden_dim", "z_dim", "n_dim"):
-        check_positive(**{_flag(f"{side}_{size}"): cfg[f"{side}_{size}"]})
-    if cfg[f"{side}_layers"] > MOST_LAYERS:  # a file may ask for layers without end
-        raise ValueError(
-            f"{_flag(f'{side}_layers')} is {cfg[f'{side}_layers']}, more than {MOST_LAYERS}"
-        )
+    check_sizes(cfg, f"{side}_layers", most=MOST_LAYERS)
+    sizes = ("embed_dim", "hidden_dim", "z_dim", "n_dim")
+    check_sizes(cfg, *(f"{side}_{size}" for size in sizes))
+    check_most(cfg, f"{side}_ffn_embed_dim", MOST_FEATURES)
     check_chunk_size(_flag(f"{side}_chunk_size"), cfg[f"{side}_chunk_size"])
     check_ema(cfg)
     if cfg.rel_pos_bias == "rotary":
@@ -249,6 +251,45 @@ def longest_memory(cfg) -> Optional[int]:
     return EMA_LONGEST if cfg.ema_longest is None else cfg.ema_longest
 
 
+def check_sizes(cfg, *names: str, most: int = MOST_FEATURES) -> None:
+    """Checks that these options are positive, and no more than any model needs."""
+    for name in names:
+        check_positive(**{_flag(name): cfg[name]})
+        check_most(cfg, name, most)
+
+
+def check_most(cfg, name: str, most: int) -> None:
+    if cfg[name] > most:
+        raise ValueError(f"{_flag(name)} is {cfg[name]}, but must be at most {most}")
+
+
+def table_size(cfg, chunk: str, positions: str) -> str:
+    """Which of two options is the size of a layer's table of the ``simple`` bias."""
+    return chunk if cfg[chunk] > 0 else positions
+
+
+def check_tables(cfg, *names: str) -> None:
+    """Checks options that are sizes of tables of the ``simple`` bias.
+
+    Raises:
+        ValueError: names the option, its value and what to do.
+    """
+    for name in names if str(cfg.rel_pos_bias) == "simple" else ():
+        if not 0 < cfg[name] <= MOST_POSITIONS:
+            raise ValueError(
+                f"{_flag(name)} is {cfg[name]}, but --rel-pos-bias simple learns a number for each "
+                f"distance up to it: give at least 1 and at most {MOST_POSITIONS}, or use the "
+                "rotary bias"
+            )
+
+
+def check_dropouts(cfg, *names: str) -> None:
+    """Checks that these options are probabilities below 1."""
+    for name in names:
+        if not 0 <= cfg[name] < 1:
+            raise ValueError(f"{_flag(name)} is {cfg[name]}, but must be at least 0 and below 1")
+
+
 def _check_common(cfg) -> None:
     """Checks the options that encoder and decoder share."""
     if cfg.normalize_embedding and cfg.normalize_before:
@@ -256,10 +297,8 @@ def _check_common(cfg) -> None:
             "--normalize-embedding is for models that normalise after each sublayer, but "
             "--normalize-before is set, by itself or by the architecture: leave one of the two out"
         )
-    for kind in ("", "attention_", "hidden_", "activation_", "adaptive_softmax_"):
-        name = f"{kind}dropout"
-        if not 0 <= cfg[name] < 1:
-            raise ValueError(f"{_flag(name)} is {cfg[name]}, but must be at least 0 and below 1")
+    kinds = ("", "attention_", "hidden_", "activation_", "adaptive_softmax_")
+    check_dropouts(cfg, *(f"{kind}dropout" for kind in kinds))
 
 
 def check_decoder(cfg, adaptive_input: bool) -> None:
@@ -277,7 +316,7 @@ def check_decoder(cfg, adaptive_input: bool) -> None:
         )
     if adaptive_input and cfg.adaptive_input_cutoff is None:
         raise ValueError("--adaptive-input needs cutoff points: give --adaptive-input-cutoff")
-    check_positive(**{"--decoder-input-dim": cfg.decoder_input_dim})
+    check_sizes(cfg, "decoder_input_dim")
     adaptive_softmax = cfg.adaptive_softmax_cutoff is not None
     if cfg.share_decoder_input_output_embed and adaptive_softmax:
         raise ValueError(
@@ -329,23 +368,39 @@ def _check_tied_adaptive(cfg, adaptive_input: bool) -> None:
         )
 
 
-def check_cutoffs(name: str, cutoff: Optional[str], vocabulary: int) -> None:
-    """Checks that cutoff points rise and lie inside the vocabulary.
+def check_bands(cfg, part: str, dim: str, vocabulary: int, least: int = 1) -> None:
+    """Checks the bands of the adaptive ``input`` or ``softmax``: each, from a cutoff point to the
+    next, has at least ``least`` words, and a width: the option ``dim`` divided by the factor once
+    and again.
 
     Raises:
         ValueError: names the option, its value and what to do.
     """
+    cutoff, factor = (cfg[f"adaptive_{part}_{option}"] for option in ("cutoff", "factor"))
     try:
         points = cutoffs(cutoff)
     except ValueError:
         points = []
     if points is None:
         return
-    if not points or sorted(set(points)) != points or not 0 < points[0] <= points[-1] <= vocabulary:
+    ends = [0, *points, *([vocabulary] if points and points[-1] < vocabulary else [])]
+    words = [end - start for start, end in zip(ends, ends[1:])]
+    if not points or min(words) < least or points[-1] > vocabulary:
         raise ValueError(
-            f"{name} is {cutoff}, but must be rising numbers of at most the vocabulary's "
-            f"{vocabulary} words"
+            f"--adaptive-{part}-cutoff is {cutoff}, but must be rising numbers of at most the "
+            f"vocabulary's {vocabulary} words, which put at least {least} in each band"
         )
+    divisions = len(words) - 1
+    if not 0 < factor < math.inf or not _has_width(cfg[dim], factor, divisions):
+        raise ValueError(
+            f"--adaptive-{part}-factor is {factor}, but must leave at least 1 and at most "
+            f"{MOST_FEATURES} dimensions of {_flag(dim)} ({cfg[dim]}) in all {len(words)} bands"
+        )
+
+
+def _has_width(dim: int, factor: float, divisions: int) -> bool:
+    left = math.log(dim) - divisions * math.log(factor)
+    return -1e-9 <= left <= math.log(MOST_FEATURES)
 
 
 def check_cross_attention(cfg) -> None:

@@ -5,9 +5,17 @@ from dataclasses import dataclass
 from fairseq.dataclass import ChoiceEnum
 from omegaconf import II
 
-from ..modules.checks import check_positive
 from ..modules.norm import NORMS
-from .config import LayersConfig, _flag, _option, check_layers
+from .config import (
+    LayersConfig,
+    _option,
+    check_dropouts,
+    check_layers,
+    check_sizes,
+    check_tables,
+)
+
+MOST_PIXELS = 10_000  # along a side
 
 
 @dataclass
@@ -56,14 +64,13 @@ def check_imagenet(cfg) -> None:
         ValueError: names the option, its value and what to do.
     """
     check_layers(cfg, "encoder")
-    sizes = ("image_size", "patch_size", "encoder_ffn_embed_dim")
-    check_positive(**{_flag(name): cfg[name] for name in sizes})
+    check_sizes(cfg, "image_size", "patch_size", most=MOST_PIXELS)
+    check_sizes(cfg, "encoder_ffn_embed_dim")
+    check_tables(cfg, *(["encoder_chunk_size"] if cfg.encoder_chunk_size > 0 else []))
     if cfg.image_size % cfg.patch_size:
         raise ValueError(
             f"--image-size is {cfg.image_size}, but must be a multiple of --patch-size "
             f"({cfg.patch_size})"
         )
     names = [f"{kind}dropout" for kind in ("", "attention_", "hidden_", "activation_")]
-    for name in [*names, "drop_path"]:
-        if not 0 <= cfg[name] < 1:
-            raise ValueError(f"{_flag(name)} is {cfg[name]}, but must be at least 0 and below 1")
+    check_dropouts(cfg, *names, "drop_path")

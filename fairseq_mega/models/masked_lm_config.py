@@ -8,7 +8,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..modules.checks import check_positive
 from ..modules.norm import NORMS
-from .config import LayersConfig, _flag, _option, check_layers
+from .config import (
+    LayersConfig,
+    _option,
+    check_dropouts,
+    check_layers,
+    check_tables,
+    table_size,
+)
 
 
 @dataclass
@@ -94,6 +101,7 @@ def check_masked_lm(cfg) -> None:
     """
     check_layers(cfg, "encoder")
     check_positive(**{"--max-positions": cfg.max_positions})
+    check_tables(cfg, table_size(cfg, "encoder_chunk_size", "max_positions"))
     if cfg.normalize_embedding and cfg.normalize_before:
         raise ValueError(
             "--normalize-embedding is for models that normalise after each sublayer, but "
@@ -104,7 +112,5 @@ def check_masked_lm(cfg) -> None:
             "--no-final-norm takes away the norm that only models with --normalize-before have: "
             "leave it out"
         )
-    for kind in ("", "attention_", "hidden_", "activation_", "pooler_"):
-        name = f"{kind}dropout"
-        if not 0 <= cfg[name] < 1:
-            raise ValueError(f"{_flag(name)} is {cfg[name]}, but must be at least 0 and below 1")
+    kinds = ("", "attention_", "hidden_", "activation_", "pooler_")
+    check_dropouts(cfg, *(f"{kind}dropout" for kind in kinds))

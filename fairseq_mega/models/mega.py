@@ -1,17 +1,21 @@
 """The translation model ``mega`` and its presets."""
 
+from functools import partial
+
 from fairseq.models import FairseqEncoderDecoderModel, register_model
 from omegaconf import DictConfig
 
 from .base import MegaCheckpointMixin, register_presets
 from .config import (
     MegaConfig,
+    check_bands,
     check_cross_attention,
-    check_cutoffs,
     check_decoder,
     check_layers,
     check_shared_embeddings,
+    check_tables,
     complete_decoder_sizes,
+    table_size,
 )
 from .decoder import MegaDecoder
 from .encoder import MegaEncoder
@@ -34,7 +38,10 @@ class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
         check_layers(cfg, "encoder")
         check_cross_attention(cfg)
         check_decoder(cfg, adaptive_input=False)
-        check_cutoffs("--adaptive-softmax-cutoff", cfg.adaptive_softmax_cutoff, len(target))
+        positions = "max_source_positions", "max_target_positions"  # cross attention has both
+        chunks = "encoder_chunk_size", "decoder_chunk_size"
+        check_tables(cfg, *positions, *map(partial(table_size, cfg), chunks, positions))
+        check_bands(cfg, "softmax", "decoder_embed_dim", len(target))
 
         if cfg.share_all_embeddings:
             check_shared_embeddings(cfg, source, target)

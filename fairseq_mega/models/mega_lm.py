@@ -10,10 +10,12 @@ from torch import Tensor
 from .base import MegaCheckpointMixin, register_presets
 from .config import (
     MegaLanguageModelConfig,
-    check_cutoffs,
+    check_bands,
     check_decoder,
+    check_tables,
     complete_decoder_sizes,
     cutoffs,
+    table_size,
 )
 from .decoder import MegaDecoder
 from .layers import make_embedding
@@ -48,8 +50,10 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
         complete_decoder_sizes(cfg)
         check_decoder(cfg, cfg.adaptive_input)
         words = len(dictionary)
-        check_cutoffs("--adaptive-input-cutoff", cfg.adaptive_input_cutoff, words)
-        check_cutoffs("--adaptive-softmax-cutoff", cfg.adaptive_softmax_cutoff, words)
+        check_tables(cfg, table_size(cfg, "decoder_chunk_size", "max_target_positions"))
+        check_bands(cfg, "softmax", "decoder_embed_dim", words)
+        if cfg.adaptive_input:  # fairseq's has a row for the padding symbol in each band
+            check_bands(cfg, "input", "decoder_input_dim", words, dictionary.pad() + 1)
         return cls(
             MegaDecoder(
                 cfg,

@@ -40,10 +40,15 @@ def make_state(kind, data, extra=""):
     options = f"{OPTIONS[kind]} {extra}"
     cfg = with_data(parse(options), data)
     torch.manual_seed(1)
+    return state_of(cfg, build(options, words=WORDS))
+
+
+def state_of(cfg, model):
+    """What fairseq-train saves of a model that was built for ``cfg``."""
     return {
         "args": None,
         "cfg": OmegaConf.to_container(cfg, resolve=True),
-        "model": build(options, words=WORDS).state_dict(),
+        "model": model.state_dict(),
         "criterion": {},
         "optimizer_history": [
             {

@@ -103,6 +103,14 @@ def test_files_are_not_read_for_unknown_words(kind, state, tmp_path):
         load(kind, state, tmp_path)
 
 
+@pytest.mark.parametrize("side", ["source_lang", "target_lang"])
+def test_dictionaries_are_those_in_the_folder_of_the_data(kind, state, side, tmp_path):
+    name = "translation" if kind == "translation" else "language_modeling"
+    set_options(state, "task", name, **{side: "../../../etc/x"})
+    with pytest.raises(ValueError, match=f"model.pt sets {side} to '../../../etc/x'.*give {side}"):
+        load(kind, state, tmp_path)
+
+
 @pytest.mark.parametrize("part", ["args", "cfg", "model"])
 @pytest.mark.parametrize("value", [None, 3, "text", [1], {}])
 def test_a_file_that_is_no_checkpoint_is_named(kind, state, part, value, tmp_path):

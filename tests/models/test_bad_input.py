@@ -159,6 +159,41 @@ def test_bad_options(arch, options, says, capsys):
         assert words in message
 
 
+BANDS = {"adaptive_input": True, "adaptive_input_cutoff": "8,14"}
+SOFTMAX = {"criterion_name": "adaptive_loss", "adaptive_softmax_cutoff": "8"}
+HUGE = (
+    *("encoder_layers", "encoder_embed_dim", "encoder_hidden_dim", "encoder_n_dim"),
+    *("encoder_ffn_embed_dim", "encoder_chunk_size", "decoder_input_dim"),
+    *("max_source_positions", "max_target_positions"),
+)
+
+
+@pytest.mark.parametrize(
+    "arch, options, says",
+    [
+        *(
+            ("mega_lm", {**BANDS, "adaptive_input_cutoff": cutoff}, [f"-cutoff is {cutoff},"])
+            for cutoff in ("1", "8,9", "19", "")
+        ),
+        *(
+            ("mega_lm", {**BANDS, "adaptive_input_factor": factor}, [f"-input-factor is {factor}"])
+            for factor in (0.0, -1.0, 4.0, float("nan"), 1e200)
+        ),
+        ("mega", {**SOFTMAX, "adaptive_softmax_factor": 0.0}, ["-softmax-factor is 0.0", "(12)"]),
+        ("mega", {"max_source_positions": 0}, ["--max-source-positions is 0", "rotary"]),
+        ("mega", {"max_target_positions": -1}, ["--max-target-positions is -1", "rotary"]),
+        ("mega_lm", {"max_target_positions": 0}, ["--max-target-positions is 0", "rotary"]),
+        *(("mega", {name: 10**9}, ["--" + name.replace("_", "-"), "at most"]) for name in HUGE),
+    ],
+    ids=str,
+)
+def test_odd_values(arch, options, says):
+    with pytest.raises(ValueError) as error:
+        build(TINY[arch], **options)
+    for words in says:
+        assert words in str(error.value)
+
+
 def test_different_dictionaries():
     with pytest.raises(ValueError) as error:
         build(f"{TINY['mega']} --share-all-embeddings", words=20, target_words=30)

@@ -379,6 +379,16 @@ def test_bad_options(arch, options, says, capsys):
         assert words in message
 
 
+HUGE = ("encoder_layers", "classifier_layers", "encoder_embed_dim", "sentence_class_num")
+HUGE += ("max_positions", "chunk_size")
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_sizes_without_end_are_refused(name):
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} is 1000000000.* at most"):
+        build(TEXT, **{name: 10**9})
+
+
 def test_only_texts_have_a_symbol_before_them():
     with pytest.raises(ValueError, match="--sen-rep-type is cls.*use mp"):
         build(f"{IMAGE} --sen-rep-type cls", words=None)

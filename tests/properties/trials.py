@@ -1,0 +1,306 @@
+"""What each model of random options must do: train a step, predict, and come back from a file."""
+
+import math
+import warnings
+from argparse import Namespace
+from functools import cache
+
+import torch
+from fairseq import checkpoint_utils
+from fairseq.tasks import FairseqTask
+from fairseq.tasks.language_modeling import LanguageModelingTask
+from fairseq.tasks.sentence_prediction import SentencePredictionTask
+from fairseq.tasks.translation import TranslationTask
+from helpers import assert_close, batch_of, make_dictionary, parse
+from honest import state_of
+from omegaconf import OmegaConf
+
+WORDS = 20
+DICTIONARY = make_dictionary(WORDS)
+
+
+@cache
+def parts(options):
+    """The parts of a configuration that a checkpoint needs; of all of them, handling takes most of
+    a trial's time."""
+    cfg = OmegaConf.to_container(parse(options), resolve=True)
+    return {part: cfg[part] for part in ("model", "task", "criterion")}
+
+
+class Task(FairseqTask):
+    """What a model and its criterion ask of a task."""
+
+    source_dictionary = target_dictionary = None
+
+    def __init__(self, cfg, **attributes):
+        super().__init__(cfg)
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+
+class Trial:
+    """A model of given options, its task and criterion.
+
+    ``options``: of fairseq-train; ``chosen``: those of the model that are drawn at random.
+    """
+
+    options = ""
+
+    def __init__(self, chosen):
+        self.cfg = OmegaConf.create(parts(self.command_line(chosen)))
+        self.cfg.model.update(chosen)
+        self.task = self.make_task()
+        self.model = self.build(self.cfg)
+
+    def command_line(self, chosen):
+        return self.options
+
+    def make_task(self):
+        raise NotImplementedError
+
+    def build(self, cfg):
+        return self.task.build_model(cfg.model)
+
+    def batch(self):
+        """A batch of texts or images of several lengths, with targets."""
+        raise NotImplementedError
+
+    def predict(self, model):
+        """Tensors that depend on all of the model."""
+        raise NotImplementedError
+
+    def train_a_step(self):
+        criterion = self.task.build_criterion(self.cfg.criterion).train()
+        self.model.train()
+        loss, size, _ = criterion(self.model, self.batch())
+        assert math.isfinite(loss.item()) and size > 0, f"loss {loss} of {size}"
+        loss.backward()
+        for name, parameter in self.model.named_parameters():
+            if parameter.grad is not None:
+                assert torch.isfinite(parameter.grad).all(), f"gradient of {name}"
+        torch.optim.SGD(self.model.parameters(), lr=1e-3).step()
+        for name, value in self.model.state_dict().items():
+            assert torch.isfinite(value).all(), f"{name} after the step"
+
+    @torch.no_grad()
+    def come_back(self, path):
+        """Saves and loads the model as fairseq does; it predicts the same, bit for bit."""
+        state = state_of(self.cfg, self.model)
+        checkpoint_utils.torch_persistent_save(state, str(path))
+        (loaded,), _ = checkpoint_utils.load_model_ensemble([str(path)], task=self.task)
+        before, after = (self.predict(each.eval()) for each in (self.model, loaded))
+        assert len(before) == len(after)
+        for ours, theirs in zip(before, after):
+            assert torch.isfinite(ours).all()
+            assert torch.equal(ours, theirs)
+        return loaded
+
+    def run(self, path):
+        self.train_a_step()
+        return self.come_back(path)
+
+
+def rows(longest, count=4, seed=3):
+    """Sentences of 1 to ``longest`` tokens, the end included."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = [max(1, longest * (i + 1) // count) for i in range(count)]
+    ends = torch.tensor([DICTIONARY.eos()])
+    return [
+        torch.cat([torch.randint(4, WORDS, (length - 1,), generator=generator), ends])
+        for length in lengths
+    ]
+
+
+def shifted(sentences):
+    """What is read before each token: the end first."""
+    return [row.roll(1) for row in sentences]
+
+
+def sample(source, target, **net_input):
+    return {
+        "id": torch.arange(len(source)),
+        "nsentences": len(source),
+        "ntokens": sum(map(len, target)),
+        "net_input": {
+            "src_tokens": batch_of(source),
+            "src_lengths": torch.tensor([len(row) for row in source]),
+            **net_input,
+        },
+        "target": batch_of(target),
+    }
+
+
+def generation(**options):
+    defaults = dict(beam=2, max_len_a=0, max_len_b=5, min_len=1)
+    return Namespace(**{**defaults, **options})
+
+
+class Translation(Trial):
+    options = "-a mega"
+
+    def command_line(self, chosen):
+        if chosen["adaptive_softmax_cutoff"] is None:
+            return f"{self.options} --criterion cross_entropy"
+        return f"{self.options} --criterion adaptive_loss --ddp-backend legacy_ddp"
+
+    def make_task(self):
+        return TranslationTask(self.cfg.task, DICTIONARY, DICTIONARY)
+
+    def batch(self):
+        source, target = (rows(min(each, 12)) for each in self.model.max_positions())
+        return sample(source, target, prev_output_tokens=batch_of(shifted(target)))
+
+    def predict(self, model):
+        batch = self.batch()
+        scores = model.get_normalized_probs(model(**batch["net_input"]), True)
+        return [scores, *self.hypotheses(model, batch)]
+
+    def hypotheses(self, model, batch):
+        generator = self.task.build_generator([model], generation())
+        found = self.task.inference_step(generator, [model], batch)
+        return [each[name] for beam in found for each in beam for name in ("tokens", "score")]
+
+    @torch.no_grad()
+    def run(self, path):
+        with torch.enable_grad():
+            self.train_a_step()
+        model = self.come_back(path).double().eval()
+        batch = self.batch()["net_input"]
+        encoder_out = model.encoder(batch["src_tokens"], batch["src_lengths"])
+        check_pieces(model, batch["prev_output_tokens"], encoder_out)
+
+
+class LanguageModel(Translation):
+    options = "-a mega_lm --task language_modeling"
+
+    def make_task(self):
+        return LanguageModelingTask(self.cfg.task, DICTIONARY)
+
+    def batch(self):
+        target = rows(min(self.model.max_positions(), 12))
+        return sample(shifted(target), target)
+
+    @torch.no_grad()
+    def run(self, path):
+        with torch.enable_grad():
+            self.train_a_step()
+        model = self.come_back(path).double().eval()
+        check_pieces(model, self.batch()["net_input"]["src_tokens"])
+
+
+def check_pieces(model, tokens, encoder_out=None):
+    """Reading in pieces gives what one parallel pass gives, where no kernel is truncated."""
+    for module in model.modules():
+        if hasattr(module, "truncation"):
+            module.truncation = None
+    expected, _ = model.decoder(tokens, encoder_out=encoder_out)
+    state, parts, end = {}, [], 0
+    while end < tokens.size(1):
+        end = min(end + 1 + len(parts) * 2, tokens.size(1))
+        parts.append(
+            model.decoder(tokens[:, :end], encoder_out=encoder_out, incremental_state=state)[0]
+        )
+    keep = tokens.ne(DICTIONARY.pad())
+    assert_close(torch.cat(parts, dim=1)[keep], expected[keep], 1e-8)
+
+
+class MaskedLM(Trial):
+    options = "--task masked_lm --criterion masked_lm -a mega_masked_lm --tokens-per-sample 16"
+
+    def make_task(self):
+        longest = self.cfg.task.tokens_per_sample
+        return Task(
+            self.cfg.task,
+            source_dictionary=DICTIONARY,
+            target_dictionary=DICTIONARY,
+            max_positions=lambda: longest,
+        )
+
+    def batch(self):
+        source = rows(min(self.model.max_positions(), 12))
+        batch = sample(source, source)
+        hidden = batch["target"].ne(DICTIONARY.pad()) & (batch["target"] % 2 == 0)
+        batch["target"] = batch["target"].where(hidden, DICTIONARY.pad())
+        return batch
+
+    def predict(self, model):
+        return [model(self.batch()["net_input"]["src_tokens"])[0]]
+
+
+class Sentences(Trial):
+    options = (
+        "--task sentence_prediction --criterion sentence_prediction -a mega_masked_lm "
+        "--num-classes 3 --max-positions 16"
+    )
+
+    def make_task(self):
+        return SentencePredictionTask(self.cfg.task, DICTIONARY, DICTIONARY)
+
+    def batch(self):
+        source = rows(min(self.model.max_positions(), 12))
+        return {**sample(source, source), "target": torch.tensor([[0], [1], [2], [0]])}
+
+    def predict(self, model):
+        tokens = self.batch()["net_input"]["src_tokens"]
+        return [model(tokens, classification_head_name="sentence_classification_head")[0]]
+
+
+class Texts(Trial):
+    """Classes of texts; ``documents`` in a sample."""
+
+    options = "--task lra-text -a lra --criterion lra_cross_entropy"
+    words, documents = DICTIONARY, 1
+
+    def make_task(self):
+        return Task(self.cfg.task, source_dictionary=self.words, documents=self.documents)
+
+    def sequences(self, seed):
+        return rows(min(self.model.max_positions(), 12), seed=seed)
+
+    def batch(self):
+        first, second = (sample(x, x) for x in map(self.sequences, (3, 4)))
+        classes = torch.arange(4) % self.cfg.model.sentence_class_num
+        batch = {**first, "target": classes}
+        return batch if self.documents == 1 else {**batch, "net_input1": second["net_input"]}
+
+    def predict(self, model):
+        return [model(self.batch())["encoder_out"]]
+
+
+class Pairs(Texts):
+    documents = 2
+
+
+class Numbers(Texts):
+    options = "--task lra-image -a lra --criterion lra_cross_entropy"
+    words = None
+
+    def sequences(self, seed):
+        generator = torch.Generator().manual_seed(seed)
+        return [torch.randn(len(row), generator=generator) for row in super().sequences(seed)]
+
+
+class Speech(Numbers):
+    options = "--task speech_commands -a sc_raw --criterion lra_cross_entropy"
+
+
+class Pictures(Trial):
+    options = "--task image_folder -a mega_tiny_patch16_224 --criterion cross_entropy"
+
+    def make_task(self):
+        return Task(self.cfg.task, class_names=["a", "b", "c"])
+
+    def batch(self):
+        size = self.cfg.model.image_size
+        images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(3))
+        target = torch.tensor([0, 1, 2, 0])
+        return {"net_input": {"images": images}, "target": target, "nsentences": 4, "ntokens": 4}
+
+    def predict(self, model):
+        return [model(self.batch()["net_input"]["images"])]
+
+
+def quietly(run):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run()
