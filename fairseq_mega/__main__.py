@@ -1,4 +1,5 @@
-"""Exchanges models with strangers as files that hold no code, and converts those of other code.
+"""Exchanges models with strangers as files that hold no code, converts those of other code, and
+recovers a folder of checkpoints.
 
 ``python -m fairseq_mega`` alone prints the path to give to fairseq's ``--user-dir``.
 """
@@ -16,6 +17,7 @@ EXAMPLES = """examples:
   fairseq-generate data-bin --user-dir "$(python -m fairseq_mega)" --path my-model.pt
   python -m fairseq_mega convert-hf mega-base-wikitext mega-masked-lm
   python -m fairseq_mega convert-imagenet mega_base.pth mega_base.pt
+  python -m fairseq_mega recover checkpoints && fairseq-train ... --save-dir checkpoints
 """
 EXPORT = """Writes the model in a checkpoint to a new folder of two files: model.safetensors, the
 weights, and config.json: task, architecture, options, dictionaries and versions. Neither can hold
@@ -43,6 +45,10 @@ CONVERT_IMAGENET_EXAMPLE = """example:
       --task image_folder --path mega_base.pt --batch-size 64
 """
 
+RECOVER = """Makes a --save-dir fit to train on after whatever has interrupted a training. Where
+checkpoint_last.pt is cut off or not there, the newest whole checkpoint takes its place; a whole one
+stays as it is. Run it once before fairseq-train, in a job script for instance, not during it."""
+
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -52,7 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(
-        dest="action", metavar="{export,import,convert-hf,convert-imagenet}"
+        dest="action", metavar="{export,import,convert-hf,convert-imagenet,recover}"
     )
     action = actions.add_parser("export", help="from a checkpoint to a folder", description=EXPORT)
     action.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the checkpoint")
@@ -68,6 +74,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_convert_hf(actions)
     _add_convert_imagenet(actions)
+    action = actions.add_parser(
+        "recover", help="before a training goes on: checkpoint_last.pt", description=RECOVER
+    )
+    action.add_argument("folder", type=Path, metavar="SAVE_DIR", help="of fairseq-train")
     return parser
 
 
@@ -110,8 +120,12 @@ def main(words: Optional[List[str]] = None) -> None:
         sys.exit(f"{error}")
 
 
-def _act(args: argparse.Namespace) -> Path:
-    """Does what is asked for; returns what it has written. fairseq takes seconds to import."""
+def _act(args: argparse.Namespace) -> Path | str:
+    """Does what is asked for; returns what to print. fairseq takes seconds to import."""
+    if args.action == "recover":
+        from .recovery import recover
+
+        return recover(args.folder)
     if args.action == "convert-hf":
         from .convert import convert_huggingface
 
