@@ -32,7 +32,7 @@ class BlockMatrices(NamedTuple):
 
     within: Tensor  # (D, C, C): output at column i for the input at row j
     to_state: Tensor  # (D, C, K): p beta q^(C-1-j), what the input at row j adds to the state
-    decay: Tensor  # (D, 1, K): q^C
+    decay: Tensor  # (D, 1, K): q^C - 1, of which float32 holds more digits where q is near 1
     from_state: Tensor  # (D, K, C): gamma q^(i+1), the output at column i for the state before
 
 
@@ -59,13 +59,14 @@ def block_matrices(
 
 
 def _powers(coefficients: EMACoefficients, size: int) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Taps ``(D, C)``, ``p beta q^i`` and ``gamma q^(i+1)`` ``(D, C, N)``, ``q^C (D, 1, N)``."""
+    """Taps ``(D, C)``, ``p beta q^i`` and ``gamma q^(i+1) (D, C, N)``, ``q^C - 1 (D, 1, N)``."""
     log_decay, input_weight, output_weight = (t.unsqueeze(1) for t in coefficients)
     steps = torch.arange(size + 1, dtype=log_decay.dtype, device=log_decay.device)
     powers = torch.exp(log_decay * steps.unsqueeze(1))  # (D, C+1, N)
+    decay = torch.expm1(log_decay * size)
     to_state = powers[:, :-1] * input_weight
     taps = torch.bmm(to_state, output_weight.transpose(1, 2)).squeeze(2)
-    return taps, to_state, powers[:, 1:] * output_weight, powers[:, -1:]
+    return taps, to_state, powers[:, 1:] * output_weight, decay
 
 
 def within_block(
@@ -108,8 +109,12 @@ def ema_segment_by_blocks(
     if rest == 0:
         h = states[-1]
     else:  # the last block is not full: take `rest` steps from the state before it
-        decay = torch.exp(rest * coefficients.log_decay).unsqueeze(1)
-        h = decay * states[-2] + torch.bmm(last[..., :rest], matrices.to_state[:, -rest:])
+        decay = torch.expm1(rest * coefficients.log_decay).unsqueeze(1)
+        h = (
+            states[-2]
+            + decay * states[-2]
+            + torch.bmm(last[..., :rest], matrices.to_state[:, -rest:])
+        )
     # A copy, as a view would keep the states of all blocks.
     return y, h.transpose(0, 1).clone(memory_format=torch.contiguous_format)
 
@@ -148,11 +153,14 @@ def _run_blocks(
 
 
 class _Recurrence(torch.autograd.Function):
-    """``h_{b+1} = decay h_b + added_b``: all states ``(blocks + 1, ...)``, the first one included.
+    """``h_{b+1} = q^C h_b + added_b``: all states ``(blocks + 1, ...)``, the first one included.
+
+    With ``q^C`` itself, a state that forgets over a million positions would lose a rounding error
+    of it, always the same one, in every block.
 
     Args:
         added: ``(blocks, D, B, K)``.
-        decay: ``(D, 1, K)``.
+        decay: ``q^C - 1``, ``(D, 1, K)``.
         h: ``(D, B, K)``.
     """
 
@@ -162,7 +170,7 @@ class _Recurrence(torch.autograd.Function):
         states[0] = h
         steps = states.unbind(0)
         for new, before, after in zip(added.unbind(0), steps, steps[1:]):
-            torch.addcmul(new, decay, before, out=after)
+            torch.add(new, before, out=after).addcmul_(decay, before)
         ctx.save_for_backward(states, decay)
         return states
 
@@ -174,7 +182,7 @@ class _Recurrence(torch.autograd.Function):
         grads[-1] = grad_states[-1]
         steps = grads.unbind(0)[::-1]
         for direct, after, before in zip(grad_states.unbind(0)[-2::-1], steps, steps[1:]):
-            torch.addcmul(direct, decay, after, out=before)
+            torch.add(direct, after, out=before).addcmul_(decay, after)
         grad_decay = (grads[1:] * states[:-1]).sum((0, 2)).unsqueeze(1)
         return grads[1:], grad_decay, grads[0]
 
