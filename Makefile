@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: venv lint test test-quick coverage hostile counts demo demo-baselines demo-long bench bench-full clean
+.PHONY: venv lint test test-quick coverage hostile interruption numerics counts demo demo-baselines demo-long bench bench-full clean
 
 venv: $(INSTALLED)
 
@@ -35,6 +35,17 @@ counts:
 # Hostile files in all that loads one, fairseq's whole commands included: minutes.
 hostile: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/hostile/judge.py
+
+# Trainings, preparations and the demo, killed at random moments and started again: an hour.
+interruption: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/interruption/training.py --mount
+	OMP_NUM_THREADS=1 $(BIN)/python tests/interruption/preparation.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/interruption/preparation.py --what demo
+
+# What takes too long for the tests: sequences of a million positions, eight threads for a minute.
+numerics: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m long -s
+	OMP_NUM_THREADS=1 $(BIN)/python tests/load.py
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/quickstart/demo.py
