@@ -3,8 +3,10 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 # With triton, the tests also run the kernels of the EMA, by its interpreter: a gigabyte more.
 EXTRAS ?= bench,demo,test
+# Whose packages are installed by hash.
+HASHED := bench classification demo images inspect test translation
 
-.PHONY: venv lint test test-quick coverage hostile properties dependencies counts demo demo-baselines demo-long bench bench-full clean
+.PHONY: venv lint test test-quick coverage hostile properties interruption numerics dependencies counts demo demo-baselines demo-long bench bench-full clean
 
 venv: $(INSTALLED)
 
@@ -50,10 +52,22 @@ properties: $(INSTALLED)
 dependencies: $(INSTALLED)
 	$(PYTHON) -m venv build/pip-tools
 	build/pip-tools/bin/pip install --disable-pip-version-check pip-tools==7.6.2
-	build/pip-tools/bin/pip-compile --quiet --generate-hashes --all-extras --strip-extras \
+	build/pip-tools/bin/pip-compile --quiet --generate-hashes --strip-extras \
+	    $(HASHED:%=--extra=%) \
 	    --constraint constraints.txt --unsafe-package torch --no-header --no-annotate \
 	    --no-emit-index-url --no-emit-find-links --output-file .ci/requirements.txt setup.py
 	$(BIN)/python .ci/licences.py
+
+# Trainings, preparations and the demo, killed at random moments and started again: an hour.
+interruption: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/interruption/training.py --mount
+	OMP_NUM_THREADS=1 $(BIN)/python tests/interruption/preparation.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/interruption/preparation.py --what demo
+
+# What takes too long for the tests: sequences of a million positions, eight threads for a minute.
+numerics: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m long -s
+	OMP_NUM_THREADS=1 $(BIN)/python tests/load.py
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/quickstart/demo.py

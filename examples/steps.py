@@ -7,12 +7,13 @@ that it was in.
 
 import argparse
 import errno
+import fcntl
 import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Callable
@@ -23,6 +24,25 @@ NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 class PreparationError(ValueError):
     """Says what is wrong and what to do; there is nothing that a traceback could add."""
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Waits until no other run writes to the folder: when a run is killed, the processes that it
+    has started may go on for a while. They inherit the lock, which is that of the folder itself."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.set_inheritable(descriptor, True)
+    try:
+        with suppress(OSError):  # some network drives have no locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"{folder}: waiting for another run, or what is left of one", flush=True)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def once(folder: Path, make: Callable[[Path], None]) -> Path:

@@ -1,5 +1,5 @@
-"""Exchanges models with strangers as files that hold no code, converts those of other code, and
-shows what a trained model remembers.
+"""Exchanges models with strangers as files that hold no code, converts those of other code,
+recovers folders of checkpoints, and shows what a trained model remembers.
 
 ``python -m fairseq_mega`` alone prints the path to give to fairseq's ``--user-dir``.
 """
@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   python -m fairseq_mega inspect checkpoints/checkpoint_best.pt --out pictures
   python -m fairseq_mega attend checkpoints/checkpoint_best.pt data-bin --index 3 --out maps
   python -m fairseq_mega curves checkpoints other-checkpoints --out curves
+  python -m fairseq_mega recover checkpoints && fairseq-train ... --save-dir checkpoints
 """
 EXPORT = """Writes the model in a checkpoint to a new folder of two files: model.safetensors, the
 weights, and config.json: task, architecture, options, dictionaries and versions. Neither can hold
@@ -49,6 +50,10 @@ CONVERT_IMAGENET_EXAMPLE = """example:
       --task image_folder --path mega_base.pt --batch-size 64
 """
 
+RECOVER = """Makes a --save-dir fit to train on after whatever has interrupted a training. Where
+checkpoint_last.pt is cut off or not there, the newest whole checkpoint takes its place; a whole one
+stays as it is. Run it once before fairseq-train, in a job script for instance, not during it."""
+
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -59,7 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     actions = parser.add_subparsers(
         dest="action",
-        metavar="{export,import,convert-hf,convert-imagenet,inspect,attend,curves}",
+        metavar="{export,import,convert-hf,convert-imagenet,recover,inspect,attend,curves}",
     )
     action = actions.add_parser("export", help="from a checkpoint to a folder", description=EXPORT)
     action.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the checkpoint")
@@ -75,6 +80,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_convert_hf(actions)
     _add_convert_imagenet(actions)
+    action = actions.add_parser(
+        "recover", help="before a training goes on: checkpoint_last.pt", description=RECOVER
+    )
+    action.add_argument("folder", type=Path, metavar="SAVE_DIR", help="of fairseq-train")
     add_commands(actions)
     return parser
 
@@ -118,10 +127,14 @@ def main(words: Optional[List[str]] = None) -> None:
         sys.exit(f"{error}")
 
 
-def _act(args: argparse.Namespace) -> Path:
-    """Does what is asked for; returns what it has written. fairseq takes seconds to import."""
+def _act(args: argparse.Namespace) -> Path | str:
+    """Does what is asked for; returns what to print. fairseq takes seconds to import."""
     if args.action in ACTIONS:
         return run(args)
+    if args.action == "recover":
+        from .recovery import recover
+
+        return recover(args.folder)
     if args.action == "convert-hf":
         from .convert import convert_huggingface
 

@@ -21,6 +21,7 @@ from server import running_server
 from examples.language_modeling import prepare as language_modeling
 from examples.language_modeling import symbols
 from examples.quickstart import demo
+from examples.steps import alone
 from examples.translation import corpora
 from examples.translation import prepare as translation
 
@@ -288,6 +289,28 @@ def test_multi30k(server, tmp_path):
         text = texts(tmp_path / "work/text", language)
         assert list(text.values()) == [pair[i] for pair in splits]
         assert_pieces_are_of(text, tmp_path / "work", "en-de", language)
+
+
+KILLED = """
+import os, subprocess, sys
+from pathlib import Path
+from examples.steps import alone
+late = "import sys, time; time.sleep(1); open(sys.argv[1], 'w')"
+with alone(Path(sys.argv[1])):
+    subprocess.Popen([sys.executable, "-c", late, f"{sys.argv[1]}/late"], close_fds=False)
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_run_waits_for_what_a_killed_one_has_left(tmp_path, capsys):
+    """Its processes go on for a while, and would write into what the next run makes."""
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT)
+    assert killed.returncode == -9 and not (tmp_path / "late").exists()
+    with alone(tmp_path):
+        assert (tmp_path / "late").exists()
+    assert "waiting for another run, or what is left of one" in capsys.readouterr().out
+    with alone(tmp_path):  # and for nothing else
+        assert not capsys.readouterr().out
 
 
 def limit_file_size():

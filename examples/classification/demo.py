@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 from examples.classification.demo_report import report  # noqa: E402
 from examples.quickstart import demo  # noqa: E402
 from examples.quickstart.demo import Step, command  # noqa: E402
+from examples.steps import alone  # noqa: E402
 
 HERE = Path("examples/classification")
 BASELINE = f"--user-dir {HERE}/baseline"
@@ -195,11 +196,11 @@ def main() -> None:
     demo.ENVIRONMENT["OMP_NUM_THREADS"] = str(args.threads)
 
     start, trials = time.time(), plan(work, args.tiny, args.only)
+    steps = (step for each in trials for step in (each.data, each.training, each.test) if step)
     try:
-        for step in dict.fromkeys(
-            step for each in trials for step in (each.data, each.training, each.test) if step
-        ):
-            step.run()
+        with alone(work):
+            for step in dict.fromkeys(steps):
+                step.run()
     except KeyboardInterrupt:
         sys.exit("\nInterrupted. Another run goes on with this step.")
     report(work, trials, args.threads)

@@ -29,6 +29,7 @@ from examples.classification import commands  # noqa: E402
 from examples.classification.layouts import SPLITS  # noqa: E402
 from examples.steps import (  # noqa: E402
     PreparationError,
+    alone,
     binarise,
     keep_settings,
     once,
@@ -201,7 +202,7 @@ PREPARATIONS = {
 
 def main(words: Optional[List[str]] = None) -> None:
     args = commands.parse(words, __doc__)
-    with plain_ends():
+    with plain_ends(), alone(args.workdir):
         left_out = ("workdir", "workers", "tasks")
         keep_settings(args.workdir, {k: str(v) for k, v in vars(args).items() if k not in left_out})
         PREPARATIONS[args.data](args)

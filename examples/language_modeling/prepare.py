@@ -22,6 +22,7 @@ from examples.download import Remote, extract, fetch, listed  # noqa: E402
 from examples.steps import (  # noqa: E402
     PreparationError,
     add_common_options,
+    alone,
     binarise,
     keep_settings,
     once,
@@ -105,7 +106,7 @@ def parse(words: Optional[List[str]]) -> argparse.Namespace:
 
 def main(words: Optional[List[str]] = None) -> None:
     args = parse(words)
-    with plain_ends():
+    with plain_ends(), alone(args.workdir):
         prepare(PUBLISHED[args.data], args.workdir, args.workers)
 
 

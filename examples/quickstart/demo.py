@@ -23,6 +23,10 @@ from pathlib import Path
 from sacrebleu.metrics import BLEU
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from examples.steps import alone  # noqa: E402
+
 HERE = Path(__file__).resolve().parent.relative_to(ROOT)
 PYTHON = Path(sys.executable)
 ENVIRONMENT = {"OMP_NUM_THREADS": "2", "PYTHONWARNINGS": "ignore"}
@@ -198,6 +202,7 @@ def run(words: list[str], log: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        close_fds=False,  # it holds the lock of `alone`, too
     )
     with process, log.open("a", encoding="utf-8") as file:
         for line in process.stdout:
@@ -393,8 +398,9 @@ def main() -> None:
     start = time.time()
     steps, trials = plan(work, ["mega", "transformer"] if args.baselines else ["mega"])
     try:
-        for step in steps:
-            step.run()
+        with alone(work):
+            for step in steps:
+                step.run()
     except KeyboardInterrupt:
         sys.exit("\nInterrupted. Another run goes on with this step.")
     report(work, trials)

@@ -19,6 +19,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from fairseq_mega.files import replaced_file  # noqa: E402
 from fairseq_mega.models.choices import read_checkpoint  # noqa: E402
 
 EPOCHS, UPDATES = r"checkpoint(\d+)\.pt", r"checkpoint_\d+_(\d+)\.pt"
@@ -100,9 +101,8 @@ def main(words: Optional[List[str]] = None) -> None:
         checkpoint = average(paths)
     except (OSError, ValueError) as error:
         sys.exit(f"{error}.")
-    part = output.with_name(f"{output.name}.part")
-    torch.save(checkpoint, part)
-    part.replace(output)
+    with replaced_file(output) as part:
+        torch.save(checkpoint, part)
     print(f"{output}: the mean of {', '.join(path.name for path in paths)}")
 
 

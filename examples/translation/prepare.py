@@ -25,6 +25,7 @@ from examples.download import Remote, listed  # noqa: E402
 from examples.steps import (  # noqa: E402
     PreparationError,
     add_common_options,
+    alone,
     binarise,
     keep_settings,
     once,
@@ -153,8 +154,9 @@ def add_vocab_size(parser: argparse.ArgumentParser) -> None:
 
 
 def main(words: Optional[List[str]] = None) -> None:
-    with plain_ends():
-        prepare(parse(words))
+    args = parse(words)
+    with plain_ends(), alone(args.workdir):
+        prepare(args)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import uuid
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..files import part_of
 from ..models.base import MegaCheckpointMixin
 from ..models.choices import check_model, chosen, read_checkpoint, section
 from .build import (
@@ -248,4 +248,4 @@ def _part(out: Path) -> Path:
         raise FileExistsError(f"{out} is there: give another name, or delete it")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"no folder at {out.parent}, where {out.name} is to be")
-    return out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
+    return part_of(out)

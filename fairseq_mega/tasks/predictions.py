@@ -9,6 +9,8 @@ from typing import Dict, List, Tuple
 import torch
 from torch import Tensor, distributed
 
+from ..files import replaced_file
+
 logger = logging.getLogger(__name__)
 
 Row = Tuple[int, int, List[float]]  # number of the sample, class, log-probabilities
@@ -47,11 +49,10 @@ class Predictions:
             words = [str(number), self.names[target], self.names[argmax(lprobs)]]
             lines.append("\t".join([*words, *(f"{lprob:.6f}" for lprob in lprobs)]))
         path = self.folder / f"predictions-{self.split}.tsv"
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        _write(path, "\n".join(lines) + "\n")
         outcome = summary([(target, argmax(lprobs)) for _, target, lprobs in rows], self.names)
-        (self.folder / f"summary-{self.split}.json").write_text(
-            json.dumps(outcome, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        text = json.dumps(outcome, indent=2, ensure_ascii=False)
+        _write(self.folder / f"summary-{self.split}.json", text + "\n")
         low, high = outcome["interval_95"]
         logger.info(
             f"{self.split}: accuracy {outcome['accuracy']:.2f} (95% interval {low:.2f} to "
@@ -64,6 +65,11 @@ class Predictions:
         parts: List[List[Row]] = [[]] * distributed.get_world_size()
         distributed.all_gather_object(parts, self.rows)
         return sum(parts, [])
+
+
+def _write(path: Path, text: str) -> None:
+    with replaced_file(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def argmax(values: List[float]) -> int:

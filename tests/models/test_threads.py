@@ -7,6 +7,7 @@ import pytest
 import torch
 from fairseq.sequence_generator import SequenceGenerator
 from helpers import TINY, batch_of, make_dictionary, make_model, sentences
+from load import disturbances
 
 THREADS, ROUNDS = 6, 8
 
@@ -78,3 +79,9 @@ def test_parallel_passes_and_states():
         return model(tokens)[0], state.read(tokens[:, :-1]), state.predict()
 
     check(read)
+
+
+def test_eight_threads_with_works_of_all_kinds():
+    """`make numerics` does the same for a minute."""
+    count, wrong = disturbances(2.0)
+    assert count >= 8 and not wrong

@@ -32,7 +32,7 @@ class BlockMatrices(NamedTuple):
 
     within: Tensor  # (D, C, C): output at column i for the input at row j
     to_state: Tensor  # (D, C, K): p beta q^(C-1-j), what the input at row j adds to the state
-    decay: Tensor  # (D, 1, K): q^C
+    decay: Tensor  # (D, 1, K): q^C - 1, of which float32 holds more digits where q is near 1
     from_state: Tensor  # (D, K, C): gamma q^(i+1), the output at column i for the state before
 
 
@@ -59,13 +59,14 @@ def block_matrices(
 
 
 def _powers(coefficients: EMACoefficients, size: int) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Taps ``(D, C)``, ``p beta q^i`` and ``gamma q^(i+1)`` ``(D, C, N)``, ``q^C (D, 1, N)``."""
+    """Taps ``(D, C)``, ``p beta q^i`` and ``gamma q^(i+1) (D, C, N)``, ``q^C - 1 (D, 1, N)``."""
     log_decay, input_weight, output_weight = (t.unsqueeze(1) for t in coefficients)
     steps = torch.arange(size + 1, dtype=log_decay.dtype, device=log_decay.device)
     powers = torch.exp(log_decay * steps.unsqueeze(1))  # (D, C+1, N)
+    decay = torch.expm1(log_decay * size)
     to_state = powers[:, :-1] * input_weight
     taps = torch.bmm(to_state, output_weight.transpose(1, 2)).squeeze(2)
-    return taps, to_state, powers[:, 1:] * output_weight, powers[:, -1:]
+    return taps, to_state, powers[:, 1:] * output_weight, decay
 
 
 def within_block(
@@ -108,8 +109,12 @@ def ema_segment_by_blocks(
     if rest == 0:
         h = states[-1]
     else:  # the last block is not full: take `rest` steps from the state before it
-        decay = torch.exp(rest * coefficients.log_decay).unsqueeze(1)
-        h = decay * states[-2] + torch.bmm(last[..., :rest], matrices.to_state[:, -rest:])
+        decay = torch.expm1(rest * coefficients.log_decay).unsqueeze(1)
+        h = (
+            states[-2]
+            + decay * states[-2]
+            + torch.bmm(last[..., :rest], matrices.to_state[:, -rest:])
+        )
     # A copy, as a view would keep the states of all blocks.
     return y, h.transpose(0, 1).clone(memory_format=torch.contiguous_format)
 
@@ -148,11 +153,14 @@ def _run_blocks(
 
 
 class _Recurrence(torch.autograd.Function):
-    """``h_{b+1} = decay h_b + added_b``: all states ``(blocks + 1, ...)``, the first one included.
+    """``h_{b+1} = q^C h_b + added_b``: all states ``(blocks + 1, ...)``, the first one included.
+
+    With ``q^C`` itself, a state that forgets over a million positions would lose a rounding error
+    of it, always the same one, in every block.
 
     Args:
         added: ``(blocks, D, B, K)``.
-        decay: ``(D, 1, K)``.
+        decay: ``q^C - 1``, ``(D, 1, K)``.
         h: ``(D, B, K)``.
     """
 
@@ -172,7 +180,7 @@ class _Recurrence(torch.autograd.Function):
 
 
 def _scan_(states: Tensor, decay: Tensor, reverse: bool = False) -> Tensor:
-    """``states_b += decay states_{b-1}`` (``b + 1`` in reverse), one after the other, in place.
+    """``states_b += (1 + decay) states_{b-1}``, one after the other, in place; in reverse, ``b + 1``.
 
     In ``2 log2(blocks)`` steps (Brent and Kung, 1982, "A regular layout for parallel adders"): sums
     over pairs, pairs of pairs and so on, and then what lies between their ends.
@@ -181,7 +189,7 @@ def _scan_(states: Tensor, decay: Tensor, reverse: bool = False) -> Tensor:
     strides = [1 << level for level in range((blocks - 1).bit_length())]
     powers = [decay]
     for _ in strides[1:]:
-        powers.append(powers[-1].square())
+        powers.append(powers[-1] * (2 + powers[-1]))  # (1 + p)^2 - 1
     pairs = [(2 * s - 1, s, power) for s, power in zip(strides, powers)]
     between = [(3 * s - 1, s, power) for s, power in zip(strides[::-1], powers[::-1])]
     for first, s, power in pairs + between:
@@ -192,7 +200,7 @@ def _scan_(states: Tensor, decay: Tensor, reverse: bool = False) -> Tensor:
             last = blocks - 1 - first
             first, s = last - 2 * s * (count - 1), -s
         to, source = (states[i :: 2 * abs(s)][:count] for i in (first, first - s))
-        to.addcmul_(power, source)
+        to.add_(source).addcmul_(power, source)
     return states
 
 

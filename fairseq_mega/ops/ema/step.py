@@ -11,14 +11,14 @@ from .coefficients import EMACoefficients
 class StepCoefficients(NamedTuple):
     """``(N, D)`` each: with channels last, as in ``x``, sums over ``N`` add up whole vectors."""
 
-    decay: Tensor  # q
+    decay: Tensor  # q - 1, of which float32 holds more digits where q is near 1
     input_weight: Tensor  # p beta
     output_weight: Tensor  # gamma / sqrt(N)
 
     @classmethod
     def of(cls, coefficients: EMACoefficients) -> "StepCoefficients":
         log_decay, input_weight, output_weight = (t.t().contiguous() for t in coefficients)
-        return cls(torch.exp(log_decay), input_weight, output_weight)
+        return cls(torch.expm1(log_decay), input_weight, output_weight)
 
 
 def ema_step_(x: Tensor, coefficients: StepCoefficients, h: Tensor, scratch: Tensor) -> Tensor:
@@ -32,5 +32,5 @@ def ema_step_(x: Tensor, coefficients: StepCoefficients, h: Tensor, scratch: Ten
     Returns:
         y ``(B, D)``.
     """
-    h.mul_(coefficients.decay).addcmul_(coefficients.input_weight, x.unsqueeze(1))
+    h.addcmul_(coefficients.decay, h).addcmul_(coefficients.input_weight, x.unsqueeze(1))
     return torch.mul(h, coefficients.output_weight, out=scratch).sum(1)

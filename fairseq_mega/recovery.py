@@ -1,0 +1,65 @@
+"""Makes a folder of checkpoints fit to train on after a training in it was interrupted.
+
+fairseq writes one checkpoint under another name and then renames it, so that it is never there in
+part, but copies it to its further names, ``checkpoint_last.pt`` above all. Where that is
+interrupted, ``checkpoint_last.pt`` is cut off, and ``fairseq-train`` fails to load it. What it was
+to be a copy of is whole.
+"""
+
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+from .files import replaced_file
+from .models.choices import read_checkpoint
+
+LAST = "checkpoint_last.pt"
+# Of epochs, of updates, and the best ones; not parts of a sharded checkpoint.
+OTHERS = re.compile(r"checkpoint(\d+|_\d+_\d+|_best|\.best_\w+_-?[\d.]+)\.pt")
+
+
+def recover(folder: Path) -> str:
+    """Puts the newest whole checkpoint in place of a ``checkpoint_last.pt`` that is damaged or that
+    is not there. A whole one stays as it is.
+
+    Returns:
+        what was done, in words.
+
+    Raises:
+        FileNotFoundError: where there is no such folder.
+        ValueError: where it is damaged and no other checkpoint is whole.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder of checkpoints at {folder}")
+    last = folder / LAST
+    if is_whole(last):
+        return f"{last} is whole"
+    others = [path for path in sorted(folder.iterdir()) if OTHERS.fullmatch(path.name)]
+    updates = {path: number_of_updates(path) for path in others if is_whole(path)}
+    if not updates:
+        if not last.exists():
+            return f"{folder} has no checkpoint: a training begins from the start"
+        raise ValueError(
+            f"{last} is damaged, and no other checkpoint in {folder} is whole: delete it to train "
+            "from the start"
+        )
+    newest = max(updates, key=lambda path: updates[path])
+    with replaced_file(last) as part:
+        shutil.copyfile(newest, part)
+    return f"{last} is {newest.name} now, of {updates[newest]} updates"
+
+
+def is_whole(path: Path) -> bool:
+    """Whether all of a checkpoint is there, and its checksums are right. Reads all of it."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except (FileNotFoundError, zipfile.BadZipFile):
+        return False
+
+
+def number_of_updates(path: Path) -> int:
+    """After how many updates a checkpoint was written; 0 where it does not say."""
+    history = read_checkpoint(str(path)).get("optimizer_history") or [{}]
+    return history[-1].get("num_updates", 0)

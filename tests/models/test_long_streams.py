@@ -1,0 +1,60 @@
+"""Texts of up to a million tokens, read with a state of constant size, do not drift."""
+
+import pytest
+import torch
+from helpers import TINY, assert_close, make_ema, make_model, randn, relative_error, run_segments
+
+CHUNK = 64
+OPTIONS = dict(rel_pos_bias="rotary", decoder_chunk_size=CHUNK, truncation_length=0)
+
+
+def with_long_memory(model):
+    """The EMA of the first layer forgets over a million positions, not over tens."""
+    with torch.no_grad():
+        model.decoder.layers[0].mega_layer.move.delta.fill_(-7.0)
+        model.decoder.layers[0].mega_layer.move.alpha.fill_(-7.0)
+    return model
+
+
+def drifts(tokens, part):
+    """The largest difference of log-probabilities to float64 in each part of the text."""
+    exact = with_long_memory(make_model(TINY["mega_lm"], **OPTIONS))
+    rough = with_long_memory(make_model(TINY["mega_lm"], **OPTIONS)).float()
+    states = exact.start(), rough.start()
+    for words in tokens.split(part, dim=1):
+        expected, found = (state.read(words) for state in states)
+        yield (found.double() - expected).abs().max().item()
+
+
+def random_tokens(count):
+    return torch.randint(4, 20, (1, count), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    "count, bound",
+    [(20_000, 5e-5), pytest.param(1_000_000, 1e-3, marks=pytest.mark.long)],
+    ids=["20,000", "1,000,000"],
+)
+def test_a_state_in_float32_stays_with_one_in_float64(count, bound):
+    """Errors grow as long as the memory does, and no further: the last tenth of the text is read as
+    exactly as the first half."""
+    found = list(drifts(random_tokens(count), count // 10))
+    print([f"{each:.1e}" for each in found])
+    assert max(found) < bound and found[-1] < 3 * max(found[:5])
+
+
+@pytest.mark.long
+def test_a_million_positions_of_the_average_alone():
+    """With a mean in the inputs, which an average that forgets nothing adds up."""
+    exact, rough = make_ema(), make_ema(dtype=torch.float32)
+    with torch.no_grad():
+        for module in (exact, rough):
+            module.delta.fill_(-7.0)
+            module.alpha.fill_(-7.0)
+    x = randn(2**20, 1, 4, dtype=torch.float32) + 0.5
+    sizes = [2**12] * 2**8
+    expected = run_segments(exact, x.double(), sizes)
+    found = run_segments(rough, x, sizes).double()
+    errors = [relative_error(*parts) for parts in zip(found.split(2**17), expected.split(2**17))]
+    print([f"{each:.1e}" for each in errors])
+    assert_close(found, expected, 1e-4)

@@ -1,0 +1,150 @@
+"""The EMA where its decay q is as near to 0 or 1 as it gets, against the paper's in float64."""
+
+import math
+
+import pytest
+import torch
+from helpers import assert_close, randn
+
+from fairseq_mega.ops.ema import StepCoefficients, ema_coefficients, ema_segment, ema_step_
+from fairseq_mega.ops.ema.blocks import (
+    block_matrices,
+    ema_by_blocks,
+    ema_in_one_block,
+    within_block,
+)
+from fairseq_mega.ops.ema.coefficients import kernel_taps
+from fairseq_mega.ops.ema.fft import fft_convolution
+from fairseq_mega.ops.ema.naive import ema_recurrence
+
+# q, or 1 - q where that is a number that floats hold.
+NEAR_ZERO, NEAR_ONE = (1e-7, 1e-5, 1e-3, 0.1, 0.5), (1e-7, 1e-6, 1e-5, 1e-3, 0.1)
+# Largest error of a channel over its largest output: float64; float32.
+BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-5}
+dtypes = pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+
+
+def logit(p, rest):
+    """sigmoid(logit) = p, where ``rest`` is 1 - p with all its digits."""
+    return math.log(p) - math.log(rest)
+
+
+def factors():
+    """p and a with 1 - p a = q, as logits: which of the two is far from 1 differs."""
+    for q in NEAR_ZERO:
+        root = math.sqrt(1 - q)
+        rest = q / (1 + root)  # 1 - root
+        yield logit(root, rest), logit(root, rest)
+        almost_one = logit(1 - q / 1000, q / 1000)
+        p, rest = (1 - q) / (1 - q / 1000), (q - q / 1000) / (1 - q / 1000)
+        yield logit(p, rest), almost_one
+        yield almost_one, logit(p, rest)
+    for small in NEAR_ONE:
+        for p in (math.sqrt(small), 0.99, small / 0.99):
+            yield logit(p, 1 - p), logit(small / p, 1 - small / p)
+
+
+def parameters(dtype):
+    """``delta, alpha, beta (D, 1, 1)``, ``gamma (D, 1)``: one channel for each pair of factors."""
+    delta, alpha = torch.tensor(list(factors()), dtype=torch.float64).to(dtype).t()
+    ones = torch.ones(len(delta), 1, dtype=dtype)
+    return delta.view(-1, 1, 1), alpha.view(-1, 1, 1), ones.unsqueeze(-1), ones
+
+
+def by_ffts(x, coefficients):
+    return fft_convolution(x, kernel_taps(coefficients, x.size(1)))
+
+
+def in_one_block(x, coefficients):
+    return ema_in_one_block(
+        x, within_block(kernel_taps(coefficients, x.size(1)), None, x.size(1), None)
+    )
+
+
+def by_blocks(size):
+    return lambda x, coefficients: ema_by_blocks(x, block_matrices([coefficients], size))
+
+
+def by_segments(x, coefficients):
+    h, parts = x.new_zeros(x.size(0), x.size(2), 1), []
+    for part in x.split(max(x.size(1) // 3, 1), dim=1):
+        y, h = ema_segment(part, coefficients, h)
+        parts.append(y)
+    return torch.cat(parts, dim=1)
+
+
+def by_steps(x, coefficients):
+    step = StepCoefficients.of(coefficients)
+    h, scratch = x.new_zeros(2, x.size(0), 1, x.size(2))
+    return torch.stack([ema_step_(x_t, step, h, scratch) for x_t in x.unbind(1)], dim=1)
+
+
+FORMS = {
+    "FFTs": by_ffts,
+    "blocks of 32": by_blocks(32),
+    "blocks of 64": by_blocks(64),
+    "segments": by_segments,
+    "steps": by_steps,
+}
+
+
+def error(actual, expected):
+    """The largest error of a channel (the last dimension) over its largest output."""
+    scale = expected.abs().amax((0, 1))
+    return ((actual - expected).abs().amax((0, 1)) / scale).max().item()
+
+
+def errors(forms, length, dtype):
+    """The error of each form, of inputs with a mean, which slow averages add up."""
+    x = randn(1, length, len(list(factors())), dtype=torch.float32) + 0.5
+    given = parameters(dtype)  # rounded alike for both
+    expected, _ = ema_recurrence(x.double(), *(t.double() for t in given))
+    coefficients = ema_coefficients(*given)
+    return {name: error(form(x.to(dtype), coefficients), expected) for name, form in forms.items()}
+
+
+@torch.no_grad()
+def test_the_factors_give_the_decays():
+    delta, alpha, _, _ = parameters(torch.float64)
+    q = 1 - (torch.sigmoid(delta) * torch.sigmoid(alpha)).flatten()
+    expected = [q for q in NEAR_ZERO for _ in range(3)]
+    expected += [1 - small for small in NEAR_ONE for _ in range(3)]
+    assert_close(q, torch.tensor(expected, dtype=torch.float64), 1e-14)
+
+
+@dtypes
+@pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 63, 64, 65, 1023, 1025])
+@torch.no_grad()
+def test_all_forms(length, dtype):
+    forms = {**FORMS, "one block": in_one_block} if length <= 64 else FORMS
+    for name, found in errors(forms, length, dtype).items():
+        assert found <= BOUNDS[dtype], f"{name}: {found:.1e}"
+
+
+@pytest.mark.long
+@dtypes
+@torch.no_grad()
+def test_all_forms_over_131072_positions(dtype):
+    """Of averages that forget nothing: float32 adds up rounding errors of all positions."""
+    bound = {torch.float64: 1e-8, torch.float32: 2e-3}[dtype]
+    found = errors(FORMS, 131072, dtype)
+    print({name: f"{each:.1e}" for name, each in found.items()})
+    for name, each in found.items():
+        assert each <= bound, f"{name}: {each:.1e}"
+
+
+@pytest.mark.parametrize("name", ["FFTs", "blocks of 32", "segments"])
+def test_gradients(name):
+    """In float64, of the inputs and all parameters, over a length of several blocks. The sigmoid of
+    the naive form keeps seven digits of its gradient where it is nearest to 1."""
+    leaves = [t.requires_grad_() for t in parameters(torch.float64)]
+    x = (randn(1, 70, len(leaves[0])) + 0.5).requires_grad_()
+    fast = FORMS[name](x, ema_coefficients(*leaves))
+    slow, _ = ema_recurrence(x, *leaves)
+    grad_y = randn(*slow.shape, seed=7)
+    ours = torch.autograd.grad(fast, [x, *leaves], grad_y)
+    theirs = torch.autograd.grad(slow, [x, *leaves], grad_y)
+    for a, b in zip(ours, theirs):
+        channels = b.dim() - 1 if a is ours[0] else 0
+        a, b = (t.movedim(channels, -1).reshape(1, -1, t.size(channels)) for t in (a, b))
+        assert error(a, b) < 1e-6

@@ -1,0 +1,107 @@
+"""Folders of checkpoints whose writing was interrupted, and files that are never there in part."""
+
+import resource
+
+import pytest
+import torch
+
+from fairseq_mega.__main__ import main
+from fairseq_mega.files import replaced_file
+from fairseq_mega.recovery import is_whole, number_of_updates, recover
+from fairseq_mega.tasks.predictions import Predictions
+
+LAST = "checkpoint_last.pt"
+
+
+def write(path, updates, cut=None):
+    """A checkpoint, of which only so many bytes were written."""
+    history = [{"num_updates": 1}, {"num_updates": updates}]
+    torch.save({"args": None, "model": {"w": torch.ones(999)}, "optimizer_history": history}, path)
+    if cut is not None:
+        path.write_bytes(path.read_bytes()[:cut])
+    return path
+
+
+@pytest.mark.parametrize("cut", [0, 100, 3000, -1, None])
+def test_the_newest_whole_checkpoint_takes_the_place_of_a_cut_one(cut, tmp_path, capsys):
+    """The names are those that fairseq gives; None: nothing was written."""
+    names = ["checkpoint2.pt", "checkpoint_3_70.pt", "checkpoint_best.pt"]
+    names += ["checkpoint.best_loss_3.1230.pt"]
+    for i, name in enumerate(names):
+        write(tmp_path / name, 60 + 10 * i)
+    write(tmp_path / "checkpoint4.pt", 99, cut=-100)  # newer, but not whole
+    write(tmp_path / "checkpoint_last-shard0.pt", 99)  # a part of one
+    write(tmp_path / "averaged.pt", 99)
+    if cut is not None:
+        write(tmp_path / LAST, 99, cut)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.name != LAST}
+    main(["recover", str(tmp_path)])
+    assert capsys.readouterr().out == (
+        f"{tmp_path / LAST} is checkpoint.best_loss_3.1230.pt now, of 90 updates\n"
+    )
+    assert (tmp_path / LAST).read_bytes() == before[tmp_path / names[-1]]
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.name != LAST} == before
+
+
+def test_a_whole_last_checkpoint_stays(tmp_path):
+    write(tmp_path / "checkpoint9.pt", 90)
+    last = write(tmp_path / LAST, 80)
+    before = last.read_bytes()
+    assert recover(tmp_path) == f"{last} is whole"
+    assert last.read_bytes() == before and number_of_updates(last) == 80
+
+
+def test_a_byte_that_was_written_wrong_is_noticed(tmp_path):
+    """As a disk may leave it that lost power: of the right size, with zeros in it."""
+    last = write(tmp_path / LAST, 80)
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 64] = bytes(64)
+    last.write_bytes(data)
+    assert not is_whole(last)
+
+
+def test_where_there_is_nothing_to_go_on_from(tmp_path):
+    assert recover(tmp_path) == f"{tmp_path} has no checkpoint: a training begins from the start"
+    last = write(tmp_path / LAST, 80, cut=100)
+    with pytest.raises(SystemExit, match="is damaged, and no other.*delete it to train from"):
+        main(["recover", str(tmp_path)])
+    assert last.stat().st_size == 100
+    with pytest.raises(SystemExit, match="no folder of checkpoints at .*nowhere"):
+        main(["recover", str(tmp_path / "nowhere")])
+
+
+@pytest.fixture
+def full_disk():
+    """Files of more than 1,000 bytes cannot be written."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def add(predictions, count):
+    targets = torch.arange(count) % 2
+    predictions.add(torch.arange(count), targets, torch.full((count, 2), 0.5).log())
+    return predictions
+
+
+def test_a_full_disk_leaves_the_predictions_of_before(full_disk, tmp_path):
+    add(Predictions(tmp_path, "test", ["no", "yes"]), 10).write()
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert sorted(before) == ["predictions-test.tsv", "summary-test.json"]
+    full_disk()
+    with pytest.raises(OSError, match="too large"):
+        add(Predictions(tmp_path, "test", ["no", "yes"]), 1000).write()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+
+
+def test_whatever_ends_the_writing_of_a_file(tmp_path):
+    path = tmp_path / "file"
+    for text in ("one", "two"):
+        with replaced_file(path) as part:
+            part.write_text(text)
+            assert part.parent == tmp_path and path.exists() == (text == "two")
+        assert path.read_text() == text
+    with pytest.raises(KeyboardInterrupt), replaced_file(path) as part:
+        part.write_text("three")
+        raise KeyboardInterrupt
+    assert path.read_text() == "two" and list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,178 @@
+"""No result depends on memory that was not written: here torch fills all of it with NaN."""
+
+import classification
+import masked_lm
+import pytest
+import torch
+from fairseq.sequence_generator import SequenceGenerator
+from helpers import (
+    BIASES,
+    FUNCTIONS,
+    TINY,
+    batch_of,
+    first,
+    make_cross,
+    make_dictionary,
+    make_ema,
+    make_gated,
+    make_model,
+    padding,
+    randn,
+    run_segments,
+    sentences,
+)
+from torch.utils import deterministic
+
+from fairseq_mega.ops.dropout import draw_mask
+from fairseq_mega.ops.ema import ema, ema_segment
+
+
+@pytest.fixture
+def filled():
+    """Whether it is filled can be said: `filled(True)`."""
+
+    def fill(yes):
+        torch.use_deterministic_algorithms(yes)
+        deterministic.fill_uninitialized_memory = yes
+
+    fill(False)
+    yield fill
+    fill(False)
+    deterministic.fill_uninitialized_memory = True  # torch's default, without effect by itself
+
+
+def check(filled, work):
+    """``work`` returns tensors, the same ones with memory filled as without."""
+    expected = work()
+    filled(True)
+    assert torch.empty(3).isnan().all()
+    found = work()
+    assert len(found) == len(expected) > 0
+    for ours, theirs in zip(found, expected):
+        assert torch.isfinite(ours).all() and torch.equal(ours, theirs)
+
+
+def with_gradients(module, output):
+    """The output, and gradients of all parameters that it depends on."""
+    module.zero_grad()
+    output.backward(randn(*output.shape, seed=7).to(output.dtype))
+    return [output.detach(), *(p.grad.clone() for p in module.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("length, taps", [(9, None), (100, None), (100, 20), (1100, None)])
+def test_averages(filled, length, taps, bidirectional):
+    """In one block, by blocks and by FFTs; with a state."""
+
+    module = make_ema(bidirectional=bidirectional)
+
+    def work():
+        x = randn(3, length, 4, requires_grad=True)
+        y = ema(x, module.directions(), module.omega, taps)
+        if not bidirectional:
+            y = y + ema_segment(x, *module.directions(), randn(3, 4, 3, seed=2))[0]
+        return [*with_gradients(module, y), x.grad]
+
+    check(filled, work)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("bias", BIASES)
+@pytest.mark.parametrize("chunk, bidirectional", [(-1, False), (-1, True), (4, False), (4, True)])
+def test_layers(filled, function, bias, chunk, bidirectional):
+    module, _ = make_gated(
+        attention_activation=function,
+        rel_pos_bias=bias,
+        chunk_size=chunk,
+        bidirectional=bidirectional,
+        dropout=0.1,
+        attention_dropout=0.1,
+        hidden_dropout=0.1,
+    )
+    x, mask = randn(11, 3, 6), padding(11, [11, 5, 1])
+
+    def work():
+        torch.manual_seed(1)
+        results = with_gradients(module.train(), first(module(x, mask)))
+        if bidirectional:
+            return results
+        return [*results, run_segments(module.eval(), x, [3, 1, 1, 5, 1])]
+
+    check(filled, work)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_cross_attention(filled, function):
+    module, _ = make_cross(attention_activation=function)
+    x, source, mask = randn(7, 2, 6), randn(9, 2, 6, seed=4), padding(9, [9, 4])
+    check(filled, lambda: with_gradients(module, first(module(x, source, mask))))
+
+
+@pytest.mark.parametrize("size", [(3, 5), (7, 1, 9)])
+def test_dropout_masks(filled, size):
+    def work():
+        torch.manual_seed(3)
+        return [draw_mask(torch.ones(size), 0.3).keep]
+
+    check(filled, work)
+
+
+@pytest.mark.parametrize("chunk", [-1, 4])
+def test_translation(filled, chunk):
+    """Training with dropout, and beam search."""
+    options = dict(rel_pos_bias="rotary", encoder_chunk_size=chunk, decoder_chunk_size=chunk)
+    model = make_model(TINY["mega"], dropout=0.1, **options)
+    source, target = batch_of(sentences(5, 9), left_pad=True), batch_of(sentences(7, 4, seed=4))
+    lengths = source.ne(1).sum(1)
+
+    def work():
+        torch.manual_seed(1)
+        results = with_gradients(model.train(), model(source, lengths, target)[0])
+        model.eval()
+        generator = SequenceGenerator([model], make_dictionary(20), beam_size=3, max_len_b=12)
+        sample = {"net_input": {"src_tokens": source, "src_lengths": lengths}}
+        found = [h for each in generator.generate([model], sample) for h in each]
+        return results + [h[name] for h in found for name in ("tokens", "positional_scores")]
+
+    check(filled, work)
+
+
+@pytest.mark.parametrize("chunk", [-1, 4])
+def test_language_model(filled, chunk):
+    """Training with dropout; with chunks, a state that is read in parts, kept and restored."""
+    model = make_model(
+        TINY["mega_lm"], dropout=0.1, rel_pos_bias="rotary", decoder_chunk_size=chunk
+    )
+    tokens = batch_of(sentences(19, 19))
+
+    def work():
+        torch.manual_seed(1)
+        results = with_gradients(model.train(), model(tokens)[0])
+        model.eval()
+        if chunk < 0:
+            return results
+        state = model.start(2)
+        parts = [state.read(part) for part in tokens.split([6, 1, 1, 11], dim=1)]
+        restored = model.restore(state.save())
+        return [*results, *parts, state.predict(), restored.predict(), restored.read(tokens)]
+
+    check(filled, work)
+
+
+@pytest.mark.parametrize("options", [classification.TEXT, classification.IMAGE])
+def test_classifiers(filled, options):
+    words, make = (
+        (20, classification.symbols)
+        if options == classification.TEXT
+        else (None, classification.numbers)
+    )
+    model = classification.make_model(options, words=words, chunk_size=4)
+    batch = classification.batch(make(9, 9, 9), pad=1 if words else 0)
+    check(filled, lambda: with_gradients(model, model(batch)["encoder_out"]))
+
+
+@pytest.mark.parametrize("chunks", [{}, {"encoder_chunk_size": 4}], ids=str)
+def test_masked_language_model(filled, chunks):
+    model = masked_lm.make_model(**chunks)
+    tokens = batch_of(sentences(9, 4, 13))
+    check(filled, lambda: with_gradients(model, model(tokens)[0]))
