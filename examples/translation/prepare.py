@@ -3,6 +3,7 @@
     python examples/translation/prepare.py wmt16       WMT'16 English–German, both directions
     python examples/translation/prepare.py iwslt14     IWSLT'14 German–English
     python examples/translation/prepare.py multi30k    Multi30k English–German
+    python examples/translation/prepare.py help        LibreOffice's help, English to a language
     python examples/translation/prepare.py files ...   two files of your own, one sentence a line
 
 Each step makes a folder in --workdir: downloads, text (plain sentences), tokens (Moses's; for wmt16
@@ -32,7 +33,7 @@ from examples.steps import (  # noqa: E402
     plain_ends,
     require,
 )
-from examples.translation import corpora  # noqa: E402
+from examples.translation import corpora, help_pages  # noqa: E402
 from examples.translation.corpora import ENGLISH_GERMAN, GERMAN_ENGLISH, SPLITS, Pair  # noqa: E402
 from examples.translation.subwords import (  # noqa: E402
     Moses,
@@ -79,10 +80,16 @@ PUBLISHED = {
 }
 
 
+HELD_OUT = "pairs to validate with, and to test with (1000)"
+
+
 def data_set_of(args: argparse.Namespace) -> DataSet:
     """The published data set, or the user's, that the command line asks for."""
     if args.data in PUBLISHED:
         return PUBLISHED[args.data]
+    if args.data == "help":
+        write_pages = partial(help_pages.write_text, args.target_lang, args.held_out)
+        return DataSet("", ("en", args.target_lang), (), write_pages)
     files, languages = (args.source_file, args.target_file), (args.source_lang, args.target_lang)
     for file in files:
         if not file.is_file():
@@ -137,20 +144,26 @@ def parse(words: Optional[List[str]]) -> argparse.Namespace:
         add_common_options(published, name)
         if not data.moses:
             add_vocab_size(published)
+    pages = actions.add_parser("help", help="LibreOffice's help pages, from Debian's packages")
+    pages.add_argument(
+        "--target-lang", default="de", help="of libreoffice-help-...: fr, es, ... (de)"
+    )
+    pages.add_argument("--held-out", type=int, default=1000, help=HELD_OUT)
+    add_common_options(pages, "help")
+    add_vocab_size(pages, 4000)
     files = actions.add_parser("files", help="two files of your own")
     for side in ("source", "target"):
         files.add_argument(f"--{side}-file", type=Path, required=True, help="a sentence a line")
         files.add_argument(f"--{side}-lang", required=True, help="its language, such as de")
-    files.add_argument(
-        "--held-out", type=int, default=1000, help="pairs to validate with, and to test with (1000)"
-    )
+    files.add_argument("--held-out", type=int, default=1000, help=HELD_OUT)
     add_common_options(files, "files")
     add_vocab_size(files)
     return parser.parse_args(words)
 
 
-def add_vocab_size(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--vocab-size", type=int, default=8000, help="SentencePiece pieces (8000)")
+def add_vocab_size(parser: argparse.ArgumentParser, size: int = 8000) -> None:
+    text = f"SentencePiece pieces ({size})"
+    parser.add_argument("--vocab-size", type=int, default=size, help=text)
 
 
 def main(words: Optional[List[str]] = None) -> None:

@@ -1,0 +1,214 @@
+"""Mega beside fairseq's Transformer of equal size on 24,000 natural sentences: curves and tests.
+
+    python examples/translation/small_data.py                     English–German, 3 seeds
+    python examples/translation/small_data.py --target-lang fr    English–French
+    python examples/translation/small_data.py --data FOLDER       what prepare.py has made
+
+Each training step prints its command, and is skipped where an earlier run finished it with the same
+command.
+"""
+
+import argparse
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import List, NamedTuple, Optional, Sequence
+
+from sacrebleu.metrics import BLEU
+from sacrebleu.significance import PairedTest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from examples.quickstart.demo import (  # noqa: E402
+    FAIRSEQ,
+    Step,
+    command,
+    found,
+    lines,
+    table,
+    translations,
+)
+from examples.translation import prepare  # noqa: E402
+
+HERE = Path("examples/translation")
+LN2 = 0.6931471805599453  # fairseq logs bits, the tables have nats
+POINTS = 6  # of a curve
+RESAMPLES = 1000
+
+TRAIN = """
+    --task translation --share-all-embeddings --max-tokens 1850
+    --criterion label_smoothed_cross_entropy --label-smoothing 0.1
+    --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0 --lr-scheduler linear_decay
+    --dropout 0.15 --attention-dropout 0.1 --activation-dropout 0.1
+    --validate-interval 1000000 --no-epoch-checkpoints --num-workers 0
+    --eval-bleu --eval-bleu-args '{"beam": 1}' --eval-bleu-remove-bpe sentencepiece
+    --log-format json
+"""
+MODELS = {
+    "mega": """
+        --arch mega_iwslt_de_en --encoder-layers 3 --decoder-layers 3
+        --encoder-embed-dim 256 --encoder-hidden-dim 512 --encoder-ffn-embed-dim 512
+        --encoder-z-dim 64 --encoder-n-dim 16 --hidden-dropout 0.1
+    """,
+    "transformer": """
+        --arch transformer --encoder-layers 3 --decoder-layers 3
+        --encoder-embed-dim 256 --encoder-ffn-embed-dim 1024 --decoder-ffn-embed-dim 1024
+        --encoder-attention-heads 4 --decoder-attention-heads 4
+        --encoder-normalize-before --decoder-normalize-before
+    """,
+}
+TEST = "--beam 5 --batch-size 64 --required-batch-size-multiple 1 --post-process sentencepiece"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training and its test."""
+
+    model: str
+    seed: int
+    training: Step
+    test: Step
+
+
+class Point(NamedTuple):
+    """What a validation says: updates, seconds of training, loss without smoothing, SacreBLEU."""
+
+    updates: int
+    seconds: float
+    loss: float
+    bleu: float
+
+
+def trials_of(args: argparse.Namespace) -> List[Trial]:
+    data = args.data / "data-bin"
+    trials = []
+    for seed in args.seeds:
+        for model in MODELS:
+            folder = args.workdir / f"{model}-{seed}"
+            pace = max(1, args.updates // POINTS)
+            options = (
+                f"--lr {args.lr} --warmup-updates {max(1, args.updates // 3)} --seed {seed} "
+                f"--total-num-update {args.updates} --max-update {args.updates} "
+                f"--validate-interval-updates {pace} --log-interval {pace} --save-dir"
+            )
+            training = Step(
+                f"Training: {model}, seed {seed}",
+                folder,
+                [command("fairseq-train", data, FAIRSEQ, TRAIN, MODELS[model], options, folder)],
+            )
+            path = "--path", folder / "checkpoint_last.pt"
+            test = Step(
+                f"Test: {model}, seed {seed}",
+                args.workdir / f"{model}-{seed}-test",
+                [command("fairseq-generate", data, FAIRSEQ, TEST, *path)],
+                (training,),
+            )
+            trials.append(Trial(model, seed, training, test))
+    return trials
+
+
+# --- results ------------------------------------------------------------------------------------
+
+
+def curve_of(log: Path) -> List[Point]:
+    """The validations in the JSON lines of a training's log."""
+    points, seconds = [], 0.0
+    for text in re.findall(r"(\{.*\})$", log.read_text(encoding="utf-8"), re.MULTILINE):
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError:  # the configuration, which is no JSON
+            continue
+        seconds = float(row.get("train_wall", seconds))
+        if "valid_bleu" in row:
+            loss, bleu = float(row["valid_nll_loss"]) * LN2, float(row["valid_bleu"])
+            points.append(Point(int(row["valid_num_updates"]), seconds, loss, bleu))
+    return points
+
+
+def curves(trials: Sequence[Trial]) -> str:
+    """A table of validations, each the mean of all seeds."""
+    rows = [("updates", *(f"{model}: {x}" for model in MODELS for x in ("s", "loss", "BLEU")))]
+    by_model = [
+        [curve_of(trial.training.log) for trial in trials if trial.model == model]
+        for model in MODELS
+    ]
+    for points in zip(*(zip(*runs) for runs in by_model)):
+        cells = [str(points[0][0].updates)]
+        for seeds in points:
+            cells += [
+                f"{mean(p.seconds for p in seeds):.0f}",
+                f"{mean(p.loss for p in seeds):.3f}",
+                f"{mean(p.bleu for p in seeds):.1f}",
+            ]
+        rows.append(tuple(cells))
+    return table(rows)
+
+
+def tests(trials: Sequence[Trial], references: List[str]) -> str:
+    """A table of test scores with intervals; `p` is of the difference to the Transformer. And how
+    they are computed."""
+    rows = [("seed", "model", "parameters", "SacreBLEU (95% interval)", "p")]
+    for seed in dict.fromkeys(trial.seed for trial in trials):
+        same = {trial.model: trial for trial in trials if trial.seed == seed}
+        systems = [(model, translations(same[model].test.log)) for model in reversed(MODELS)]
+        paired = PairedTest(systems, {"BLEU": BLEU()}, [references], "bs", RESAMPLES)
+        signatures, results = paired()
+        for model, score in zip(results["System"], results["BLEU"]):
+            size = found(r"num\. shared model params: ([\d,]+)", same[model].training.log)
+            interval = f"{score.score:.1f} ({score.mean:.1f} ± {score.ci:.1f})"
+            p = "" if score.p_value is None else f"{score.p_value:.3f}"
+            rows.append((str(seed), model, size, interval, p))
+    return f"{table(rows)}\n\nSacreBLEU {signatures['BLEU']}"
+
+
+def report(args: argparse.Namespace, trials: Sequence[Trial]) -> None:
+    """Prints the tables, and writes them to results.md in the working folder."""
+    target = next((args.data / "data-bin").glob("test.*.idx")).name.split(".")[1].split("-")[1]
+    references = lines(args.data / f"text/test.{target}")
+    text = (
+        f"Validation, means of seeds {' '.join(map(str, args.seeds))}; loss in nats per token, "
+        f"greedy BLEU:\n\n{curves(trials)}\n\n"
+        f"{len(references):,} test sentences, beam 5, paired bootstrap of {RESAMPLES:,} samples:"
+        f"\n\n{tests(trials, references)}"
+    )
+    (args.workdir / "results.md").write_text(f"{text}\n", encoding="utf-8")
+    print(f"\n=== Results, also in {args.workdir / 'results.md'}\n\n{text}")
+
+
+def parse(words: Optional[List[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--target-lang", default="de", help="of the help pages (de)")
+    parser.add_argument(
+        "--data", type=Path, help="a --workdir of prepare.py; help pages if not given"
+    )
+    parser.add_argument("--updates", type=int, default=600, help="of each training (600)")
+    parser.add_argument("--lr", default="2e-3", help="highest learning rate (2e-3)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(1 2 3)")
+    parser.add_argument("--workdir", type=Path, help="where trainings go: data/small-data-LANGUAGE")
+    args = parser.parse_args(words)
+    args.workdir = args.workdir or Path("data", f"small-data-{args.target_lang}")
+    return args
+
+
+def main(words: Optional[List[str]] = None) -> None:
+    args = parse(words)
+    if args.data is None:
+        args.data = args.workdir / "help"
+        prepare.main(["help", "--target-lang", args.target_lang, "--workdir", str(args.data)])
+    if not (args.data / "data-bin").is_dir():
+        sys.exit(f"{args.data}: no data-bin is there: make it with {HERE / 'prepare.py'}")
+    trials = trials_of(args)
+    for trial in trials:
+        trial.training.run()
+        trial.test.run()
+    report(args, trials)
+
+
+if __name__ == "__main__":
+    main()
