@@ -180,7 +180,7 @@ class _Recurrence(torch.autograd.Function):
 
 
 def _scan_(states: Tensor, decay: Tensor, reverse: bool = False) -> Tensor:
-    """``states_b += (1 + decay) states_{b-1}``, one after the other, in place; in reverse, ``b + 1``.
+    """``states_b += (1 + decay) states_{b-1}`` in place, one after the other; reversed, ``b + 1``.
 
     In ``2 log2(blocks)`` steps (Brent and Kung, 1982, "A regular layout for parallel adders"): sums
     over pairs, pairs of pairs and so on, and then what lies between their ends.
