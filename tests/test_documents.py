@@ -52,5 +52,16 @@ def test_the_method_names_the_naive_forms():
                 assert f"`{file}:{node.name}`" in text, node.name
 
 
+def test_the_table_of_promises_names_tests():
+    text = (ROOT / "tests/README.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", text)
+    assert len(named) > 50
+    for file, name in named:
+        tree = ast.parse((ROOT / "tests" / file).read_text())
+        assert name in {getattr(node, "name", None) for node in tree.body}, f"{file}::{name}"
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"`make ([\w-]+)`", text)) <= set(targets)
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150

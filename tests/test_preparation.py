@@ -365,6 +365,15 @@ def test_own_files_that_cannot_be_prepared(tmp_path, monkeypatch, words, message
         translation.main([*given.split(), *words.split()])
 
 
+def test_own_files_in_another_encoding_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.de").write_bytes("Fluß\n".encode("latin-1") * 9)
+    Path("a.en").write_text("river\n" * 9)
+    given = "files --source-file a.de --target-file a.en --source-lang de --target-lang en"
+    with pytest.raises(SystemExit, match="a.de is not in UTF-8 .*: convert it"):
+        translation.main(given.split())
+
+
 def test_a_missing_tokeniser_is_said_before_any_download(server, tmp_path, monkeypatch):
     server.requests.clear()
     monkeypatch.setitem(sys.modules, "subword_nmt", None)

@@ -113,10 +113,17 @@ def own_files(files: tuple[Path, Path], languages: Pair, held_out: int, out: Pat
 
 
 def lines_of(file: Path) -> Iterator[str]:
-    """The lines, with plain single spaces. Only \\n ends one: other separators stand inside."""
+    """The lines, with plain single spaces. Only \\n ends one: other separators stand inside.
+
+    Raises:
+        PreparationError: where the file is not in UTF-8.
+    """
     with file.open(encoding="utf-8", newline="\n") as opened:
-        for line in opened:
-            yield " ".join(line.split())
+        try:
+            for line in opened:
+                yield " ".join(line.split())
+        except UnicodeDecodeError as error:
+            raise PreparationError(f"{file} is not in UTF-8 ({error}): convert it") from error
 
 
 def segments(file: Path) -> list[str]:

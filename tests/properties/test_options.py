@@ -12,7 +12,7 @@ import trials
 from hypothesis import HealthCheck, given, settings
 
 # Cases of each test. By default few, and always the same.
-CASES = int(os.environ.get("PROPERTY_CASES", 12))
+CASES = int(os.environ.get("PROPERTY_CASES", 8))
 KINDS = {
     "mega": (trials.Translation, choices.TRANSLATION),
     "mega_lm": (trials.LanguageModel, choices.LANGUAGE_MODEL),
