@@ -17,6 +17,7 @@ from ..modules.linear import INIT_STD, make_linear
 from ..modules.stochastic_depth import StochasticFeedForwardNetwork, StochasticGatedAttention
 from .base import MegaCheckpointMixin, register_presets
 from .imagenet_config import PRESETS, ImageNetConfig, check_imagenet
+from .initial import initialise
 
 
 class ImageLayer(nn.Module):
@@ -82,10 +83,7 @@ class MegaImageNet(MegaCheckpointMixin, BaseFairseqModel):
         self.dropout = make_dropout(cfg.dropout, self, cfg.feature_dropout)
         rates = torch.linspace(0, cfg.drop_path, cfg.encoder_layers, device="cpu").tolist()
         layers = [ImageLayer(cfg, positions, rate) for rate in rates]
-        if str(cfg.weight_init) == "xavier":
-            for module in nn.ModuleList(layers).modules():
-                if isinstance(module, nn.Linear):
-                    nn.init.xavier_uniform_(module.weight)
+        initialise(layers, str(cfg.weight_init))
         if cfg.checkpoint_activations:
             layers = [checkpoint_wrapper(layer) for layer in layers]
         self.blocks = nn.ModuleList(layers)
