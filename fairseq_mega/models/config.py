@@ -46,10 +46,11 @@ class LayersConfig(FairseqDataclass):
         "relative positional bias: simple (learned, up to the maximal positions or the chunk size) "
         "or rotary (any length)",
     )
-    weight_init: ChoiceEnum(["normal", "xavier"]) = _option(
+    weight_init: ChoiceEnum(["normal", "xavier", "residual"]) = _option(
         "normal",
-        "initial linear weights: normal is the published N(0, 0.02^2); xavier learns faster in "
-        "small models and short trainings",
+        "initial values: normal is the published N(0, 0.02^2) for linear weights; xavier learns "
+        "faster in small models and short trainings; residual, also in pre-norm translation "
+        "models, keeps the embeddings and lets cross attention's source through",
     )
     ema_init: ChoiceEnum(list(EMA_INITS)) = _option(
         "normal",

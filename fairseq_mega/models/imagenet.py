@@ -18,6 +18,7 @@ from ..modules.stochastic_depth import StochasticFeedForwardNetwork, StochasticG
 from .base import MegaCheckpointMixin, register_presets
 from .config import longest_memory
 from .imagenet_config import PRESETS, ImageNetConfig, check_imagenet
+from .initial import initialise
 
 
 class ImageLayer(nn.Module):
@@ -84,10 +85,7 @@ class MegaImageNet(MegaCheckpointMixin, BaseFairseqModel):
         self.dropout = make_dropout(cfg.dropout, self, cfg.feature_dropout)
         rates = torch.linspace(0, cfg.drop_path, cfg.encoder_layers, device="cpu").tolist()
         layers = [ImageLayer(cfg, positions, rate) for rate in rates]
-        if str(cfg.weight_init) == "xavier":
-            for module in nn.ModuleList(layers).modules():
-                if isinstance(module, nn.Linear):
-                    nn.init.xavier_uniform_(module.weight)
+        initialise(layers, str(cfg.weight_init))
         if cfg.checkpoint_activations:
             layers = [checkpoint_wrapper(layer) for layer in layers]
         self.blocks = nn.ModuleList(layers)

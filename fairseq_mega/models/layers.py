@@ -17,6 +17,7 @@ from ..modules import (
 from ..modules.norm import BatchNorm, SyncBatchNorm
 from ..modules.state import LayerState
 from .config import longest_memory
+from .initial import initialise
 
 
 def make_embedding(
@@ -55,10 +56,7 @@ def _note_loaded(embedding: nn.Embedding, _) -> None:
 def make_layers(kind: type, count: int, cfg, **kwargs) -> nn.ModuleList:
     """``count`` layers, with the initialisation and the checkpointing that the options ask for."""
     layers = [kind(cfg, **kwargs) for _ in range(count)]
-    if cfg.weight_init == "xavier":
-        for module in nn.ModuleList(layers).modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
+    initialise(layers, str(cfg.weight_init))
     if cfg.checkpoint_activations:
         for module in nn.ModuleList(layers).modules():
             if isinstance(module, (BatchNorm, SyncBatchNorm)):

@@ -83,7 +83,7 @@ register_presets(
         ),
         # For small data and short trainings, which hardly leave the published initial weights.
         "mega_iwslt_de_en": dict(
-            weight_init="xavier",
+            weight_init="residual",
             normalize_before=True,
             rel_pos_bias="rotary",
             truncation_length=0,
