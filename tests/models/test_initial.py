@@ -7,7 +7,8 @@ from helpers import TINY, build, parse, sentences
 
 SIZES = (
     "--encoder-layers 3 --encoder-embed-dim 64 --encoder-hidden-dim 128 "
-    "--encoder-ffn-embed-dim 128 --encoder-z-dim 32 --encoder-n-dim 4 --normalize-before --rel-pos-bias rotary"
+    "--encoder-ffn-embed-dim 128 --encoder-z-dim 32 --encoder-n-dim 4 "
+    "--normalize-before --rel-pos-bias rotary"
 )
 
 
