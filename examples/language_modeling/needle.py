@@ -52,7 +52,7 @@ def line(longest: int, draw: random.Random) -> List[str]:
     value = draw.choice(VALUES)
     words = [*draw.choices(WORDS, k=draw.randrange(FIRST)), value]
     while len(words) <= longest:
-        words += [*draw.choices(WORDS, k=gap(longest, draw) - 1), QUERY, value]
+        words += [*draw.choices(WORDS, k=gap(longest, draw) - 2), QUERY, value]
     return words
 
 
@@ -141,7 +141,8 @@ def main() -> None:
     model = MegaLanguageModel.from_pretrained(
         str(args.checkpoint.parent), args.checkpoint.name, str(args.data)
     ).models[0]
-    score(model.eval(), args.lengths, args.distances, args.tests, args.rows)
+    model.eval()  # returns nothing, in a model that fairseq has made ready to generate
+    score(model, args.lengths, args.distances, args.tests, args.rows)
 
 
 if __name__ == "__main__":

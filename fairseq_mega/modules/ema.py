@@ -19,6 +19,7 @@ from .checks import check_longest_memory, check_positive
 from .state import EMAState, LayerState
 
 INIT_STD = 0.2  # of delta and alpha
+LARGEST_SPREAD = 0.9  # of p: beyond it, sigma(delta) hardly moves with delta
 
 
 class MultiHeadEMA(nn.Module):
@@ -72,8 +73,7 @@ class MultiHeadEMA(nn.Module):
         nn.init.normal_(self.gamma)
         nn.init.normal_(self.omega)
         if self.longest_memory is not None:
-            self.delta.copy_(spread_memories(self.delta, self.longest_memory))
-            self.alpha.copy_(self.delta)
+            self.delta.copy_(spread_delta(self.delta, self.alpha, self.longest_memory))
 
     def forward(
         self,
@@ -148,24 +148,25 @@ class MultiHeadEMA(nn.Module):
         )
 
 
-def spread_memories(places: Tensor, longest: int) -> Tensor:
-    """What ``delta`` and ``alpha`` both are with memories ``1 / (1 - q)`` that are spread from 2 to
-    ``longest`` tokens, evenly by their logarithms, over the dimensions of each channel.
+def spread_delta(delta: Tensor, alpha: Tensor, longest: int) -> Tensor:
+    """``delta`` with which a channel's memories ``1 / (1 - q)`` are spread from 2 to ``longest``
+    tokens, evenly by their logarithms.
 
-    Of ``N`` equal intervals of the logarithm, each dimension has one, and a random place in it.
-    With ``p = a = 1 / sqrt(memory)``, a dimension gives random inputs about the variance that the
-    published initial values give them, ``p^2 / (1 - q^2) = 1 / (2 - 1 / memory)``; by ``p`` alone,
-    long memories would be too faint beside short ones (docs/long-text.md).
+    Of ``N`` equal intervals of the logarithm, each dimension has one, and a random place in it. A
+    constant input, whose share of the output is ``beta gamma / a``, keeps it: only ``p`` changes.
 
     Args:
-        places: random numbers ``~ N(0, 0.2^2)``, ``(K, N, 1)``: those of the published ``delta``,
-            so that all other weights of a model are drawn as they are without.
+        delta: published initial values ``~ N(0, 0.2^2)``, ``(K, N, 1)``. They decide the places,
+            so that all other weights of a model come from the same random numbers as without.
+        alpha: ``(K, N, 1)``.
         longest: in tokens, at least 2.
 
     Returns:
-        ``(K, N, 1)``.
+        ``(K, N, 1)``, with ``p = 1 / (memory a)``, but at most 0.9: memories are not below
+        ``1 / (0.9 a)``, some 2.2 tokens.
     """
-    dims = places.size(1)
-    intervals = torch.arange(dims, dtype=places.dtype, device=places.device).unsqueeze(1)
-    share = (intervals + torch.special.ndtr(places / INIT_STD)) / dims  # uniform in (0, 1)
-    return torch.logit((2 * (longest / 2) ** share).rsqrt())
+    intervals = torch.arange(delta.size(1), dtype=delta.dtype, device=delta.device).unsqueeze(1)
+    place = torch.special.ndtr(delta / INIT_STD)  # uniform in (0, 1)
+    share = (intervals + place) / delta.size(1)
+    memory = 2 * (longest / 2) ** share
+    return torch.logit((1 / (memory * torch.sigmoid(alpha))).clamp(max=LARGEST_SPREAD))

@@ -155,7 +155,7 @@ def test_ema_init(arch, given, longest):
         models.append(build(f"{TINY[arch]} {options}"))
     normal, spread = (model.state_dict() for model in models)
     for name, value in normal.items():
-        assert torch.equal(value, spread[name]) != name.endswith(("delta", "move.alpha")), name
+        assert torch.equal(value, spread[name]) != name.endswith("move.delta"), name
     for module in models[1].modules():
         if isinstance(module, MultiHeadEMA):
             p, a = torch.sigmoid(module.delta), torch.sigmoid(module.alpha)
@@ -172,7 +172,6 @@ def test_published_presets_keep_the_published_memories(arch):
 def test_the_preset_for_long_texts():
     """Chunks, and memories beyond them; published initial values can be asked for."""
     decoder = build_meta(f"{LM} --arch mega_lm_long", 20).decoder
-    assert sizes(decoder)[:6] == PUBLISHED["mega_lm"][:6]
     layer = decoder.layers[0].mega_layer
     assert (layer.chunk_size, layer.move.truncation, layer.prenorm) == (512, None, True)
     assert layer.move.longest_memory == 4096

@@ -289,36 +289,30 @@ def spread(*sizes, longest, **options):
     return MultiHeadEMA(*sizes, longest_memory=longest, **options).double()
 
 
-@pytest.mark.parametrize("longest", [2, 20, 4096, 1_000_000])
+@pytest.mark.parametrize("longest", [20, 4096, 1_000_000])
 @pytest.mark.parametrize("ndim", [1, 2, 8])
 def test_spread_memories(ndim, longest):
     """Each dimension has an equal interval of the logarithm, over which its channels spread."""
-    found = memories(spread(2000, ndim, longest=longest, bidirectional=True))
+    module = spread(2000, ndim, longest=longest, bidirectional=True)
     edges = 2 * (longest / 2) ** (torch.arange(ndim + 1, dtype=torch.float64) / ndim)
-    assert (found >= edges[:-1] * 0.9999).all() and (found <= edges[1:] * 1.0001).all()
-    if longest > 2:
-        place = torch.log(found / edges[:-1]) / torch.log(edges[1:] / edges[:-1])
-        assert place.mean().item() == pytest.approx(0.5, abs=0.02)
-        assert place.std().item() == pytest.approx(12**-0.5, rel=0.05)
-
-
-@pytest.mark.parametrize("bidirectional", [False, True])
-def test_spread_changes_delta_and_alpha_alone(bidirectional):
-    module = spread(6, 4, longest=40, bidirectional=bidirectional)
-    published = spread(6, 4, longest=None, bidirectional=bidirectional)
-    for name, value in published.named_parameters():
-        assert torch.equal(value, module.get_parameter(name)) == (name not in ("delta", "alpha"))
+    shortest = 1 / (0.9 * torch.sigmoid(module.alpha)).squeeze(-1)
+    found = memories(module)
+    assert (found >= torch.maximum(edges[:-1], shortest) * 0.9999).all()
+    assert (found <= torch.maximum(edges[1:], shortest) * 1.0001).all()
+    place = torch.log(found / edges[:-1]) / torch.log(edges[1:] / edges[:-1])
+    free = place[found > 1.001 * shortest]
+    assert free.max() > 0.99 and place.std().item() == pytest.approx(12**-0.5, rel=0.1)
 
 
 @torch.no_grad()
-def test_spread_keeps_the_variance_of_random_inputs():
-    """In the states that dimensions have after a text much longer than their memories."""
-    x = randn(3000, 1, 200)
-    for longest in (None, 4, 400):
-        state = LayerState()
-        spread(200, 4, longest=longest)(x, state=state)
-        variance = state.ema.h.square().mean().item()
-        assert 0.45 < variance < 0.67, longest
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_spread_changes_delta_alone_and_not_the_gain_of_a_constant_input(bidirectional):
+    module = spread(6, 4, longest=40, bidirectional=bidirectional)
+    published = spread(6, 4, longest=None, bidirectional=bidirectional)
+    for name, value in published.named_parameters():
+        assert torch.equal(value, module.get_parameter(name)) == (name != "delta")
+    x = randn(1, 2, 6).expand(3001, 2, 6)
+    assert_close(module(x)[1500], published(x)[1500])
 
 
 @pytest.mark.parametrize("longest", [1, 0, -5])
