@@ -24,7 +24,6 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-logging.disable(logging.INFO)  # of fairseq and hydra
 warnings.simplefilter("ignore", UserWarning)  # of torch, about how fairseq uses it
 
 from fairseq_mega import MegaLanguageModel  # noqa: E402
@@ -135,6 +134,7 @@ def main() -> None:
     test.add_argument("--tests", type=int, default=128)
     test.add_argument("--rows", type=int, default=8, help="read at once, with the same place")
     args = parser.parse_args()
+    logging.disable(logging.INFO)  # of fairseq and hydra
     if args.command == "data":
         write_text(args.out, args.longest, args.lines, args.seed)
         return

@@ -80,7 +80,7 @@ def test_weights_of_other_options_are_refused(folder):
     change(folder, num_hidden_layers=3)
     with pytest.raises(ValueError, match="lacks the weights of encoder.layers.2"):
         convert_huggingface(folder, folder / "out", mask_id=23)
-    change(folder, num_hidden_layers=2, nffn_hidden_size=10**9)
+    change(folder, num_hidden_layers=2, nffn_hidden_size=10**6)
     with pytest.raises(ValueError, match="its options describe a model of"):
         convert_huggingface(folder, folder / "out", mask_id=23)
     change(folder, nffn_hidden_size=20, hidden_size=14)

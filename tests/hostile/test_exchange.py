@@ -163,7 +163,7 @@ CHANGES = {
     "cutoffs as code": (f"{OPTION}.adaptive_softmax_cutoff", "exit()", "cutoff is exit"),
     "layers without end": (f"{OPTION}.encoder_layers", 10**6, "encoder_layers is 1000000, more th"),
     "a number too large": (f"{OPTION}.encoder_embed_dim", 10**18, "out of range"),
-    "another shape": (f"{OPTION}.encoder_embed_dim", 10**8, "shape"),
+    "another shape": (f"{OPTION}.encoder_embed_dim", 10**6, "shape"),
     "more layers": (
         f"{OPTION}.encoder_layers",
         3,

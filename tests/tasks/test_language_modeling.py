@@ -237,7 +237,8 @@ CRITERIA = [
     "cross_entropy --sentence-avg",
     "label_smoothed_cross_entropy --label-smoothing 0.1 --report-accuracy",
     "label_smoothed_cross_entropy --ignore-prefix-size 3",
-    "adaptive_loss --ddp-backend legacy_ddp --adaptive-softmax-cutoff 8,16",
+    "adaptive_loss --ddp-backend legacy_ddp --adaptive-softmax-cutoff 8,16 "
+    "--adaptive-softmax-factor 2",
 ]
 
 
