@@ -3,6 +3,8 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 # With triton, the tests also run the kernels of the EMA, by its interpreter: a gigabyte more.
 EXTRAS ?= bench,demo,test
+# Tests that take the device from --device.
+ON_DEVICES := tests/ops tests/modules tests/models tests/test_commands.py
 # Whose packages are installed by hash.
 HASHED := bench classification demo images inspect test translation
 
@@ -25,9 +27,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# DEVICE=cuda: the tests of operations and modules, and of the Triton kernels, on a GPU.
+# DEVICE=cuda: what can run there, on a GPU: operations, layers, models, commands, Triton kernels.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/pytest $(if $(filter-out cpu,$(DEVICE)),--device $(DEVICE) tests/ops tests/modules,-n 2)
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(if $(filter-out cpu,$(DEVICE)),-n 4 --device $(DEVICE) $(ON_DEVICES),-n 2)
 
 # Operations, layers and data: what most changes break first, in under 90 seconds.
 test-quick: $(INSTALLED)

@@ -44,13 +44,15 @@ def make_model(options=TEXT, **kwargs):
 def symbols(*lengths, seed=3):
     """Rows of random symbols."""
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(4, 20, (length,), generator=generator) for length in lengths]
+    rows = [torch.randint(4, 20, (n,), generator=generator, device="cpu") for n in lengths]
+    return [row.to(torch.get_default_device()) for row in rows]
 
 
 def numbers(*lengths, seed=3):
     """Rows of random numbers."""
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(length, generator=generator, dtype=torch.float64) for length in lengths]
+    kind = dict(generator=generator, dtype=torch.float64, device="cpu")
+    return [torch.randn(length, **kind).to(torch.get_default_device()) for length in lengths]
 
 
 def batch(rows, second=None, pad=1, extra=0):

@@ -16,6 +16,7 @@ import fairseq_mega
 ROOT = Path(fairseq_mega.__file__).parents[1]
 PLUGIN = ROOT / "fairseq_mega"
 BIN = Path(sys.executable).parent
+WHERE = ["--cpu"]  # or nothing for a GPU
 
 
 def start(command, *options, cwd=ROOT, user_dir="fairseq_mega", env=None, **kwargs):
@@ -27,7 +28,7 @@ def start(command, *options, cwd=ROOT, user_dir="fairseq_mega", env=None, **kwar
     for option in options:
         words += shlex.split(option) if isinstance(option, str) else [str(option)]
     if command not in ("preprocess", "hydra-train"):
-        words += ["--user-dir", str(user_dir), "--cpu", "--required-batch-size-multiple", "1"]
+        words += ["--user-dir", str(user_dir), "--required-batch-size-multiple", "1", *WHERE]
     return subprocess.Popen(
         words,
         cwd=cwd,

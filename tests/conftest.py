@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import commands
 import pytest
 import torch
 
@@ -20,7 +21,9 @@ def pytest_configure(config):
             f"--device {device}: this torch ({torch.__version__}) sees no GPU. "
             "Leave the option out to test on the CPU."
         )
-    if device.type == "cpu":
+    if device.type == "cuda":
+        commands.WHERE.clear()
+    else:
         # Triton's kernels by its interpreter, which must be asked for before they are loaded.
         os.environ["TRITON_INTERPRET"] = "1"
 
@@ -33,9 +36,9 @@ def device(pytestconfig):
 
 @pytest.fixture(autouse=True)
 def tensors_on_the_device(request, device):
-    """Tests of operations and modules make all of their tensors there."""
+    """Tests of operations, modules and models make all of their tensors there."""
     folder = request.path.parent.name
-    if device.type == "cpu" or folder not in ("ops", "modules"):
+    if device.type == "cpu" or folder not in ("ops", "modules", "models"):
         yield
         return
     if request.node.get_closest_marker("cpu_only"):

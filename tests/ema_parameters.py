@@ -1,5 +1,6 @@
 """Parameters of an EMA, and how its forms are held to the naive one."""
 
+import torch
 from helpers import assert_same_function, make_ema, randn
 
 from fairseq_mega.ops.ema import ema_coefficients
@@ -11,7 +12,8 @@ DIM, NDIM = 4, 3
 class Parameters:
     """Telling parameters of both directions, as leaves."""
 
-    def __init__(self, bidirectional, device="cpu", dim=DIM, ndim=NDIM):
+    def __init__(self, bidirectional, device=None, dim=DIM, ndim=NDIM):
+        device = device or torch.get_default_device()
         self.module = make_ema(dim, ndim, bidirectional=bidirectional).to(device)
         self.leaves = dict(self.module.named_parameters())
         self.omega = self.leaves["omega"]
@@ -31,9 +33,9 @@ class Parameters:
         return y
 
 
-def check(form, length, bidirectional, taps=None, batch=2, device="cpu"):
+def check(form, length, bidirectional, taps=None, batch=2):
     """`form(x, parameters)` is `EMA(x) + omega x`."""
-    parameters = Parameters(bidirectional, device)
-    x = randn(batch, length, DIM).to(device).requires_grad_()
+    parameters = Parameters(bidirectional)
+    x = randn(batch, length, DIM, requires_grad=True)
     slow = parameters.naive(x, taps) + parameters.omega * x
     assert_same_function(form(x, parameters), slow, {"x": x, **parameters.leaves})

@@ -115,6 +115,13 @@ def randn(*shape, seed=1, dtype=torch.float64, requires_grad=False):
     return values.to(torch.get_default_device(), dtype).requires_grad_(requires_grad)
 
 
+def randint(low, high, shape, seed=1):
+    """The same numbers wherever they are put."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(low, high, shape, generator=generator, device="cpu")
+    return values.to(torch.get_default_device())
+
+
 def autocast(dtype=torch.bfloat16, enabled=True):
     """Autocast where the tests' tensors are."""
     return torch.autocast(torch.get_default_device().type, dtype, enabled=enabled)
@@ -251,7 +258,8 @@ def build(options, words=20, target_words=None, **model_options):
         setattr(cfg.model, name, value)
     source = make_dictionary(words)
     target = source if target_words is None else make_dictionary(target_words)
-    return TASKS[cfg.task._name](cfg.task, source, target).build_model(cfg.model)
+    model = TASKS[cfg.task._name](cfg.task, source, target).build_model(cfg.model)
+    return model.to(torch.get_default_device())
 
 
 def make_model(options, **kwargs):
@@ -262,13 +270,12 @@ def make_model(options, **kwargs):
 def sentences(*lengths, words=20, seed=3):
     """Token ids (L,) of random sentences that end as fairseq's do."""
     generator = torch.Generator().manual_seed(seed)
-    eos = make_dictionary(words).eos()
-    return [
-        torch.cat(
-            [torch.randint(4, words, (length - 1,), generator=generator), torch.tensor([eos])]
-        )
-        for length in lengths
-    ]
+    eos = torch.tensor([make_dictionary(words).eos()], device="cpu")
+    rows = []
+    for length in lengths:
+        ids = torch.randint(4, words, (length - 1,), generator=generator, device="cpu")
+        rows.append(torch.cat([ids, eos]).to(torch.get_default_device()))
+    return rows
 
 
 def batch_of(rows, left_pad=False):

@@ -120,22 +120,22 @@ def tiny(name):
 
 
 def test_a_training_step_never_waits():
-    assert tiny("wmt")("ours").waits == []
+    assert tiny("wmt").count("ours").waits == []
 
 
 def test_a_step_of_beam_search_waits_twice():
-    assert len(tiny("beam")("ours").waits) <= 2
+    assert len(tiny("beam").count("ours").waits) <= 2
 
 
 @pytest.mark.parametrize("side", ["ours", "ours, no Triton", "plain"])
 def test_the_sides_have_the_same_products(side):
-    found = tiny("wmt")(side)
-    ours = tiny("wmt")("ours")
+    found = tiny("wmt").count(side)
+    ours = tiny("wmt").count("ours")
     assert found.operations("half") == pytest.approx(ours.operations("half"), rel=0.2)
 
 
 def test_the_kernels_of_the_ema_move_a_quarter_of_what_ffts_do():
-    averages = {form: counted.average(form, 2048, 64) for form in counted.FORMS}
+    averages = {form: counted.Average(form, 2048, 64).count() for form in counted.FORMS}
     assert averages["Triton"].bytes <= averages["FFTs"].bytes / 4
     assert averages["Triton"].bytes < averages["blocks"].bytes < averages["FFTs"].bytes
 
@@ -155,3 +155,11 @@ def test_the_report_says_which_goals_are_missed():
     text = count.report(found, {"Triton": few, "blocks": many, "FFTs": many})
     assert "| launches, wmt | at most 0.5 | 0.25 of plain | met |" in text
     assert "| launches, lm-6144 | at most 0.5 | 1.00 of plain | missed |" in text
+
+
+@pytest.mark.parametrize("name", ["wmt", "beam"])
+@pytest.mark.parametrize("side", ["ours", "plain"])
+def test_what_is_counted_can_be_run(name, side):
+    with tiny(name).running(side, counted.Place("cpu", lambda tensor: tensor)) as step:
+        for _ in range(3):
+            step()

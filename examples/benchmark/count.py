@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 logging.disable(logging.INFO)  # of fairseq and hydra
 warnings.simplefilter("ignore", UserWarning)  # of torch, about how fairseq uses it
 
-from examples.benchmark.counted import COUNTED, FORMS, SIDES, average  # noqa: E402
+from examples.benchmark.counted import COUNTED, FORMS, SIDES, Average  # noqa: E402
 from examples.benchmark.counter import Counts  # noqa: E402
 
 
@@ -166,8 +166,8 @@ def main() -> None:
             if case.name == "beam" and side == "fused":
                 continue  # generation has no such attention: one query reads the cache
             print(f"{case.name}: {side}", flush=True)
-            found.setdefault(case.name, {})[side] = case(side)
-    out.write_text(report(found, {form: average(form) for form in FORMS}))
+            found.setdefault(case.name, {})[side] = case.count(side)
+    out.write_text(report(found, {form: Average(form).count() for form in FORMS}))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The steps that are counted: published sizes, parameters in bfloat16, on torch's meta device."""
+"""The steps that are counted and, on a GPU, timed: published sizes, parameters in bfloat16."""
 
 import shlex
 import warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cache
-from typing import Callable, Dict, NamedTuple
+from typing import Callable, Dict, Iterator, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -28,7 +28,7 @@ from .fused import as_dense, as_fused
 from .models import dictionary
 from .plain import as_plain
 
-BEAM, SENTENCES = 5, 40
+BEAM, SENTENCES, LONGEST = 5, 40, 32
 _TRANSLATION = (
     "--task translation --source-lang en --target-lang de --share-all-embeddings "
     "--criterion label_smoothed_cross_entropy --label-smoothing 0.1"
@@ -55,15 +55,33 @@ class Counted(NamedTuple):
     name: str
     title: str
     model: str  # "wmt" or "lm"
-    count: Callable[["Counted", str], Counts]
+    prepare: Callable[["Counted", str, "Place"], Callable[[], object]]
+    first: int  # the run of the step that is counted: tables that are kept are there by then
     tokens: int = 0
     extra: str = ""
 
-    def __call__(self, side: str) -> Counts:
-        triton = side == "ours"
-        plain = torch.device("meta") if side == "plain" else nullcontext()
+    def count(self, side: str) -> Counts:
+        """What a step would do, on the meta device."""
+        with Counter() as counter, self.running(side, Place("meta", counter.on_device)) as step:
+            for _ in range(self.first):
+                counter.start()
+                step()
+            return counter.counts
+
+    @contextmanager
+    def running(self, side: str, place: "Place") -> Iterator[Callable[[], object]]:
+        """The step, to be run inside, as a side and on a device."""
+        triton = side == "ours" and place.device in ("meta", "cuda")
+        plain = torch.device(place.device) if side == "plain" else nullcontext()
         with patch.object(ema, "is_available", lambda x: triton), plain:
-            return self.count(self, side)
+            yield self.prepare(self, side, place)
+
+
+class Place(NamedTuple):
+    """A device, and how tensors of the host get there."""
+
+    device: str
+    move: Callable[[Tensor], Tensor]
 
 
 @cache
@@ -75,7 +93,7 @@ def _parse(words: str):
         return convert_namespace_to_omegaconf(args)
 
 
-def build(counted: Counted, side: str):
+def build(counted: Counted, side: str, device: str):
     """Model and criterion."""
     mega = side in ("ours", "ours, no Triton", "plain")
     cfg = _parse(f"{(MEGA if mega else TRANSFORMER)[counted.model]} {counted.extra}")
@@ -83,72 +101,88 @@ def build(counted: Counted, side: str):
     task = {"wmt": TranslationTask, "lm": LanguageModelingTask}[counted.model](
         cfg.task, words, words
     )
-    with torch.device("meta"):
-        model = task.build_model(cfg.model).to("meta", torch.bfloat16)
+    with torch.device(device):
+        model = task.build_model(cfg.model).to(device, torch.bfloat16)
     change = {"plain": as_plain, "transformer": as_dense, "fused": as_fused}.get(side)
     return (change(model) if change else model), task.build_criterion(cfg.criterion)
 
 
-def training_step(counted: Counted, side: str) -> Counts:
+def training_step(counted: Counted, side: str, place: Place) -> Callable[[], None]:
     """Forward and backward pass with the loss; the update is the same for all sides."""
-    with Counter() as counter:
-        model, criterion = build(counted, side)
-        make = translation_batch if counted.model == "wmt" else text
-        sample = apply_to_sample(counter.on_device, make(counted.tokens, WORDS[counted.model]))
-        for _ in range(2):  # the second time, tables that are kept are there
-            model.train().zero_grad()
-            counter.start()
-            loss, size, _ = criterion(model, sample)
-            (loss / size).backward()
-        return counter.counts
+    model, criterion = build(counted, side, place.device)
+    make = translation_batch if counted.model == "wmt" else text
+    sample = apply_to_sample(place.move, make(counted.tokens, WORDS[counted.model]))
+    model.train()
+
+    def step():
+        model.zero_grad()
+        loss, size, _ = criterion(model, sample)
+        (loss / size).backward()
+
+    return step
 
 
-@torch.no_grad()
-def beam_step(counted: Counted, side: str) -> Counts:
-    """The order of the hypotheses, and the scores of the next words, at the fourth word."""
-    with Counter() as counter:
-        model, _ = build(counted, side)
-        model.eval()
-        lengths = sentence_lengths(20000)
-        lengths = lengths[np.abs(lengths[:, 0] - lengths[:, 0].mean()).argsort(kind="stable")]
-        sample = _pairs(lengths[:SENTENCES], WORDS["wmt"])
-        sample = apply_to_sample(counter.on_device, sample["net_input"])
-        rows = torch.arange(SENTENCES, device="cpu").repeat_interleave(BEAM)
+def beam_step(counted: Counted, side: str, place: Place) -> Callable[[], Tensor]:
+    """The order of the hypotheses, and the scores of the next words; each run is a word further."""
+    model, _ = build(counted, side, place.device)
+    model.eval()
+    lengths = sentence_lengths(20000)
+    lengths = lengths[np.abs(lengths[:, 0] - lengths[:, 0].mean()).argsort(kind="stable")]
+    sample = _pairs(lengths[:SENTENCES], WORDS["wmt"])
+    sample = apply_to_sample(place.move, sample["net_input"])
+    rows = torch.arange(SENTENCES, device="cpu").repeat_interleave(BEAM)
+    with torch.no_grad():
         encoded = model.encoder(sample["src_tokens"], sample["src_lengths"])
-        encoded = model.encoder.reorder_encoder_out(encoded, counter.on_device(rows))
-        tokens = torch.full((SENTENCES * BEAM, 4), 5, device="cpu")
-        tokens, state = counter.on_device(tokens), {}
-        order = torch.arange(SENTENCES * BEAM, device="cpu").view(-1, BEAM).flip(1).flatten()
-        for length in range(1, 5):
-            counter.start()
-            if length > 1:
-                moved = counter.on_device(order)
-                model.decoder.reorder_incremental_state_scripting(state, moved)
-                encoded = model.encoder.reorder_encoder_out(encoded, moved)
-            logits, _ = model.decoder(
-                tokens[:, :length], encoder_out=encoded, incremental_state=state
-            )
-            F.log_softmax(logits[:, -1].float(), dim=-1)
-        return counter.counts
+        encoded = model.encoder.reorder_encoder_out(encoded, place.move(rows))
+    tokens = place.move(torch.full((SENTENCES * BEAM, LONGEST), 5, device="cpu"))
+    order = torch.arange(SENTENCES * BEAM, device="cpu").view(-1, BEAM).flip(1).flatten()
+    order = place.move(order)
+    state, words = {}, iter(range(1, LONGEST + 1))
+
+    @torch.no_grad()
+    def step():
+        nonlocal encoded
+        length = next(words)
+        if length > 1:
+            model.decoder.reorder_incremental_state_scripting(state, order)
+            encoded = model.encoder.reorder_encoder_out(encoded, order)
+        logits, _ = model.decoder(tokens[:, :length], encoder_out=encoded, incremental_state=state)
+        return F.log_softmax(logits[:, -1].float(), dim=-1)
+
+    return step
 
 
-def average(form: str, length: int = 6144, channels: int = 1024, ndim: int = 16) -> Counts:
+class Average(NamedTuple):
     """One EMA alone, forward and backward pass, by one of its forms."""
-    with Counter() as counter:
-        module = MultiHeadEMA(channels, ndim).to("meta", torch.bfloat16)
-        x = torch.empty(1, length, channels, device="meta", dtype=torch.bfloat16)
-        counter.start()
+
+    form: str
+    length: int = 6144
+    channels: int = 1024
+    ndim: int = 16
+
+    def count(self) -> Counts:
+        with Counter() as counter:
+            step = self.prepare("meta")
+            counter.start()
+            step()
+            return counter.counts
+
+    def prepare(self, device: str) -> Callable[[], None]:
+        module = MultiHeadEMA(self.channels, self.ndim).to(device, torch.bfloat16)
+        x = torch.empty(1, self.length, self.channels, device=device, dtype=torch.bfloat16)
+        grad = torch.empty_like(x)
+        if device != "meta":
+            x.normal_()
+            grad.normal_()
+        return lambda: self._average(module, x.requires_grad_()).to(x.dtype).backward(grad)
+
+    def _average(self, module: MultiHeadEMA, x: Tensor) -> Tensor:
         (coefficients,) = module.directions()
-        if form == "Triton":
-            y = ema.fused_ema(x.requires_grad_(), coefficients)
-        elif form == "blocks":
-            matrices = ema.block_matrices([coefficients], ema.BLOCK)
-            y = ema.ema_by_blocks(x.requires_grad_().float(), matrices)
-        else:
-            taps = ema.kernel_taps(coefficients, length)
-            y = ema.fft_convolution(x.requires_grad_().float(), taps)
-        y.to(x.dtype).backward(torch.empty_like(x))
-        return counter.counts
+        if self.form == "Triton":
+            return ema.fused_ema(x, coefficients)
+        if self.form == "blocks":
+            return ema.ema_by_blocks(x.float(), ema.block_matrices([coefficients], ema.BLOCK))
+        return ema.fft_convolution(x.float(), ema.kernel_taps(coefficients, self.length))
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -188,10 +222,11 @@ def _pairs(lengths: np.ndarray, words: int) -> Dict:
 
 
 COUNTED = (
-    Counted("wmt", "`mega_wmt_en_de`, a training step of 8,192 tokens", "wmt", training_step, 8192),
+    Counted("wmt", "`mega_wmt_en_de`, a training step of 8,192 tokens", "wmt", training_step, 2,
+            8192),
     Counted("lm-6144", "`mega_lm_adaptive_big` for WikiText-103, a training step of 6,144 tokens, "
-            "chunk 1024", "lm", training_step, 6144),
-    Counted("lm-16384", "the same, a step of 16,384 tokens", "lm", training_step, 16384),
-    Counted("beam", f"`mega_wmt_en_de`, a step of beam search: {SENTENCES} sentences, beam {BEAM}",
-            "wmt", beam_step),
+            "chunk 1024", "lm", training_step, 2, 6144),
+    Counted("lm-16384", "the same, a step of 16,384 tokens", "lm", training_step, 2, 16384),
+    Counted("beam", f"`mega_wmt_en_de`, a step of beam search: {SENTENCES} sentences, beam {BEAM}, "
+            "the fourth word", "wmt", beam_step, 4),
 )  # fmt: skip

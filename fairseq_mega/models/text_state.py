@@ -189,4 +189,4 @@ def _fingerprint(model) -> Tensor:
     for name, weight in model.state_dict().items():
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+    return torch.tensor(list(digest.digest()), dtype=torch.uint8, device="cpu")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from classification import KINDS, PARITY, parity_data
 from fairseq.checkpoint_utils import load_model_ensemble_and_task
+from fairseq.utils import apply_to_sample
 from helpers import assert_close
 from torch import nn
 
@@ -28,7 +29,7 @@ def load(tmp_path):
             model.eval(),
             criterion,
             task.dataset("test"),
-            torch.load(path.parent / "expected.pt"),
+            torch.load(path.parent / "expected.pt", torch.get_default_device()),
         )
 
     return load
@@ -37,7 +38,8 @@ def load(tmp_path):
 def batches(dataset, size=16):
     rows = range(len(dataset))
     for start in rows[::size]:
-        yield dataset.collater([dataset[i] for i in rows[start : start + size]])
+        batch = dataset.collater([dataset[i] for i in rows[start : start + size]])
+        yield apply_to_sample(lambda tensor: tensor.to(torch.get_default_device()), batch)
 
 
 def double(sample):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from fairseq.models.transformer import TransformerEncoder
-from helpers import BIASES, FUNCTIONS, TINY, assert_close, batch_of, make_model, sentences
+from helpers import BIASES, FUNCTIONS, TINY, assert_close, batch_of, make_model, randint, sentences
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairseq_mega.models.state import DecodingState
@@ -22,8 +22,7 @@ def encode(model, arch):
 
 
 def targets(rows, length=LENGTH, seed=4):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(4, 20, (rows, length), generator=generator)
+    return randint(4, 20, (rows, length), seed)
 
 
 def decode(model, tokens, cuts, encoder_out, state=None, start=0):

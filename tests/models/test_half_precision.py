@@ -11,7 +11,7 @@ from helpers import TASKS, TINY, batch_of, make_dictionary, parse, sentences
 
 WORDS, UPDATES = 20, 50
 TRAINING = (
-    "--cpu --optimizer adam --adam-betas '(0.9, 0.98)' --lr 0.01 --clip-norm 1.0 "
+    "--optimizer adam --adam-betas '(0.9, 0.98)' --lr 0.01 --clip-norm 1.0 "
     "--lr-scheduler fixed --rel-pos-bias rotary --normalize-before --weight-init xavier"
 )
 CRITERION = "--criterion label_smoothed_cross_entropy --label-smoothing 0.1"
@@ -43,13 +43,16 @@ def samples(arch):
     return made
 
 
-def make_trainer(arch, options=""):
+def make_trainer(arch, device, options=""):
+    options += " --cpu" * (device.type == "cpu")
     cfg = copy.deepcopy(parse(f"{TINY[arch]} {TRAINING} {CRITERION} {options}"))
     cfg.common.tpu = False  # which fairseq's parser takes --bf16 to mean
     words = make_dictionary(WORDS)
     task = TASKS[cfg.task._name](cfg.task, words, words)
     torch.manual_seed(1)
-    return Trainer(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))
+    with torch.device("cpu"):  # the same initial weights anywhere
+        model = task.build_model(cfg.model)
+    return Trainer(cfg, task, model, task.build_criterion(cfg.criterion))
 
 
 def losses(trainer, arch):
@@ -63,9 +66,9 @@ def losses(trainer, arch):
 
 
 @pytest.fixture(scope="module")
-def exact():
+def exact(device):
     """The losses in float32."""
-    return {arch: losses(make_trainer(arch), arch) for arch in TINY}
+    return {arch: losses(make_trainer(arch, device), arch) for arch in TINY}
 
 
 def mean_of_last(values):
@@ -75,14 +78,23 @@ def mean_of_last(values):
 @pytest.mark.parametrize(
     "arch, way", [*(("mega_lm", way) for way in WAYS), ("mega", "bf16"), ("mega", "fp16")]
 )
-def test_training_follows_float32(arch, way, exact):
+def test_training_follows_float32(arch, way, exact, device):
     options, dtype = WAYS[way]
-    trainer = make_trainer(arch, options)
+    trainer = make_trainer(arch, device, options)
     assert {p.dtype for p in trainer.model.parameters()} == {dtype}
     found = losses(trainer, arch)
     assert found[0] == pytest.approx(exact[arch][0], abs=BOUND)
     assert mean_of_last(found) == pytest.approx(mean_of_last(exact[arch]), abs=BOUND)
     assert mean_of_last(found) < 0.8 * found[0]
+
+
+@pytest.mark.parametrize("arch", TINY)
+def test_autocast_follows_float32(arch, exact, device):
+    if device.type == "cpu":
+        pytest.skip("--amp of fairseq is for GPUs alone")
+    found = losses(make_trainer(arch, device, "--amp"), arch)
+    assert found[0] == pytest.approx(exact[arch][0], abs=BOUND)
+    assert mean_of_last(found) == pytest.approx(mean_of_last(exact[arch]), abs=BOUND)
 
 
 LAYERS = {

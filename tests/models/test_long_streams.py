@@ -2,7 +2,16 @@
 
 import pytest
 import torch
-from helpers import TINY, assert_close, make_ema, make_model, randn, relative_error, run_segments
+from helpers import (
+    TINY,
+    assert_close,
+    make_ema,
+    make_model,
+    randint,
+    randn,
+    relative_error,
+    run_segments,
+)
 
 CHUNK = 64
 OPTIONS = dict(rel_pos_bias="rotary", decoder_chunk_size=CHUNK, truncation_length=0)
@@ -27,7 +36,7 @@ def drifts(tokens, part):
 
 
 def random_tokens(count):
-    return torch.randint(4, 20, (1, count), generator=torch.Generator().manual_seed(1))
+    return randint(4, 20, (1, count))
 
 
 @pytest.mark.parametrize(

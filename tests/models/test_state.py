@@ -5,7 +5,7 @@ import copy
 
 import pytest
 import torch
-from helpers import BIASES, FUNCTIONS, TINY, assert_close, make_model, scatter
+from helpers import BIASES, FUNCTIONS, TINY, assert_close, make_model, randint, scatter
 
 from fairseq_mega import MegaLanguageModel, TextState
 from fairseq_mega.models.state import InterruptedReadError
@@ -21,8 +21,7 @@ def make(chunk=CHUNK, seed=0, **options):
 
 
 def text(batch=1, length=LENGTH, seed=5):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(4, WORDS, (batch, length), generator=generator)
+    return randint(4, WORDS, (batch, length), seed)
 
 
 @torch.no_grad()

@@ -60,6 +60,7 @@ def test_beam_search(bias, chunk, monkeypatch):
         src_tokens = batch_of(sentences(3 + i, 9 - i, seed=i), left_pad=True)
         lengths = src_tokens.ne(1).sum(1)
         generator = SequenceGenerator([model], make_dictionary(20), beam_size=3, max_len_b=9)
+        generator.to(torch.get_default_device())
         sample = {"net_input": {"src_tokens": src_tokens, "src_lengths": lengths}}
         return [
             h["positional_scores"] for each in generator.generate([model], sample) for h in each

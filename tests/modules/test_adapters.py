@@ -160,6 +160,7 @@ def test_fairseqs_scalar_quantiser(arch, monkeypatch):
     assert len(state) == 1 and isinstance(DecodingState.of(model.decoder, state), DecodingState)
 
 
+@pytest.mark.cpu_only
 def test_dynamic_quantisation_finds_the_projections():
     model = make_model(TINY["mega_lm"]).float()
     quantised = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)

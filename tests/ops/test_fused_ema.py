@@ -1,8 +1,15 @@
 """The Triton kernels of the EMA against the paper's recurrence: on a GPU with ``--device cuda``,
 else by Triton's interpreter, which needs none and takes seconds for what is small here."""
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+from commands import ROOT
 from ema_parameters import DIM, NDIM, Parameters, check
 from helpers import assert_close, assert_same_function, padding, randn, relative_error, time_first
 
@@ -30,19 +37,19 @@ LENGTHS = [(1, None), (16, None), (33, None), (70, None), (70, 7), (70, 48), (40
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("length, taps", LENGTHS)
-def test_outputs_and_gradients(length, taps, bidirectional, kernels, device):
+def test_outputs_and_gradients(length, taps, bidirectional, kernels):
     """In float64, over one segment and several, with whole and truncated kernels."""
 
     def by_kernels(x, p):
         return forms.ema(x, p.coefficients(), p.omega, taps)
 
-    check(by_kernels, length, bidirectional, taps, device=device)
+    check(by_kernels, length, bidirectional, taps)
 
 
 @pytest.mark.parametrize("length", [1, 31, 75])
-def test_from_a_state_to_a_state(length, kernels, device):
-    parameters = Parameters(False, device)
-    x, h = randn(2, length, DIM).to(device), randn(2, DIM, NDIM, seed=2).to(device)
+def test_from_a_state_to_a_state(length, kernels):
+    parameters = Parameters(False)
+    x, h = randn(2, length, DIM), randn(2, DIM, NDIM, seed=2)
     with torch.no_grad():
         y, last = forms.ema_segment(x, *parameters.coefficients(), h)
         expected, expected_last = ema_recurrence(x, *parameters.directions[0], h)
@@ -51,18 +58,18 @@ def test_from_a_state_to_a_state(length, kernels, device):
 
 
 def test_with_gradients_a_state_takes_blocks(kernels, device):
-    parameters = Parameters(False, device)
-    x, h = randn(1, 40, DIM).to(device), randn(1, DIM, NDIM).to(device).requires_grad_()
+    parameters = Parameters(False)
+    x, h = randn(1, 40, DIM), randn(1, DIM, NDIM).requires_grad_()
     y, _ = forms.ema_segment(x, *parameters.coefficients(), h)
     expected, _ = ema_recurrence(x, *parameters.directions[0], h)
     assert_same_function(y, expected, {"h": h})
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_read_and_written(dtype, kernels, device):
+def test_half_precision_is_read_and_written(dtype, kernels):
     """Rounded once, when it is written: by 2^-8 of the largest number at most."""
-    parameters = Parameters(True, device)
-    exact = randn(2, 50, DIM).to(device).to(dtype)
+    parameters = Parameters(True)
+    exact = randn(2, 50, DIM).to(dtype)
     rough = exact.clone().requires_grad_()
     coefficients = [type(c)(*(t.float() for t in c)) for c in parameters.coefficients()]
     y = forms.ema(rough, coefficients)
@@ -75,10 +82,22 @@ def test_half_precision_is_read_and_written(dtype, kernels, device):
     assert relative_error(rough.grad.double(), exact.grad) < 2**-7
 
 
+def test_the_kernels_compile_for_a_gpu():
+    """As they are launched: the interpreter takes arguments that a kernel does not have."""
+    program = Path(__file__).with_name("compile_kernels.py")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("TRITON_INTERPRET", None)
+    output = subprocess.run(
+        [sys.executable, program], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    compiled = dict(re.findall(r"^(\w+) (\d+)$", output, re.MULTILINE))
+    assert compiled.keys() == {"segment_states", "join_segments", "scan", "gradients"}
+
+
 def test_rows_of_any_distance(kernels, device):
     """Time first in memory, as fairseq has it, and a part of a wider tensor."""
-    parameters = Parameters(False, device)
-    whole = randn(20, 2, 2 * DIM).to(device)
+    parameters = Parameters(False)
+    whole = randn(20, 2, 2 * DIM)
     for x in (whole[..., :DIM].transpose(0, 1), whole[..., ::2].transpose(0, 1)):
         y = forms.ema(x, parameters.coefficients())
         assert_close(y, parameters.naive(x))
@@ -86,17 +105,17 @@ def test_rows_of_any_distance(kernels, device):
 
 def test_more_channels_and_dimensions_than_a_program_has(kernels, device):
     """17 channels in tiles of 16; 5 dimensions, which are no power of two."""
-    parameters = Parameters(False, device, dim=17, ndim=5)
-    x = randn(1, 18, 17).to(device).requires_grad_()
+    parameters = Parameters(False, dim=17, ndim=5)
+    x = randn(1, 18, 17).requires_grad_()
     y = forms.ema(x, parameters.coefficients(), parameters.omega)
     slow = parameters.naive(x) + parameters.omega * x
     assert_same_function(y, slow, {"x": x, **parameters.leaves})
 
 
-def test_padding_is_as_without_kernels(device, monkeypatch):
+def test_padding_is_as_without_kernels(monkeypatch):
     """In the layer, which hides padding before the average."""
-    parameters = Parameters(True, device)
-    mask, x = padding(21, [21, 9]).to(device), randn(21, 2, DIM).to(device)
+    parameters = Parameters(True)
+    mask, x = padding(21, [21, 9]), randn(21, 2, DIM)
     with torch.no_grad():
         expected = parameters.module(x, mask)
         monkeypatch.setattr(forms, "is_available", lambda x: True)
@@ -105,12 +124,12 @@ def test_padding_is_as_without_kernels(device, monkeypatch):
 
 def test_slow_averages_stay_accurate_in_float32(kernels, device):
     """A truncated kernel takes away what it has added many positions before."""
-    parameters = Parameters(False, device)
+    parameters = Parameters(False)
     with torch.no_grad():
         for name in ("delta", "alpha"):
             parameters.leaves[name].fill_(-9.0)
         (exact,) = parameters.coefficients()
-        x = randn(1, 1024, DIM).float().to(device) + 1
+        x = randn(1, 1024, DIM).float() + 1
         y = fused.fused_ema(x, type(exact)(*(t.float() for t in exact)), None, 64)
         kernel = forms.kernel_taps(exact, 64)
         assert_close(y.double(), forms.fft_convolution(x.double(), kernel), 2e-5, floor=0.0)

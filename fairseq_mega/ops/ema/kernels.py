@@ -96,7 +96,7 @@ def segment_states(
 @triton.jit
 def join_segments(
     u_end, v_end, log_decay, u_start, v_start, segments, segment, length, dim, ndim,
-    D: tl.constexpr, N: tl.constexpr,
+    C: tl.constexpr, D: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """The recurrence between segments: ``u`` and ``v (B, S + 1, D, N)`` before each, and at the
     end."""

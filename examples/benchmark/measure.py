@@ -1,0 +1,93 @@
+"""Times on a GPU what count.py counts: two minutes, and less than 80 GB of its memory.
+
+    python examples/benchmark/measure.py
+
+Writes measured.json beside this file; count.py puts it beside its estimates.
+"""
+
+import argparse
+import gc
+import json
+import logging
+import statistics
+import sys
+import warnings
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Callable, Dict, Iterator
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+logging.disable(logging.INFO)  # of fairseq and hydra
+warnings.simplefilter("ignore", UserWarning)  # of torch, about how fairseq uses it
+
+from examples.benchmark.counted import COUNTED, FORMS, SIDES, Average, Place  # noqa: E402
+
+WARM_UP, REPETITIONS = 4, 15
+
+
+def measured(step: Callable[[], object], device: str) -> Dict[str, float]:
+    """Milliseconds of a step (the median), its kernels (copies and fills among them), and the peak
+    of memory in GB."""
+    for _ in range(WARM_UP):
+        step()
+    torch.cuda.reset_peak_memory_stats()
+    times = []
+    for _ in range(REPETITIONS):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        step()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end))
+    peak = torch.cuda.max_memory_allocated() / 1e9
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        step()
+        torch.cuda.synchronize()
+    kernels = [event for event in profiler.events() if event.device_type.name == "CUDA"]
+    busy = sum(event.device_time for event in kernels) / 1e3
+    return {"ms": statistics.median(times), "busy_ms": busy, "kernels": len(kernels), "gb": peak}
+
+
+def results(device: str) -> Iterator[tuple]:
+    """Case, side, and what was measured; None where it does not fit into the memory."""
+    place = Place(device, lambda tensor: tensor.to(device))
+    for case in COUNTED:
+        for side in SIDES:
+            if case.name == "beam" and side == "fused":
+                continue
+            with fitting() as found, case.running(side, place) as step:
+                found.update(measured(step, device))
+            yield case.name, side, found or None
+    for form in FORMS:
+        yield "average", form, measured(Average(form).prepare(device), device)
+
+
+@contextmanager
+def fitting() -> Iterator[Dict[str, float]]:
+    with suppress(torch.cuda.OutOfMemoryError):
+        yield {}
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("measured.json"))
+    out = parser.parse_args().out
+    if not torch.cuda.is_available():
+        sys.exit(f"this torch ({torch.__version__}) sees no GPU; count.py needs none")
+    torch.manual_seed(1)
+    found: Dict[str, Dict] = {}
+    for case, side, result in results("cuda"):
+        print(case, side, result, flush=True)
+        found.setdefault(case, {})[side] = result
+    card = {"card": torch.cuda.get_device_name(), "torch": torch.__version__}
+    out.write_text(json.dumps({**card, "found": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
