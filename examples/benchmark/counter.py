@@ -281,11 +281,9 @@ def _operations(func, args, kwargs, out) -> Tuple[str, float]:
 
 
 def _ema_operations(name: str, args) -> float:
-    """Of the fused EMA: two for each product of an input and a number of its block's matrices."""
+    """Of the fused EMA: for each input and state, the multiplications and additions."""
     if name == "ema_join_segments":
         return 0.0
-    x, log_decay, delay = args[0], args[1 if name != "ema_gradients" else 2], args[-2]
-    ndim, block = log_decay.size(1), 16
-    products = {"ema_segment_states": 2 * ndim, "ema_scan": block + 2 * ndim}
-    products["ema_gradients"] = block + 6 * ndim
-    return 2.0 * x.numel() * products[name] * (2 if delay else 1)
+    x, log_decay, delay = args[0], args[2 if name == "ema_gradients" else 1], args[-2]
+    each = {"ema_segment_states": 6, "ema_scan": 5, "ema_gradients": 10}[name]
+    return float(x.numel() * log_decay.size(0) * (each + 3 * (delay > 0)))

@@ -32,6 +32,8 @@ WARM_UP, REPETITIONS = 4, 15
 def measured(step: Callable[[], object], device: str) -> Dict[str, float]:
     """Milliseconds of a step (the median), its kernels (copies and fills among them), and the peak
     of memory in GB."""
+    gc.collect()  # what did not fit before
+    torch.cuda.empty_cache()
     for _ in range(WARM_UP):
         step()
     torch.cuda.reset_peak_memory_stats()
@@ -70,8 +72,6 @@ def results(device: str) -> Iterator[tuple]:
 def fitting() -> Iterator[Dict[str, float]]:
     with suppress(torch.cuda.OutOfMemoryError):
         yield {}
-    gc.collect()
-    torch.cuda.empty_cache()
 
 
 def main() -> None:

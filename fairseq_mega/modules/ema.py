@@ -120,11 +120,8 @@ class MultiHeadEMA(nn.Module):
 
     def directions(self) -> List[EMACoefficients]:
         """Coefficients ``(D, N)`` of the forward EMA, and of the backward EMA if bidirectional."""
-        parts = (self.delta, self.alpha, self.beta, self.gamma)
-        return [
-            ema_coefficients(*direction)
-            for direction in zip(*(part.split(self.embed_dim) for part in parts))
-        ]
+        both = ema_coefficients(self.delta, self.alpha, self.beta, self.gamma)
+        return [EMACoefficients(*each) for each in zip(*(c.split(self.embed_dim) for c in both))]
 
     def _continue(self, x: Tensor, state: LayerState) -> Tensor:
         """The EMA of ``x (B, L, D)`` after what the state has read."""

@@ -4,16 +4,18 @@
 call of a module: where autograd would keep the module's input ``x`` (for the gradient of a weight),
 it keeps the arguments that ``x`` was computed from. Both keep tensors where autograd keeps its own,
 so that activation checkpointing around them works as ever.
+
+On a GPU, small tensors are kept: to launch what computes them takes the host longer than the GPU,
+and a step takes as long as the host.
 """
 
 from contextlib import nullcontext
-from typing import Any, Callable, ContextManager, Iterable, List, Optional
+from typing import Any, Callable, ContextManager, Iterable, Iterator, List, Optional
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 
 def recompute(function: Callable, *args):
@@ -26,8 +28,8 @@ def recompute(function: Callable, *args):
     Returns:
         a tensor or a tuple of tensors, as ``function`` does.
     """
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return function(*args)  # a compiler decides by itself what to keep
+    if not _pays(args):
+        return function(*args)
     slots = _Slots(args)
     return _Recompute.apply(function, slots, *slots.tensors(args))
 
@@ -38,9 +40,24 @@ def recomputed(x: Tensor, function: Callable, *args) -> ContextManager:
     The gradient of ``x`` itself flows as ever. If ``function`` is a module, its parameters must not
     change between the two passes.
     """
+    return _Recomputed(x, function, args) if _pays(args) else nullcontext()
+
+
+# An H100 reads and writes so many numbers of 16 bits in about the time of a launch, 10 µs.
+LEAST_ON_GPU = 2**23
+
+
+def is_much(numbers: int, device: torch.device) -> bool:
+    """Whether a tensor of so many ``numbers`` is rather computed again than kept."""
+    return device.type == "cpu" or numbers >= LEAST_ON_GPU
+
+
+def _pays(args: Iterable[Any]) -> bool:
+    """Whether to compute again, not to keep. A compiler decides by itself what it keeps."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return nullcontext()
-    return _Recomputed(x, function, args)
+        return False
+    tensors = _Slots.tensors(args)
+    return is_much(max(tensor.numel() for tensor in tensors), tensors[0].device)
 
 
 _SLOT = object()  # where a tensor belongs among other arguments
@@ -50,23 +67,34 @@ class _Slots:
     """The arguments of a function without their tensors, those of dropout masks included."""
 
     def __init__(self, args: Iterable[Any]):
-        leaves, self._spec = tree_flatten(list(args))
-        self._leaves: List[Any] = [_SLOT if isinstance(a, Tensor) else a for a in leaves]
+        self._args = [_without_tensors(arg) for arg in args]
 
     @staticmethod
     def tensors(args: Iterable[Any]) -> List[Tensor]:
-        return [leaf for leaf in tree_flatten(list(args))[0] if isinstance(leaf, Tensor)]
+        leaves = (leaf for arg in args for leaf in (arg if isinstance(arg, tuple) else (arg,)))
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
     def fill(self, tensors: Iterable[Tensor]) -> List[Any]:
         """The arguments, with these tensors."""
         rest = iter(tensors)
-        leaves = [next(rest) if leaf is _SLOT else leaf for leaf in self._leaves]
-        return tree_unflatten(leaves, self._spec)
+        return [_filled(arg, rest) for arg in self._args]
+
+
+def _filled(arg: Any, tensors: Iterator[Tensor]) -> Any:
+    if isinstance(arg, tuple):
+        return type(arg)(*(_filled(each, tensors) for each in arg))
+    return next(tensors) if arg is _SLOT else arg
+
+
+def _without_tensors(arg: Any) -> Any:
+    if isinstance(arg, tuple):  # a dropout mask
+        return type(arg)(*map(_without_tensors, arg))
+    return _SLOT if isinstance(arg, Tensor) else arg
 
 
 def _autocast(device: str) -> ContextManager:
     """Autocast as it is now, to be entered later."""
-    if not torch.amp.is_autocast_available(device):
+    if device == "meta":  # which knows no autocast
         return nullcontext()
     enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
     return torch.autocast(device, dtype, enabled)
@@ -95,10 +123,22 @@ class _Recompute(torch.autograd.Function):
 
 
 class _Recomputed(saved_tensors_hooks):
-    """Knows ``x`` by its memory and version, and forgets it at the end of the context."""
+    """Hooks that know ``x`` as long as the context lasts."""
 
     def __init__(self, x: Tensor, function: Callable, args: Iterable[Any]):
-        super().__init__(self._pack, self._unpack)
+        # Not methods of this object, which keeps them: memory in a circle is free late.
+        self._kept = _Kept(x, function, args)
+        super().__init__(self._kept.pack, self._kept.unpack)
+
+    def __exit__(self, *args):
+        self._kept.x = None
+        return super().__exit__(*args)
+
+
+class _Kept:
+    """What autograd keeps in place of ``x``, known by its memory and version."""
+
+    def __init__(self, x: Tensor, function: Callable, args: Iterable[Any]):
         # Hooks around this context, such as torch's checkpointing, keep what this one does not.
         outer = torch._C._autograd._top_saved_tensors_default_hooks(True)
         self._keep, self._take = outer or (_itself, _itself)
@@ -109,16 +149,12 @@ class _Recomputed(saved_tensors_hooks):
         # Memory that x shares with others, its own arguments above all, is kept anyway.
         whole = x.untyped_storage().nbytes() == x.numel() * x.element_size()
         own = whole and all(_memory(t) != _memory(x) for t in tensors)
-        self._x: Optional[Tensor] = x if own else None
+        self.x: Optional[Tensor] = x if own else None
         self._version = x._version
         self._args = [self._keep(t) for t in tensors] if own else []
 
-    def __exit__(self, *args):
-        self._x = None
-        return super().__exit__(*args)
-
-    def _pack(self, saved: Tensor):
-        x = self._x
+    def pack(self, saved: Tensor):
+        x = self.x
         if (
             x is None
             or saved.layout != torch.strided
@@ -129,7 +165,7 @@ class _Recomputed(saved_tensors_hooks):
             return False, self._keep(saved.detach())
         return True, (saved.size(), saved.stride(), saved.storage_offset())
 
-    def _unpack(self, packed):
+    def unpack(self, packed):
         is_x, saved = packed
         if not is_x:
             return self._take(saved)

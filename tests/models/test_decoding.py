@@ -183,8 +183,10 @@ class Waits(TorchDispatchMode):
         original = getattr(torch.Tensor, name)
 
         def counted(tensor, *args, **kwargs):
-            self.found.append(name)
-            return original(tensor, *args, **kwargs)
+            found = [*self.found, name]  # once, whatever it is made of
+            result = original(tensor, *args, **kwargs)
+            self.found = found
+            return result
 
         return counted
 

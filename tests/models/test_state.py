@@ -276,7 +276,7 @@ def test_tokens_that_cannot_be_read_leave_the_state_as_it_was(tokens, says):
     state.read(text(length=5))
     saved = state.save()
     with pytest.raises(ValueError, match=says):
-        state.read(tokens)
+        state.read(tokens.to(torch.get_default_device()))
     assert_same(state.save(), saved)
 
 
@@ -292,7 +292,7 @@ def test_a_published_model(parity, tmp_path):
         hub = MegaLanguageModel.from_pretrained(
             folder, "checkpoint.pt", data_name_or_path=f"{folder}/data-bin"
         )
-        return hub.models[0]
+        return hub.models[0].to(torch.get_default_device())
 
     model = load()
     tokens = text(length=200)

@@ -24,13 +24,13 @@ def short_switch_interval():
 def in_threads(work):
     """The results of `work(i)` for each thread, each repeated; a failure in any is raised."""
     results, failures = [[] for _ in range(THREADS)], []
-    barrier = threading.Barrier(THREADS)
+    barrier, device = threading.Barrier(THREADS), torch.get_default_device()
 
     def run(i):
         try:
             barrier.wait()
-            for _ in range(ROUNDS):
-                results[i].append(work(i))
+            with device:
+                results[i].extend(work(i) for _ in range(ROUNDS))
         except Exception as failure:
             failures.append(failure)
 
@@ -82,6 +82,7 @@ def test_parallel_passes_and_states():
     check(read)
 
 
+@pytest.mark.cpu_only
 def test_eight_threads_with_works_of_all_kinds():
     """`make numerics` does the same for a minute."""
     count, wrong = disturbances(2.0)

@@ -1,5 +1,7 @@
 """What the backward pass computes again: little is kept for it, and gradients are right."""
 
+import gc
+
 import pytest
 import torch
 from helpers import CROSS, FEED_FORWARD, GATED, Storages, first, randn, retain_dropout, scatter
@@ -12,6 +14,12 @@ from fairseq_mega.modules import (
 
 DROPOUTS = dict(dropout=0.3, hidden_dropout=0.3)
 ATTENTION_DROPOUTS = dict(DROPOUTS, attention_dropout=0.3)
+
+
+@pytest.fixture(autouse=True)
+def whatever_the_size(monkeypatch):
+    """A GPU keeps what is as small as here."""
+    monkeypatch.setattr("fairseq_mega.ops.recompute.LEAST_ON_GPU", 0)
 
 
 def make(kind, feature_dropout=False, dtype=torch.float64):
@@ -98,3 +106,18 @@ def test_a_feed_forward_layer_keeps_little():
     assert y.requires_grad  # or it would keep nothing
     numbers = (made.kept() - sum(p.nbytes for p in layer.parameters())) / 4
     assert hdim < numbers / length < 1.2 * hdim
+
+
+@kinds
+def test_nothing_is_left_in_circles(kind):
+    """Or the memory of a step is free when Python looks for circles, steps later."""
+    layer, run = make(kind)
+    x = randn(5, 2, 6, requires_grad=True)
+    run(x).sum().backward()
+    gc.collect()
+    gc.disable()
+    try:
+        run(x).sum().backward()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

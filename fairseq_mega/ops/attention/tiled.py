@@ -12,6 +12,8 @@ from torch.autograd.function import once_differentiable
 
 from ..autocast import in_autocast_type, without_autocast
 from ..dropout import DropoutMask, apply_mask, draw_mask
+from ..dropout import dropout as drop
+from ..recompute import is_much
 from .functions import ATTENTION_FUNCTIONS, attention_scale, attention_scores
 
 # Queries of a tile where the mask is causal: on two CPU cores, tiles of 256 queries took two thirds
@@ -135,9 +137,10 @@ def tiled_attention(
     with without_autocast(q):
         tiles = make_tiles(q.size(0), q.size(1), k.size(1), causal, tile_queries, tile_weights)
         plain = torch.compiler.is_compiling() or not torch.is_grad_enabled()
+        plain = plain or not is_much(q.size(0) * q.size(1) * k.size(1), q.device)
         if need_weights or (len(tiles) == 1 and plain):
             w = weights.of(q, k, bias)
-            o = torch.bmm(apply_mask(w, weights.draw(w)), v)
+            o = torch.bmm(drop(w, dropout) if dropout > 0 else w, v)
             return o, w if need_weights else None
         return _TiledAttention.apply(q, k, v, bias, weights, tiles), None
 

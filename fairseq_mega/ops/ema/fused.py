@@ -1,4 +1,4 @@
-"""The EMA on a GPU: ``blocks``' four steps in Triton kernels that hold matrices and state.
+"""The EMA on a GPU: ``naive.ema_recurrence`` in Triton kernels that hold the state.
 
 The kernels are operators of torch, ``torch.ops.fairseq_mega.ema_*``, so that profilers, counters
 and the meta device know them; they load Triton when they first run. Where sequences and channels
@@ -13,26 +13,25 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .coefficients import EMACoefficients, kernel_taps
+from .coefficients import EMACoefficients
 
-# Positions of a block, channels of a program, and its warps: without any matrix in memory, as the
-# compiler reports for N 16.
-BLOCK, CHANNELS, WARPS = 16, 16, 8
-# A GPU of 132 multiprocessors is busy with PROGRAMS; shorter segments read more states than inputs.
-PROGRAMS, LEAST_SEGMENT = 512, 256
+# Channels of a program, a thread of its one warp each, and positions that are read at once.
+CHANNELS, ROWS = 32, 8
+# 132 multiprocessors are busy with PROGRAMS; shorter segments read more states than inputs.
+PROGRAMS, LEAST_SEGMENT = 2048, 64
 
 _has_triton = find_spec("triton") is not None
 
 
 def is_available(x: Tensor) -> bool:
     """Whether the kernels run on the device of ``x``; the meta device is taken for a GPU."""
-    return _has_triton and x.device.type in ("cuda", "meta") and not torch.compiler.is_compiling()
+    return _has_triton and x.device.type in ("cuda", "meta")
 
 
 class Scan(NamedTuple):
     """How a sequence is gone through."""
 
-    segment: int  # positions of a segment: a multiple of BLOCK
+    segment: int  # positions of a segment: a multiple of ROWS
     delay: int  # taps of a truncated kernel; 0 for all
     reverse: bool
 
@@ -41,7 +40,7 @@ class Scan(NamedTuple):
         batch, length, channels = x.shape
         programs = batch * _ceil(channels, CHANNELS)
         segments = max(1, min(_ceil(PROGRAMS, programs), length // LEAST_SEGMENT))
-        return cls(BLOCK * _ceil(_ceil(length, segments), BLOCK), delay, reverse)
+        return cls(ROWS * _ceil(_ceil(length, segments), ROWS), delay, reverse)
 
 
 def fused_ema(
@@ -58,71 +57,65 @@ def fused_ema(
         ``(B, L, D)`` in the type of ``x``. All within is in that of the coefficients.
     """
     delay = truncation if truncation is not None and truncation < x.size(1) else 0
-    scan = Scan.of(x, delay, reverse)
-    taps, delayed = _taps(coefficients, omega, delay)
     log_decay, input_weight, output_weight = coefficients
-    return _FusedEMA.apply(x, log_decay, input_weight * output_weight, taps, delayed, scan)
+    scan = Scan.of(x, delay, reverse)
+    return _FusedEMA.apply(x, log_decay, input_weight * output_weight, omega, scan)
 
 
 @torch.no_grad()
 def fused_segment(x: Tensor, coefficients: EMACoefficients, h: Tensor) -> Tuple[Tensor, Tensor]:
     """``naive.ema_recurrence`` of ``x (B, L, D)`` from ``h (B, D, N)`` on, without gradients."""
-    log_decay, input_weight, output_weight = coefficients
-    scan, x = Scan.of(x), _rows(x)
-    taps, _ = _taps(coefficients, None, 0)
-    u = _states(x, log_decay, scan, with_last=True)[0] * input_weight  # (B, S + 1, D, N)
+    log_decay, input_weight, output_weight = (c.t().contiguous() for c in coefficients)
+    scan, x, decay = Scan.of(x), _rows(x), torch.expm1(log_decay)
+    ends = _ops.ema_segment_states(x, log_decay, decay, *scan)
+    u = _ops.ema_join_segments(ends, log_decay, x.size(1), scan.segment)[0]  # (B, S + 1, N, D)
     read = torch.arange(u.size(1), device=x.device).mul_(scan.segment).clamp_(max=x.size(1))
-    h = u + torch.exp(read.view(-1, 1, 1) * log_decay) * h.unsqueeze(1)
-    weight = input_weight * output_weight
-    y = _ops.ema_scan(x, log_decay, weight, taps, None, h[:, :-1] * output_weight, *scan)
-    return y, h[:, -1].clone()
-
-
-def _taps(
-    coefficients: EMACoefficients, omega: Optional[Tensor], delay: int
-) -> Tuple[Tensor, Optional[Tensor]]:
-    """Taps within a block ``(D, BLOCK)``, and those from ``delay`` on if there is one."""
-    taps = kernel_taps(coefficients, BLOCK)
-    if omega is not None:
-        taps = torch.cat([taps[:, :1] + omega.unsqueeze(1), taps[:, 1:]], dim=1)
-    if not delay:
-        return taps, None
-    later = coefficients.input_weight * torch.exp(delay * coefficients.log_decay)
-    return taps, kernel_taps(coefficients._replace(input_weight=later), BLOCK)
+    before = torch.exp(read.view(-1, 1, 1) * log_decay) * h.transpose(1, 2).unsqueeze(1)
+    h = u * input_weight + before
+    weight, starts = input_weight * output_weight, h[:, :-1] * output_weight
+    y = _ops.ema_scan(x, log_decay, decay, weight, None, starts, *scan)
+    return y, h[:, -1].transpose(1, 2).contiguous()
 
 
 class _FusedEMA(torch.autograd.Function):
-    """Keeps ``x`` and the states between segments."""
+    """Keeps ``x`` and the states between segments. Inside, coefficients are ``(N, D)``."""
 
     @staticmethod
-    def forward(ctx, x, log_decay, weight, taps, delayed, scan):
-        x, taps = _rows(x), taps.contiguous()
-        delayed = None if delayed is None else delayed.contiguous()
-        states = _states(x, log_decay, scan)
-        ctx.save_for_backward(x, log_decay, weight, taps, delayed, states)
+    def forward(ctx, x, log_decay, weight, omega, scan):
+        x, log_decay, weight = _rows(x), log_decay.t().contiguous(), weight.t().contiguous()
+        decay = torch.expm1(log_decay)
+        states = _states(x, log_decay, decay, scan)
+        ctx.save_for_backward(x, log_decay, decay, weight, omega, states)
         ctx.scan = scan
-        return _ops.ema_scan(x, log_decay, weight, taps, delayed, states[0, :, :-1] * weight, *scan)
+        starts = _starts(states, weight)
+        return _ops.ema_scan(x, log_decay, decay, weight, omega, starts, *scan)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y):
-        x, log_decay, weight, taps, delayed, states = ctx.saved_tensors
+        x, log_decay, decay, weight, omega, states = ctx.saved_tensors
         grad_y, scan = _rows(grad_y), ctx.scan
         back = scan._replace(reverse=not scan.reverse)
-        starts = _states(grad_y, log_decay, back)[0, :, :-1] * weight
-        grad_x = _ops.ema_scan(grad_y, log_decay, weight, taps, delayed, starts, *back)
-        grad_taps, grad_uv = _ops.ema_gradients(x, grad_y, log_decay, states, *scan)
-        grad_taps, (grad_u, grad_v) = grad_taps.sum((1, 2)), grad_uv.sum((1, 2))
-        grad_delayed = None if delayed is None else grad_taps[1]
-        return grad_x, weight * grad_v, grad_u, grad_taps[0], grad_delayed, None
+        starts = _starts(_states(grad_y, log_decay, decay, back), weight)
+        grad_x = _ops.ema_scan(grad_y, log_decay, decay, weight, omega, starts, *back)
+        sums = _ops.ema_gradients(x, grad_y, log_decay, decay, states, *scan)
+        grad_u, grad_v, grad_omega = (each.sum((0, 1)) for each in sums)
+        grad_omega = None if omega is None else grad_omega
+        return grad_x, (weight * grad_v).t(), grad_u.t(), grad_omega, None
 
 
-def _states(x: Tensor, log_decay: Tensor, scan: Scan, with_last: bool = False) -> Tensor:
-    """The states ``u, v`` before each segment and after the last: ``(2, B, S + 1, D, N)``."""
-    if x.size(1) <= scan.segment and not with_last:
-        return log_decay.new_zeros(2, x.size(0), 2, *log_decay.shape)
-    ends = _ops.ema_segment_states(x, log_decay, *scan)
+def _states(x: Tensor, log_decay: Tensor, decay: Tensor, scan: Scan) -> Optional[Tensor]:
+    """The states ``u, v`` before each segment and after the last, ``(2, B, S + 1, N, D)``; None of
+    one segment."""
+    if x.size(1) <= scan.segment:
+        return None
+    ends = _ops.ema_segment_states(x, log_decay, decay, *scan)
     return _ops.ema_join_segments(ends, log_decay, x.size(1), scan.segment)
+
+
+def _starts(states: Optional[Tensor], weight: Tensor) -> Optional[Tensor]:
+    """The weighted states before each segment."""
+    return None if states is None else states[0, :, :-1] * weight
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -142,64 +135,66 @@ def _launch(kernel: str, x: Tensor, log_decay: Tensor, grid: Tuple[int, ...], *a
         return
     from . import kernels
 
-    channels, ndim = log_decay.shape
-    sizes = dict(C=BLOCK, D=CHANNELS, N=1 << (ndim - 1).bit_length())
+    ndim, channels = log_decay.shape
+    sizes = dict(D=CHANNELS, N=1 << (ndim - 1).bit_length(), ROWS=ROWS, num_warps=1)
     with torch.cuda.device_of(x):
-        getattr(kernels, kernel)[(_ceil(channels, CHANNELS), *grid)](
-            *args, **flags, **sizes, num_warps=WARPS
-        )
+        getattr(kernels, kernel)[(_ceil(channels, CHANNELS), *grid)](*args, **flags, **sizes)
 
 
 def _segment_states(
-    x: Tensor, log_decay: Tensor, segment: int, delay: int, reverse: bool
+    x: Tensor, log_decay: Tensor, decay: Tensor, segment: int, delay: int, reverse: bool
 ) -> Tensor:
-    """``u`` and ``v`` at the end of each segment, of its own inputs: ``(2, B, S, D, N)``."""
+    """``u`` and ``v`` at the end of each segment, of its own inputs: ``(2, B, S, N, D)``."""
     batch, length, _ = x.shape
     grid = _ceil(length, segment), batch
     ends = log_decay.new_empty(2, batch, grid[0], *log_decay.shape)
-    sizes = length, *log_decay.shape, segment, delay, *x.stride()[:2]
+    sizes = length, *log_decay.shape[::-1], segment, delay, *x.stride()[:2]
     flags = dict(REVERSE=reverse, DELAYED=delay > 0)
-    _launch("segment_states", x, log_decay, grid, x, log_decay, *ends, *sizes, **flags)
+    _launch("segment_states", x, log_decay, grid, x, log_decay, decay, *ends, *sizes, **flags)
     return ends
 
 
 def _join_segments(ends: Tensor, log_decay: Tensor, length: int, segment: int) -> Tensor:
-    """The states before each segment and after the last: ``(2, B, S + 1, D, N)``."""
-    _, batch, segments, channels, ndim = ends.shape
-    states = ends.new_empty(2, batch, segments + 1, channels, ndim)
+    """The states before each segment and after the last: ``(2, B, S + 1, N, D)``."""
+    _, batch, segments, ndim, channels = ends.shape
+    states = ends.new_empty(2, batch, segments + 1, ndim, channels)
     sizes = segments, segment, length, channels, ndim
     _launch("join_segments", ends, log_decay, (batch,), *ends, log_decay, *states, *sizes)
     return states
 
 
 def _scan(
-    x: Tensor, log_decay: Tensor, weight: Tensor, taps: Tensor, delayed: Optional[Tensor],
-    starts: Tensor, segment: int, delay: int, reverse: bool,
+    x: Tensor, log_decay: Tensor, decay: Tensor, weight: Tensor, omega: Optional[Tensor],
+    starts: Optional[Tensor], segment: int, delay: int, reverse: bool,
 ) -> Tensor:  # fmt: skip
-    """y ``(B, L, D)``, for the weighted states ``starts (B, S, D, N)`` before the segments."""
+    """y ``(B, L, D)``, for the weighted states ``starts (B, S, N, D)`` before the segments."""
     y = torch.empty_like(x)
-    grid = starts.size(1), x.size(0)
-    sizes = x.size(1), *log_decay.shape, segment, delay, *x.stride()[:2], *y.stride()[:2]
-    tensors = x, y, log_decay, weight, taps, taps if delayed is None else delayed, starts
-    flags = dict(REVERSE=reverse, DELAYED=delay > 0)
+    grid = _ceil(x.size(1), segment), x.size(0)
+    sizes = x.size(1), *log_decay.shape[::-1], segment, delay, *x.stride()[:2], *y.stride()[:2]
+    flags = dict(OMEGA=omega is not None, STARTS=starts is not None)
+    unused = log_decay
+    omega, starts = (unused if each is None else each for each in (omega, starts))
+    tensors = x, y, log_decay, decay, weight, omega, starts
+    flags.update(REVERSE=reverse, DELAYED=delay > 0)
     _launch("scan", x, log_decay, grid, *tensors, *sizes, **flags)
     return y
 
 
 def _gradients(
-    x: Tensor, grad_y: Tensor, log_decay: Tensor, states: Tensor,
+    x: Tensor, grad_y: Tensor, log_decay: Tensor, decay: Tensor, states: Optional[Tensor],
     segment: int, delay: int, reverse: bool,
-) -> Tuple[Tensor, Tensor]:  # fmt: skip
-    """By sequence and segment: of taps and delayed taps ``(2 or 1, B, S, D, BLOCK)``, and the sums
-    ``(2, B, S, D, N)`` that the states ``u`` and ``v`` between blocks give."""
-    batch, segments = x.size(0), states.size(2) - 1
-    grad_taps = log_decay.new_empty(1 + (delay > 0), batch, segments, len(log_decay), BLOCK)
-    grad_uv = log_decay.new_empty(2, batch, segments, *log_decay.shape)
-    sizes = x.size(1), *log_decay.shape, segment, delay, *x.stride()[:2], *grad_y.stride()[:2]
-    tensors = x, grad_y, log_decay, *states, grad_taps[0], grad_taps[-1], *grad_uv
-    flags = dict(REVERSE=reverse, DELAYED=delay > 0)
-    _launch("gradients", x, log_decay, (segments, batch), *tensors, *sizes, **flags)
-    return grad_taps, grad_uv
+) -> Tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """By sequence and segment, the sums of gradients times states ``u`` and ``v``, ``(B, S, N, D)``
+    each, and times inputs ``(B, S, D)``."""
+    grid = _ceil(x.size(1), segment), x.size(0)
+    sums = [log_decay.new_empty(grid[1], grid[0], *log_decay.shape) for _ in range(2)]
+    sums.append(log_decay.new_empty(grid[1], grid[0], log_decay.size(1)))
+    sizes = x.size(1), *log_decay.shape[::-1], segment, delay, *x.stride()[:2], *grad_y.stride()[:2]
+    starts = (log_decay, log_decay) if states is None else states
+    tensors = x, grad_y, log_decay, decay, *starts, *sums
+    flags = dict(REVERSE=reverse, DELAYED=delay > 0, STARTS=states is not None)
+    _launch("gradients", x, log_decay, grid, *tensors, *sizes, **flags)
+    return sums[0], sums[1], sums[2]
 
 
 _library = torch.library.Library("fairseq_mega", "DEF")

@@ -1,13 +1,16 @@
-"""Triton kernels of the EMA: the four steps of ``blocks``, with matrices and state in registers.
+"""Triton kernels of the EMA: the recurrence of ``naive.ema_recurrence``, with states in registers.
 
-A program has ``D`` of the ``dim`` channels of one sequence, and walks over one segment of its
-positions, a block of ``C`` at a time; ``N`` is a power of two of at least ``ndim`` EMA dimensions.
-Positions count in the direction of the scan, so that the backward EMA is the forward one with
-``REVERSE``. A truncated kernel of ``T`` taps is the whole EMA of ``x_t - q^T x_{t-T}``: with
-``DELAYED``, inputs are also read ``T`` (``delay``) positions before.
+A program has ``D`` channels of one sequence, a thread each, with their ``N`` states: a power of two
+of at least ``ndim``. So that no thread needs another's states, coefficients and states are
+``(N, D)`` in memory, and ``dim`` is not specialised: loads of several numbers would spread them.
+A program walks over one segment of the positions, ``ROWS`` of which are read at once, so that it
+waits for memory once for all of them. Positions count in the direction of the scan: the backward
+EMA is the forward one with ``REVERSE``. A truncated kernel of ``T`` taps is the whole EMA of
+``x_t - q^T x_{t-T}``: with ``DELAYED``, inputs are also read ``T`` (``delay``) positions before.
 
 ``u_t = sum_tau q^tau x_{t-tau}`` and ``v_t = sum_tau tau q^tau x_{t-tau}``, its derivative by
-``log q``, are states without weights; with ``0 <= tau < T`` where that is not the whole EMA.
+``log q``, are states without weights; with ``0 <= tau < T`` where that is not the whole EMA. What
+is multiplied by ``q`` is ``u + (q - 1) u``: long memories have a ``q`` that float32 rounds to 1.
 """
 
 import triton
@@ -15,90 +18,91 @@ import triton.language as tl
 
 
 @triton.jit
-def _rows(x, i, d, length, dim, stride, REVERSE: tl.constexpr, dtype: tl.constexpr):
-    """``x`` at the positions ``i`` of the scan, ``(C, D)``; zero beyond its ends."""
-    row = length - 1 - i if REVERSE else i
-    inside = ((i >= 0) & (i < length))[:, None] & (d < dim)[None, :]
-    return tl.load(x + row[:, None] * stride + d[None, :], inside, 0.0).to(dtype)
+def _row(x, i, d, length, dim, stride, REVERSE: tl.constexpr, dtype: tl.constexpr):
+    """``x`` at the position ``i`` of the scan, ``(D,)``; zero beyond its ends."""
+    position = tl.where(d < dim, i, -1)
+    row = length - 1 - position if REVERSE else position
+    inside = (position >= 0) & (position < length)
+    return tl.load(x + row.to(tl.int64) * stride + d, inside, 0.0).to(dtype)
+
+
+@triton.jit
+def _rows(
+    x, i, d, length, dim, stride, REVERSE: tl.constexpr, dtype: tl.constexpr, ROWS: tl.constexpr
+):
+    """``x`` at the positions from ``i`` on: ``ROWS`` of ``(D,)``."""
+    rows = ()
+    for j in tl.static_range(ROWS):
+        rows += (_row(x, i + j, d, length, dim, stride, REVERSE, dtype),)
+    return rows
 
 
 @triton.jit
 def _weights(pointer, d, dim, ndim, N: tl.constexpr):
-    """A ``(D, N)`` tensor's ``(D, N)`` of these channels."""
+    """These channels of an ``(N, D)`` tensor."""
     n = tl.arange(0, N)
-    inside = (d < dim)[:, None] & (n < ndim)[None, :]
-    return tl.load(pointer + d[:, None] * ndim + n[None, :], inside, 0.0)
+    inside = (d < dim)[None, :] & (n < ndim)[:, None]
+    return tl.load(pointer + n[:, None] * dim + d[None, :], inside, 0.0)
 
 
 @triton.jit
 def _store_weights(pointer, values, d, dim, ndim, N: tl.constexpr):
     n = tl.arange(0, N)
-    inside = (d < dim)[:, None] & (n < ndim)[None, :]
-    tl.store(pointer + d[:, None] * ndim + n[None, :], values, inside)
+    inside = (d < dim)[None, :] & (n < ndim)[:, None]
+    tl.store(pointer + n[:, None] * dim + d[None, :], values, inside)
 
 
 @triton.jit
-def _matrix(taps, d, dim, C: tl.constexpr):
-    """The matrix within a block, of taps ``(D, C)``: ``(C outputs, C inputs, D)``."""
-    distance = tl.arange(0, C)[:, None] - tl.arange(0, C)[None, :]
-    inside = (distance >= 0)[:, :, None] & (d < dim)[None, None, :]
-    return tl.load(taps + d[None, None, :] * C + distance[:, :, None], inside, 0.0)
-
-
-@triton.jit
-def _to_state(log_q, rest, C: tl.constexpr):
-    """Exponents ``(C, 1, 1)`` and powers ``q^(rest - 1 - j) (C, D, N)`` of inputs ``j``."""
-    exponent = tl.maximum(rest - 1 - tl.arange(0, C), 0).to(log_q.dtype)[:, None, None]
-    return exponent, tl.exp(exponent * log_q[None, :, :])
-
-
-@triton.jit
-def _next_states(u, v, x, delayed, log_q, q_delay, delay, exponent, powers, rest):
-    """``u`` and ``v`` after a block: what is left of them, and what its inputs add."""
-    decay = tl.exp(rest * log_q)
-    v = decay * (v + rest * u) + tl.sum(exponent * powers * x[:, :, None], 0)
-    u = decay * u + tl.sum(powers * x[:, :, None], 0)
-    old = tl.sum(powers * delayed[:, :, None], 0)
-    v -= q_delay * (tl.sum(exponent * powers * delayed[:, :, None], 0) + delay * old)
-    u -= q_delay * old
+def _next_states(u, v, new, old, decay, q_delay, delay, DELAYED: tl.constexpr):
+    """``u`` and ``v`` one position later, with ``decay`` for ``q - 1``."""
+    v += u
+    v += decay * v
+    u += decay * u + new[None, :]
+    if DELAYED:
+        u -= q_delay * old[None, :]
+        v -= q_delay * (delay * old)[None, :]
     return u, v
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["dim"])
 def segment_states(
-    x, log_decay, u_out, v_out, length, dim, ndim, segment, delay, stride_b, stride_l,
-    REVERSE: tl.constexpr, DELAYED: tl.constexpr, C: tl.constexpr, D: tl.constexpr, N: tl.constexpr,
+    x, log_decay, decay, u_out, v_out, length, dim, ndim, segment, delay, stride_b, stride_l,
+    REVERSE: tl.constexpr, DELAYED: tl.constexpr,
+    D: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """``u`` and ``v (B, S, D, N)`` at the end of each segment, of its own inputs alone."""
+    """``u`` and ``v (B, S, N, D)`` at the end of each segment, of its own inputs alone."""
     d = tl.program_id(0) * D + tl.arange(0, D)
     s, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    log_q = _weights(log_decay, d, dim, ndim, N)
-    q_delay = tl.exp(delay * log_q)
+    q_delay = tl.exp(delay * _weights(log_decay, d, dim, ndim, N))
+    decay = _weights(decay, d, dim, ndim, N)
     x += batch * stride_b
-    u, v = tl.zeros_like(log_q), tl.zeros_like(log_q)
-    exponent, powers = _to_state(log_q, C, C)
+    u, v = tl.zeros_like(decay), tl.zeros_like(decay)
     stop = tl.minimum((s + 1) * segment, length)
-    for start in range(s * segment, stop, C):
-        rest = tl.minimum(C, stop - start)
-        if rest < C:
-            exponent, powers = _to_state(log_q, rest, C)
-        i = start + tl.arange(0, C)
-        new = _rows(x, i, d, length, dim, stride_l, REVERSE, log_q.dtype)
-        old = tl.zeros_like(new)
+    whole = stop - (stop - s * segment) % ROWS
+    for start in range(s * segment, whole, ROWS):
+        new = _rows(x, start, d, length, dim, stride_l, REVERSE, decay.dtype, ROWS)
+        old = new
         if DELAYED:
-            old = _rows(x, i - delay, d, length, dim, stride_l, REVERSE, log_q.dtype)
-        u, v = _next_states(u, v, new, old, log_q, q_delay, delay, exponent, powers, rest)
+            old = _rows(x, start - delay, d, length, dim, stride_l, REVERSE, decay.dtype, ROWS)
+        for j in tl.static_range(ROWS):
+            u, v = _next_states(u, v, new[j], old[j], decay, q_delay, delay, DELAYED)
+    for i in range(whole, stop):
+        last = _row(x, i, d, length, dim, stride_l, REVERSE, decay.dtype)
+        first = last
+        if DELAYED:
+            first = _row(x, i - delay, d, length, dim, stride_l, REVERSE, decay.dtype)
+        u, v = _next_states(u, v, last, first, decay, q_delay, delay, DELAYED)
     place = (batch * tl.num_programs(1) + s) * dim * ndim
     _store_weights(u_out + place, u, d, dim, ndim, N)
     _store_weights(v_out + place, v, d, dim, ndim, N)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["dim"])
 def join_segments(
     u_end, v_end, log_decay, u_start, v_start, segments, segment, length, dim, ndim,
-    C: tl.constexpr, D: tl.constexpr, N: tl.constexpr,
+    D: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """The recurrence between segments: ``u`` and ``v (B, S + 1, D, N)`` before each, and at the
+    """The recurrence between segments: ``u`` and ``v (B, S + 1, N, D)`` before each, and at the
     end."""
     d = tl.program_id(0) * D + tl.arange(0, D)
     batch = tl.program_id(1).to(tl.int64)
@@ -118,89 +122,75 @@ def join_segments(
         _store_weights(v_start + before, v, d, dim, ndim, N)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["dim"])
 def scan(
-    x, y, log_decay, weight, taps, delayed_taps, starts, length, dim, ndim, segment, delay,
+    x, y, log_decay, decay, weight, omega, starts, length, dim, ndim, segment, delay,
     stride_b, stride_l, y_stride_b, y_stride_l,
-    REVERSE: tl.constexpr, DELAYED: tl.constexpr, C: tl.constexpr, D: tl.constexpr, N: tl.constexpr,
+    REVERSE: tl.constexpr, DELAYED: tl.constexpr, OMEGA: tl.constexpr, STARTS: tl.constexpr,
+    D: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """The output, ``sum_n h``, of states ``h = weight u``, which begin a segment as ``starts``."""
+    """The output, ``sum_n h (+ omega x)``, of states ``h = weight u``, which begin a segment as
+    ``starts``, or as zero."""
     d = tl.program_id(0) * D + tl.arange(0, D)
     s, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    log_q = _weights(log_decay, d, dim, ndim, N)
+    q_delay = tl.exp(delay * _weights(log_decay, d, dim, ndim, N))
+    decay, weight = _weights(decay, d, dim, ndim, N), _weights(weight, d, dim, ndim, N)
     x += batch * stride_b
     y += batch * y_stride_b
-    within = _matrix(taps, d, dim, C)
-    if DELAYED:
-        within_delayed = _matrix(delayed_taps, d, dim, C)
-    steps = (tl.arange(0, C) + 1).to(log_q.dtype)[:, None, None]
-    from_state = tl.exp(steps * log_q[None, :, :])
-    _, powers = _to_state(log_q, C, C)
-    powers *= _weights(weight, d, dim, ndim, N)[None, :, :]
-    decay, q_delay = tl.exp(C * log_q), tl.exp(delay * log_q)
-    h = _weights(starts + (batch * tl.num_programs(1) + s) * dim * ndim, d, dim, ndim, N)
-    for start in range(s * segment, tl.minimum((s + 1) * segment, length), C):
-        i = start + tl.arange(0, C)
-        new = _rows(x, i, d, length, dim, stride_l, REVERSE, log_q.dtype)
-        out = tl.sum(within * new[None, :, :], 1) + tl.sum(from_state * h[None, :, :], 2)
-        h = decay * h + tl.sum(powers * new[:, :, None], 0)
+    h = tl.zeros_like(decay)
+    if STARTS:
+        h = _weights(starts + (batch * tl.num_programs(1) + s) * dim * ndim, d, dim, ndim, N)
+    for start in range(s * segment, tl.minimum((s + 1) * segment, length), ROWS):
+        new = _rows(x, start, d, length, dim, stride_l, REVERSE, decay.dtype, ROWS)
+        old = new
         if DELAYED:
-            old = _rows(x, i - delay, d, length, dim, stride_l, REVERSE, log_q.dtype)
-            out -= tl.sum(within_delayed * old[None, :, :], 1)
-            h -= q_delay * tl.sum(powers * old[:, :, None], 0)
-        row = length - 1 - i if REVERSE else i
-        inside = (i < length)[:, None] & (d < dim)[None, :]
-        tl.store(y + row[:, None] * y_stride_l + d[None, :], out.to(y.dtype.element_ty), inside)
+            old = _rows(x, start - delay, d, length, dim, stride_l, REVERSE, decay.dtype, ROWS)
+        for j in tl.static_range(ROWS):
+            h += decay * h + weight * new[j][None, :]
+            if DELAYED:
+                h -= q_delay * weight * old[j][None, :]
+            out = tl.sum(h, 0)
+            if OMEGA:
+                out += tl.load(omega + d, d < dim, 0.0) * new[j]
+            position = tl.where(d < dim, start + j, length)
+            row = length - 1 - position if REVERSE else position
+            out = out.to(y.dtype.element_ty)
+            tl.store(y + row.to(tl.int64) * y_stride_l + d, out, position < length)
 
 
-@triton.jit
-def _store_diagonals(pointer, products, d, dim, C: tl.constexpr):
-    """The sums of ``products (C outputs, C inputs, D)`` by their distance: ``(D, C)``."""
-    distance = tl.arange(0, C)[:, None] - tl.arange(0, C)[None, :]
-    for tau in range(C):
-        found = tl.where((distance == tau)[:, :, None], products, 0.0)
-        tl.store(pointer + d * C + tau, tl.sum(tl.sum(found, 1), 0), d < dim)
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["dim"])
 def gradients(
-    x, grad_y, log_decay, u_start, v_start, grad_taps, grad_delayed, grad_u, grad_v,
+    x, grad_y, log_decay, decay, u_start, v_start, grad_u, grad_v, grad_omega,
     length, dim, ndim, segment, delay, stride_b, stride_l, y_stride_b, y_stride_l,
-    REVERSE: tl.constexpr, DELAYED: tl.constexpr, C: tl.constexpr, D: tl.constexpr, N: tl.constexpr,
+    REVERSE: tl.constexpr, DELAYED: tl.constexpr, STARTS: tl.constexpr,
+    D: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of taps within blocks, and ``sum_t grad_t (u, v)`` with the states ``u, v`` before
-    a block, of each segment."""
+    """``sum_t grad_t u_t``, the same of ``v``, and ``sum_t grad_t x_t``, of each segment."""
     d = tl.program_id(0) * D + tl.arange(0, D)
     s, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    log_q = _weights(log_decay, d, dim, ndim, N)
+    q_delay = tl.exp(delay * _weights(log_decay, d, dim, ndim, N))
+    decay = _weights(decay, d, dim, ndim, N)
     x += batch * stride_b
     grad_y += batch * y_stride_b
-    products = tl.zeros((C, C, D), log_q.dtype)
-    products_delayed = tl.zeros((C, C, D), log_q.dtype)
-    steps = (tl.arange(0, C) + 1).to(log_q.dtype)[:, None, None]
-    from_state = tl.exp(steps * log_q[None, :, :])
-    exponent, powers = _to_state(log_q, C, C)
-    q_delay = tl.exp(delay * log_q)
-    before = (batch * (tl.num_programs(1) + 1) + s) * dim * ndim
-    u = _weights(u_start + before, d, dim, ndim, N)
-    v = _weights(v_start + before, d, dim, ndim, N)
-    sum_u, sum_v = tl.zeros_like(u), tl.zeros_like(v)
-    for start in range(s * segment, tl.minimum((s + 1) * segment, length), C):
-        i = start + tl.arange(0, C)
-        new = _rows(x, i, d, length, dim, stride_l, REVERSE, log_q.dtype)
-        grad = _rows(grad_y, i, d, length, dim, y_stride_l, REVERSE, log_q.dtype)
-        old = tl.zeros_like(new)
-        products += grad[:, None, :] * new[None, :, :]
+    u, v = tl.zeros_like(decay), tl.zeros_like(decay)
+    if STARTS:
+        before = (batch * (tl.num_programs(1) + 1) + s) * dim * ndim
+        u = _weights(u_start + before, d, dim, ndim, N)
+        v = _weights(v_start + before, d, dim, ndim, N)
+    sum_u, sum_v = tl.zeros_like(decay), tl.zeros_like(decay)
+    sum_x = tl.zeros((D,), decay.dtype)
+    for start in range(s * segment, tl.minimum((s + 1) * segment, length), ROWS):
+        new = _rows(x, start, d, length, dim, stride_l, REVERSE, decay.dtype, ROWS)
+        grad = _rows(grad_y, start, d, length, dim, y_stride_l, REVERSE, decay.dtype, ROWS)
+        old = new
         if DELAYED:
-            old = _rows(x, i - delay, d, length, dim, stride_l, REVERSE, log_q.dtype)
-            products_delayed -= grad[:, None, :] * old[None, :, :]
-        decayed = tl.sum(from_state * grad[:, :, None], 0)
-        sum_u += u * decayed
-        sum_v += v * decayed + u * tl.sum(steps * from_state * grad[:, :, None], 0)
-        u, v = _next_states(u, v, new, old, log_q, q_delay, delay, exponent, powers, C)
-    place = batch * tl.num_programs(1) + s
-    _store_diagonals(grad_taps + place * dim * C, products, d, dim, C)
-    if DELAYED:
-        _store_diagonals(grad_delayed + place * dim * C, products_delayed, d, dim, C)
-    _store_weights(grad_u + place * dim * ndim, sum_u, d, dim, ndim, N)
-    _store_weights(grad_v + place * dim * ndim, sum_v, d, dim, ndim, N)
+            old = _rows(x, start - delay, d, length, dim, stride_l, REVERSE, decay.dtype, ROWS)
+        for j in tl.static_range(ROWS):
+            u, v = _next_states(u, v, new[j], old[j], decay, q_delay, delay, DELAYED)
+            sum_u += grad[j][None, :] * u
+            sum_v += grad[j][None, :] * v
+            sum_x += grad[j] * new[j]
+    place = (batch * tl.num_programs(1) + s) * dim
+    _store_weights(grad_u + place * ndim, sum_u, d, dim, ndim, N)
+    _store_weights(grad_v + place * ndim, sum_v, d, dim, ndim, N)
+    tl.store(grad_omega + place + d, sum_x, d < dim)
