@@ -152,7 +152,12 @@ def test_the_report_says_which_goals_are_missed():
     many = counts_of(lambda: [meta(4) + 1 for _ in range(4)])
     found = {case.name: {side: many for side in counted.SIDES} for case in counted.COUNTED}
     found["wmt"]["ours"] = few
-    text = count.report(found, {"Triton": few, "blocks": many, "FFTs": many})
+    averages = {"Triton": few, "blocks": many, "FFTs": many}
+    real = {"ms": 12.34, "busy_ms": 5.0, "kernels": 6, "gb": 7.0}
+    cases = {case: {"ours": real} for case in (*found, "average")}
+    measured = {"card": "a card", "torch": "2.11", "found": cases}
+    text = count.report(found, averages, measured)
+    assert "a card, torch 2.11" in text and "| 12.3 | 5.0 | 6 | 7.00 |" in text
     assert "| launches, wmt | at most 0.5 | 0.25 of plain | met |" in text
     assert "| launches, lm-6144 | at most 0.5 | 1.00 of plain | missed |" in text
 

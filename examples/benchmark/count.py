@@ -2,9 +2,12 @@
 COUNTS.md beside this file: about three minutes on one CPU core.
 
     python examples/benchmark/count.py
+
+What measure.py has measured on a GPU, measured.json, stands beside the estimates.
 """
 
 import argparse
+import json
 import logging
 import sys
 import warnings
@@ -49,6 +52,7 @@ LAUNCH = 5e-6  # seconds from one launch to the next, torch's own work included
 CARDS = (
     Card("A100 SXM 80GB", 2.039e12, 312e12, 19.5e12, "NVIDIA A100 datasheet, 2021"),
     Card("H100 SXM", 3.35e12, 989e12, 67e12, "NVIDIA H100 datasheet, 2023"),
+    Card("H200 SXM", 4.8e12, 989e12, 67e12, "NVIDIA H200 datasheet, 2024"),
 )
 
 
@@ -86,8 +90,9 @@ GOALS = (
 INTRODUCTION = """# What a GPU would do
 
 Made by `python examples/benchmark/count.py`, without a GPU: the code runs on torch's meta device,
-where tensors have no numbers, and each operator is counted. Nothing here is measured. Parameters
-and activations are in bfloat16.
+where tensors have no numbers, and each operator is counted. Parameters and activations are in
+bfloat16. The columns headed "measured" alone are from a GPU: {card}, torch {torch}, by
+`python examples/benchmark/measure.py`.
 
 - A **launch** is an operator that computes or copies: views, and memory without numbers, are none.
   Sums of a product and a tensor (`addmm`, `baddbmm`; not of a bias) are two, the tensor's copy
@@ -105,22 +110,26 @@ the number of parameters alone. Sides: `ours` with the Triton kernel of the EMA 
 attention; `fused`, the same with torch's fused attention.
 
 The estimate for a card is the sum over all launches of what is longer, their bytes or their
-operations at the datasheet's peak rates; or, where longer, {launch:.0f} µs for each launch (an
-assumption, of the order of torch's own cost of an operator). No kernel reaches the peak rates, so
-the ratios tell more than the times.
+operations at the datasheet's peak rates; or, where longer, {launch:.0f} µs for each launch (torch's
+own cost of an operator). No kernel reaches the peak rates, and Python takes longer than torch: see
+[how far off](#how-far-off) they are. The ratios tell more than the times.
+
+Measured are the time of a step; **busy**, the time of its kernels alone, which is what is left when
+launches cost nothing; how many kernels there are; and the peak.
 
 | card | bytes a second | operations a second: half precision, float32 | source |
 |---|---|---|---|
 """
 
 
-def side_table(found: Dict[str, Counts]) -> Iterator[str]:
+def side_table(found: Dict[str, Counts], measured: Dict[str, Dict]) -> Iterator[str]:
     cards = "".join(f" {card.name}: ms |" for card in CARDS)
     yield (
         "| | launches | GB | half-precision Tops | float32 Tops | FFT Tops | waits | peak GB |"
         + cards
+        + " measured: ms | busy ms | kernels | peak GB |"
     )
-    yield "|---" * (8 + len(CARDS)) + "|"
+    yield "|---" * (12 + len(CARDS)) + "|"
     for side, counts in found.items():
         operations = [counts.operations(kind) / 1e12 for kind in ("half", "float32", "FFT")]
         seconds = "".join(f" {1e3 * card.seconds(counts):.1f} |" for card in CARDS)
@@ -128,7 +137,30 @@ def side_table(found: Dict[str, Counts]) -> Iterator[str]:
             f"| {side} | {len(counts.launches):,} | {counts.bytes / 1e9:.2f} | "
             + " | ".join(f"{o:.3f}" for o in operations)
             + f" | {len(counts.waits)} | {counts.peak / 1e9:.2f} |{seconds}"
+            + measured_cells(measured.get(side))
         )
+
+
+def measured_cells(found: Optional[Dict]) -> str:
+    if found is None:
+        return " does not fit | | | |"
+    times = f" {found['ms']:.1f} | {found['busy_ms']:.1f} |"
+    return f"{times} {found['kernels']:,} | {found['gb']:.2f} |"
+
+
+def accuracy(found: Dict[str, Dict[str, Counts]], measured: Dict[str, Dict]) -> Iterator[str]:
+    """Estimates over what was measured, of the card that has it."""
+    card = CARDS[-1]
+    yield f"| case | side | estimated, {card.name}: ms | measured: ms, busy | estimated over busy |"
+    yield "|---|---|---|---|---|"
+    for case, sides in found.items():
+        for side, counts in sides.items():
+            real = measured.get(case, {}).get(side)
+            if real is not None:
+                estimate = 1e3 * card.seconds(counts)
+                share = f"{estimate / real['busy_ms']:.2f}"
+                times = f"{estimate:.1f} | {real['ms']:.1f}, {real['busy_ms']:.1f}"
+                yield f"| {case} | {side} | {times} | {share} |"
 
 
 def largest(counts: Counts) -> str:
@@ -136,8 +168,10 @@ def largest(counts: Counts) -> str:
     return ", ".join(f"`{name}` {size / 1e9:.2f} GB in {n}" for name, (n, size) in parts)
 
 
-def report(found: Dict[str, Dict[str, Counts]], averages: Dict[str, Counts]) -> str:
-    lines: List[str] = [INTRODUCTION.format(launch=1e6 * LAUNCH).rstrip("\n")]
+def report(found: Dict[str, Dict[str, Counts]], averages: Dict[str, Counts], measured: Dict) -> str:
+    cases = measured["found"]
+    names = dict(launch=1e6 * LAUNCH, card=measured["card"], torch=measured["torch"])
+    lines: List[str] = [INTRODUCTION.format(**names).rstrip("\n")]
     for card in CARDS:
         rates = f"{card.half / 1e12:g} T, {card.float32 / 1e12:g} T"
         lines.append(f"| {card.name} | {card.bandwidth / 1e12:g} T | {rates} | {card.source} |")
@@ -148,17 +182,20 @@ def report(found: Dict[str, Dict[str, Counts]], averages: Dict[str, Counts]) -> 
     lines.append(f"| bytes, the EMA alone | at most 0.25 | {ratio:.2f} of FFTs | {met} |")
     for case in COUNTED:
         lines += ["", f"## {case.name}", "", f"{case.title[0].upper()}{case.title[1:]}.", ""]
-        lines += side_table(found[case.name])
+        lines += side_table(found[case.name], cases[case.name])
         lines += ["", f"Most bytes of ours: {largest(found[case.name]['ours'])}."]
     lines += ["", "## The EMA alone", "", "L 6,144, `D` 1,024, `N` 16, forward and backward.", ""]
-    lines += side_table(averages)
+    lines += side_table(averages, cases["average"])
+    lines += ["", "## How far off", "", *accuracy({**found, "average": averages}, cases)]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("COUNTS.md"))
-    out = parser.parse_args().out
+    parser.add_argument("--measured", type=Path, default=Path(__file__).with_name("measured.json"))
+    args = parser.parse_args()
+    out, measured = args.out, json.loads(args.measured.read_text())
     torch.set_num_threads(1)
     found: Dict[str, Dict[str, Counts]] = {}
     for case in COUNTED:
@@ -167,7 +204,8 @@ def main() -> None:
                 continue  # generation has no such attention: one query reads the cache
             print(f"{case.name}: {side}", flush=True)
             found.setdefault(case.name, {})[side] = case.count(side)
-    out.write_text(report(found, {form: Average(form).count() for form in FORMS}))
+    averages = {form: Average(form).count() for form in FORMS}
+    out.write_text(report(found, averages, measured))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ WAYS = {
     "memory-efficient fp16": ("--memory-efficient-fp16 --fp16-init-scale 128", torch.float16),
 }
 BOUND = 0.02  # of the mean loss of the last ten updates, of about 3.5
+BOUND_ON_GPU = 0.05  # whose products add up in another order
 
 
 def samples(arch):
@@ -84,8 +85,9 @@ def test_training_follows_float32(arch, way, exact, device):
     trainer = make_trainer(arch, device, options)
     assert {p.dtype for p in trainer.model.parameters()} == {dtype}
     found = losses(trainer, arch)
-    assert found[0] == pytest.approx(exact[arch][0], abs=BOUND)
-    assert mean_of_last(found) == pytest.approx(mean_of_last(exact[arch]), abs=BOUND)
+    bound = BOUND if device.type == "cpu" else BOUND_ON_GPU
+    assert found[0] == pytest.approx(exact[arch][0], abs=bound)
+    assert mean_of_last(found) == pytest.approx(mean_of_last(exact[arch]), abs=bound)
     assert mean_of_last(found) < 0.8 * found[0]
 
 
@@ -94,8 +96,8 @@ def test_autocast_follows_float32(arch, exact, device):
     if device.type == "cpu":
         pytest.skip("--amp of fairseq is for GPUs alone")
     found = losses(make_trainer(arch, device, "--amp"), arch)
-    assert found[0] == pytest.approx(exact[arch][0], abs=BOUND)
-    assert mean_of_last(found) == pytest.approx(mean_of_last(exact[arch]), abs=BOUND)
+    assert found[0] == pytest.approx(exact[arch][0], abs=BOUND_ON_GPU)
+    assert mean_of_last(found) == pytest.approx(mean_of_last(exact[arch]), abs=BOUND_ON_GPU)
 
 
 LAYERS = {

@@ -33,7 +33,7 @@ def _rows(
     """``x`` at the positions from ``i`` on: ``ROWS`` of ``(D,)``."""
     rows = ()
     for j in tl.static_range(ROWS):
-        rows += (_row(x, i + j, d, length, dim, stride, REVERSE, dtype),)
+        rows += (_row(x, i + j, d, length, dim, stride, REVERSE, dtype),)  # type: ignore[assignment]
     return rows
 
 
