@@ -92,7 +92,8 @@ class TextState:
         return sum(t.numel() * t.element_size() for t in self._tensors().values())
 
     def save(self) -> Dict[str, Tensor]:
-        """Everything as tensors, for ``torch.save``; ``MegaLanguageModel.restore`` takes it.
+        """Everything as tensors, for ``torch.save`` or ``safetensors.torch.save_file``;
+        ``MegaLanguageModel.restore`` takes it.
 
         Reads all weights once, to name the model that the state belongs to.
         """

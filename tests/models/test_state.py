@@ -6,6 +6,7 @@ import copy
 import pytest
 import torch
 from helpers import BIASES, FUNCTIONS, TINY, assert_close, make_model, randint, scatter
+from safetensors.torch import load_file, save_file
 
 from fairseq_mega import MegaLanguageModel, TextState
 from fairseq_mega.models.state import InterruptedReadError
@@ -39,9 +40,13 @@ def read(state, tokens, sizes):
 
 
 def reload(saved, folder):
-    """As a file that is loaded with nothing but tensors and containers allowed."""
+    """As files that hold no code: torch's, loaded with nothing but tensors and containers allowed,
+    and safetensors."""
     torch.save(saved, folder / "state.pt")
-    return torch.load(folder / "state.pt", weights_only=True)
+    save_file(saved, folder / "state.safetensors")
+    again = torch.load(folder / "state.pt", weights_only=True)
+    assert_same(load_file(folder / "state.safetensors"), again)
+    return again
 
 
 # --- reading ------------------------------------------------------------------------------------
