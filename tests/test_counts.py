@@ -155,9 +155,9 @@ def test_the_report_says_which_goals_are_missed():
     averages = {"Triton": few, "blocks": many, "FFTs": many}
     real = {"ms": 12.34, "busy_ms": 5.0, "kernels": 6, "gb": 7.0}
     cases = {case: {"ours": real} for case in (*found, "average")}
-    measured = {"card": "a card", "torch": "2.11", "found": cases}
+    measured = {"card": "NVIDIA H200", "torch": "2.11", "found": cases}
     text = count.report(found, averages, measured)
-    assert "a card, torch 2.11" in text and "| 12.3 | 5.0 | 6 | 7.00 |" in text
+    assert "NVIDIA H200,\ntorch 2.11" in text and "| 12.3 | 5.0 | 6 | 7.00 |" in text
     assert "| launches, wmt | at most 0.5 | 0.25 of plain | met |" in text
     assert "| launches, lm-6144 | at most 0.5 | 1.00 of plain | missed |" in text
 

@@ -28,7 +28,7 @@ from .fused import as_dense, as_fused
 from .models import dictionary
 from .plain import as_plain
 
-BEAM, SENTENCES, LONGEST = 5, 40, 32
+BEAM, SENTENCES, LONGEST = 5, 40, 32  # words: as many as a step is run at most
 _TRANSLATION = (
     "--task translation --source-lang en --target-lang de --share-all-embeddings "
     "--criterion label_smoothed_cross_entropy --label-smoothing 0.1"
@@ -174,7 +174,14 @@ class Average(NamedTuple):
         if device != "meta":
             x.normal_()
             grad.normal_()
-        return lambda: self._average(module, x.requires_grad_()).to(x.dtype).backward(grad)
+        x.requires_grad_()
+
+        def step():
+            x.grad = None
+            module.zero_grad()
+            self._average(module, x).to(x.dtype).backward(grad)
+
+        return step
 
     def _average(self, module: MultiHeadEMA, x: Tensor) -> Tensor:
         (coefficients,) = module.directions()
@@ -227,6 +234,6 @@ COUNTED = (
     Counted("lm-6144", "`mega_lm_adaptive_big` for WikiText-103, a training step of 6,144 tokens, "
             "chunk 1024", "lm", training_step, 2, 6144),
     Counted("lm-16384", "the same, a step of 16,384 tokens", "lm", training_step, 2, 16384),
-    Counted("beam", f"`mega_wmt_en_de`, a step of beam search: {SENTENCES} sentences, beam {BEAM}, "
-            "the fourth word", "wmt", beam_step, 4),
+    Counted("beam", f"`mega_wmt_en_de`, a step of beam search: {SENTENCES} sentences, beam {BEAM}",
+            "wmt", beam_step, 4),
 )  # fmt: skip

@@ -285,5 +285,7 @@ def _ema_operations(name: str, args) -> float:
     if name == "ema_join_segments":
         return 0.0
     x, log_decay, delay = args[0], args[2 if name == "ema_gradients" else 1], args[-2]
-    each = {"ema_segment_states": 6, "ema_scan": 5, "ema_gradients": 10}[name]
-    return float(x.numel() * log_decay.size(0) * (each + 3 * (delay > 0)))
+    each, delayed = {
+        "ema_segment_states": (6, 4), "ema_scan": (5, 3), "ema_gradients": (10, 4)
+    }[name]  # fmt: skip
+    return float(x.numel() * log_decay.size(0) * (each + delayed * (delay > 0)))

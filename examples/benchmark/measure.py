@@ -12,9 +12,9 @@ import logging
 import statistics
 import sys
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Callable, Dict, Iterator
+from typing import Callable, Dict, Iterator, Optional
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -24,12 +24,19 @@ sys.path.insert(0, str(ROOT))
 logging.disable(logging.INFO)  # of fairseq and hydra
 warnings.simplefilter("ignore", UserWarning)  # of torch, about how fairseq uses it
 
-from examples.benchmark.counted import COUNTED, FORMS, SIDES, Average, Place  # noqa: E402
+from examples.benchmark.counted import (  # noqa: E402
+    COUNTED,
+    FORMS,
+    SIDES,
+    Average,
+    Counted,
+    Place,
+)
 
 WARM_UP, REPETITIONS = 4, 15
 
 
-def measured(step: Callable[[], object], device: str) -> Dict[str, float]:
+def measured(step: Callable[[], object]) -> Dict[str, float]:
     """Milliseconds of a step (the median), its kernels (copies and fills among them), and the peak
     of memory in GB."""
     gc.collect()  # what did not fit before
@@ -61,17 +68,15 @@ def results(device: str) -> Iterator[tuple]:
         for side in SIDES:
             if case.name == "beam" and side == "fused":
                 continue
-            with fitting() as found, case.running(side, place) as step:
-                found.update(measured(step, device))
-            yield case.name, side, found or None
+            yield case.name, side, measured_case(case, side, place)
     for form in FORMS:
-        yield "average", form, measured(Average(form).prepare(device), device)
+        yield "average", form, measured(Average(form).prepare(device))
 
 
-@contextmanager
-def fitting() -> Iterator[Dict[str, float]]:
-    with suppress(torch.cuda.OutOfMemoryError):
-        yield {}
+def measured_case(case: Counted, side: str, place: Place) -> Optional[Dict[str, float]]:
+    with suppress(torch.cuda.OutOfMemoryError), case.running(side, place) as step:
+        return measured(step)
+    return None
 
 
 def main() -> None:

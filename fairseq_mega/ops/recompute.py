@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 
+from .dropout import DropoutMask
+
 
 def recompute(function: Callable, *args):
     """``function(*args)``, of which only ``args`` are kept for the backward pass.
@@ -24,6 +26,7 @@ def recompute(function: Callable, *args):
     Args:
         function: a pure function. Gradients flow to the tensors among ``args``, so it must use no
             other parameters; and it must draw no random numbers: dropout masks are arguments.
+            Others hold no tensors.
 
     Returns:
         a tensor or a tuple of tensors, as ``function`` does.
@@ -53,25 +56,26 @@ def is_much(numbers: int, device: torch.device) -> bool:
 
 
 def _pays(args: Iterable[Any]) -> bool:
-    """Whether to compute again, not to keep. A compiler decides by itself what it keeps."""
+    """Whether to compute again, not to keep: by the largest argument, which is about as large as
+    the result. A compiler decides by itself what it keeps."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     tensors = _Slots.tensors(args)
     return is_much(max(tensor.numel() for tensor in tensors), tensors[0].device)
 
 
-_SLOT = object()  # where a tensor belongs among other arguments
+_SLOT: Any = object()  # where a tensor belongs among other arguments
 
 
 class _Slots:
     """The arguments of a function without their tensors, those of dropout masks included."""
 
     def __init__(self, args: Iterable[Any]):
-        self._args = [_without_tensors(arg) for arg in args]
+        self._args = [_without_tensor(arg) for arg in args]
 
     @staticmethod
     def tensors(args: Iterable[Any]) -> List[Tensor]:
-        leaves = (leaf for arg in args for leaf in (arg if isinstance(arg, tuple) else (arg,)))
+        leaves = (arg.keep if isinstance(arg, DropoutMask) else arg for arg in args)
         return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
     def fill(self, tensors: Iterable[Tensor]) -> List[Any]:
@@ -80,16 +84,16 @@ class _Slots:
         return [_filled(arg, rest) for arg in self._args]
 
 
-def _filled(arg: Any, tensors: Iterator[Tensor]) -> Any:
-    if isinstance(arg, tuple):
-        return type(arg)(*(_filled(each, tensors) for each in arg))
-    return next(tensors) if arg is _SLOT else arg
-
-
-def _without_tensors(arg: Any) -> Any:
-    if isinstance(arg, tuple):  # a dropout mask
-        return type(arg)(*map(_without_tensors, arg))
+def _without_tensor(arg: Any) -> Any:
+    if isinstance(arg, DropoutMask):
+        return arg._replace(keep=_SLOT)
     return _SLOT if isinstance(arg, Tensor) else arg
+
+
+def _filled(arg: Any, tensors: Iterator[Tensor]) -> Any:
+    if isinstance(arg, DropoutMask):
+        return arg._replace(keep=next(tensors))
+    return next(tensors) if arg is _SLOT else arg
 
 
 def _autocast(device: str) -> ContextManager:
@@ -126,7 +130,8 @@ class _Recomputed(saved_tensors_hooks):
     """Hooks that know ``x`` as long as the context lasts."""
 
     def __init__(self, x: Tensor, function: Callable, args: Iterable[Any]):
-        # Not methods of this object, which keeps them: memory in a circle is free late.
+        # Hooks that were methods of this object would make a reference cycle, whose memory is
+        # freed only when the garbage collector runs.
         self._kept = _Kept(x, function, args)
         super().__init__(self._kept.pack, self._kept.unpack)
 

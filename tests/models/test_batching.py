@@ -160,6 +160,22 @@ def test_checkpointed_batch_norms_count_a_batch_once(arch):
             assert_close(results[1][name].double(), expected.double(), 1e-12, name)
 
 
+@pytest.mark.parametrize("least", [0, 2**40])
+def test_checkpointing_draws_the_same_masks_in_one_tile(least, monkeypatch):
+    """Whether a GPU computes the weights again, or keeps them as it does with small ones."""
+    monkeypatch.setattr("fairseq_mega.ops.recompute.LEAST_ON_GPU", least)
+    layer, _ = make_gated(attention_dropout=0.5)
+    layer.train()
+    x = randn(9, 2, 6, requires_grad=True)
+    grads = []
+    for function in (layer, checkpoint_wrapper(copy.deepcopy(layer))):
+        x.grad = None
+        torch.manual_seed(7)
+        function(x)[0].square().sum().backward()
+        grads.append(x.grad)
+    assert_close(*grads, 1e-12)
+
+
 @pytest.mark.parametrize("chunk_size", [-1, 128])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("autocast", [False, True])

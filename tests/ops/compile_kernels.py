@@ -16,7 +16,7 @@ from fairseq_mega.modules import MultiHeadEMA
 from fairseq_mega.ops.ema import fused_ema
 
 TARGET = GPUTarget("cuda", 80, 32)
-TYPES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.bfloat16: "*bf16"}
+TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
 
 
 def type_of(value):

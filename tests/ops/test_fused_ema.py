@@ -57,7 +57,7 @@ def test_from_a_state_to_a_state(length, kernels):
     assert_close(last, expected_last)
 
 
-def test_with_gradients_a_state_takes_blocks(kernels, device):
+def test_with_gradients_a_state_takes_blocks(kernels):
     parameters = Parameters(False)
     x, h = randn(1, 40, DIM), randn(1, DIM, NDIM).requires_grad_()
     y, _ = forms.ema_segment(x, *parameters.coefficients(), h)
@@ -98,7 +98,7 @@ def test_the_kernels_compile_for_a_gpu():
     assert {waits for _, waits in compiled} == {"0"}  # a thread has all states of its channel
 
 
-def test_rows_of_any_distance(kernels, device):
+def test_rows_of_any_distance(kernels):
     """Time first in memory, as fairseq has it, and a part of a wider tensor."""
     parameters = Parameters(False)
     whole = randn(20, 2, 2 * DIM)
@@ -107,7 +107,7 @@ def test_rows_of_any_distance(kernels, device):
         assert_close(y, parameters.naive(x))
 
 
-def test_more_channels_and_dimensions_than_a_program_has(kernels, device):
+def test_more_channels_and_dimensions_than_a_program_has(kernels):
     """33 channels in tiles of 32; 5 dimensions, which are no power of two."""
     parameters = Parameters(False, dim=33, ndim=5)
     x = randn(1, 18, 33).requires_grad_()
@@ -126,7 +126,7 @@ def test_padding_is_as_without_kernels(monkeypatch):
         assert_close(parameters.module(x, mask)[time_first(mask)], expected[time_first(mask)])
 
 
-def test_slow_averages_stay_accurate_in_float32(kernels, device):
+def test_slow_averages_stay_accurate_in_float32(kernels):
     """A truncated kernel takes away what it has added many positions before."""
     parameters = Parameters(False)
     with torch.no_grad():

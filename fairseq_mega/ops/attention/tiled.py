@@ -136,12 +136,14 @@ def tiled_attention(
     weights = _Weights(function, scale, key_padding_mask, dropout)
     with without_autocast(q):
         tiles = make_tiles(q.size(0), q.size(1), k.size(1), causal, tile_queries, tile_weights)
-        plain = torch.compiler.is_compiling() or not torch.is_grad_enabled()
-        plain = plain or not is_much(q.size(0) * q.size(1) * k.size(1), q.device)
+        small = not is_much(q.size(0) * q.size(1) * k.size(1), q.device)
+        plain = small or torch.compiler.is_compiling() or not torch.is_grad_enabled()
         if need_weights or (len(tiles) == 1 and plain):
             w = weights.of(q, k, bias)
-            o = torch.bmm(drop(w, dropout) if dropout > 0 else w, v)
-            return o, w if need_weights else None
+            # Large tiles draw as _TiledAttention does: with checkpointing, the other pass takes it.
+            faster = small and dropout > 0
+            dropped = drop(w, dropout) if faster else apply_mask(w, weights.draw(w))
+            return torch.bmm(dropped, v), w if need_weights else None
         return _TiledAttention.apply(q, k, v, bias, weights, tiles), None
 
 

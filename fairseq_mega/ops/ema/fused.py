@@ -17,7 +17,8 @@ from .coefficients import EMACoefficients
 
 # Channels of a program, a thread of its one warp each, and positions that are read at once.
 CHANNELS, ROWS = 32, 8
-# 132 multiprocessors are busy with PROGRAMS; shorter segments read more states than inputs.
+# An H100 or H200, of 132 multiprocessors, is kept busy by so many programs of one warp. Shorter
+# segments would read more states than inputs.
 PROGRAMS, LEAST_SEGMENT = 2048, 64
 
 _has_triton = find_spec("triton") is not None
@@ -136,7 +137,7 @@ def _launch(kernel: str, x: Tensor, log_decay: Tensor, grid: Tuple[int, ...], *a
     from . import kernels
 
     ndim, channels = log_decay.shape
-    sizes = dict(D=CHANNELS, N=1 << (ndim - 1).bit_length(), ROWS=ROWS, num_warps=1)
+    sizes = dict(D=CHANNELS, N=1 << (ndim - 1).bit_length(), num_warps=1)
     with torch.cuda.device_of(x):
         getattr(kernels, kernel)[(_ceil(channels, CHANNELS), *grid)](*args, **flags, **sizes)
 
@@ -149,7 +150,7 @@ def _segment_states(
     grid = _ceil(length, segment), batch
     ends = log_decay.new_empty(2, batch, grid[0], *log_decay.shape)
     sizes = length, *log_decay.shape[::-1], segment, delay, *x.stride()[:2]
-    flags = dict(REVERSE=reverse, DELAYED=delay > 0)
+    flags = dict(REVERSE=reverse, DELAYED=delay > 0, ROWS=ROWS)
     _launch("segment_states", x, log_decay, grid, x, log_decay, decay, *ends, *sizes, **flags)
     return ends
 
@@ -171,11 +172,11 @@ def _scan(
     y = torch.empty_like(x)
     grid = _ceil(x.size(1), segment), x.size(0)
     sizes = x.size(1), *log_decay.shape[::-1], segment, delay, *x.stride()[:2], *y.stride()[:2]
-    flags = dict(OMEGA=omega is not None, STARTS=starts is not None)
-    unused = log_decay
-    omega, starts = (unused if each is None else each for each in (omega, starts))
+    flags = dict(REVERSE=reverse, DELAYED=delay > 0, ROWS=ROWS)
+    flags.update(OMEGA=omega is not None, STARTS=starts is not None)
+    omega = log_decay if omega is None else omega  # a pointer that is not read
+    starts = log_decay if starts is None else starts
     tensors = x, y, log_decay, decay, weight, omega, starts
-    flags.update(REVERSE=reverse, DELAYED=delay > 0)
     _launch("scan", x, log_decay, grid, *tensors, *sizes, **flags)
     return y
 
@@ -190,9 +191,9 @@ def _gradients(
     sums = [log_decay.new_empty(grid[1], grid[0], *log_decay.shape) for _ in range(2)]
     sums.append(log_decay.new_empty(grid[1], grid[0], log_decay.size(1)))
     sizes = x.size(1), *log_decay.shape[::-1], segment, delay, *x.stride()[:2], *grad_y.stride()[:2]
-    starts = (log_decay, log_decay) if states is None else states
+    starts = (log_decay, log_decay) if states is None else states  # pointers that are not read
     tensors = x, grad_y, log_decay, decay, *starts, *sums
-    flags = dict(REVERSE=reverse, DELAYED=delay > 0, STARTS=states is not None)
+    flags = dict(REVERSE=reverse, DELAYED=delay > 0, ROWS=ROWS, STARTS=states is not None)
     _launch("gradients", x, log_decay, grid, *tensors, *sizes, **flags)
     return sums[0], sums[1], sums[2]
 

@@ -2,7 +2,8 @@
 
 A program has ``D`` channels of one sequence, a thread each, with their ``N`` states: a power of two
 of at least ``ndim``. So that no thread needs another's states, coefficients and states are
-``(N, D)`` in memory, and ``dim`` is not specialised: loads of several numbers would spread them.
+``(N, D)`` in memory, and ``dim`` is not specialised: if the compiler knew it to be a multiple of
+16, a thread would load several channels at once, and the states of one would be in several threads.
 A program walks over one segment of the positions, ``ROWS`` of which are read at once, so that it
 waits for memory once for all of them. Positions count in the direction of the scan: the backward
 EMA is the forward one with ``REVERSE``. A truncated kernel of ``T`` taps is the whole EMA of
@@ -86,6 +87,7 @@ def segment_states(
             old = _rows(x, start - delay, d, length, dim, stride_l, REVERSE, decay.dtype, ROWS)
         for j in tl.static_range(ROWS):
             u, v = _next_states(u, v, new[j], old[j], decay, q_delay, delay, DELAYED)
+    # Positions past the end would decay the state; scan and gradients do not need it then.
     for i in range(whole, stop):
         last = _row(x, i, d, length, dim, stride_l, REVERSE, decay.dtype)
         first = last
@@ -100,7 +102,7 @@ def segment_states(
 @triton.jit(do_not_specialize=["dim"])
 def join_segments(
     u_end, v_end, log_decay, u_start, v_start, segments, segment, length, dim, ndim,
-    D: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr,
+    D: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """The recurrence between segments: ``u`` and ``v (B, S + 1, N, D)`` before each, and at the
     end."""
@@ -137,7 +139,10 @@ def scan(
     decay, weight = _weights(decay, d, dim, ndim, N), _weights(weight, d, dim, ndim, N)
     x += batch * stride_b
     y += batch * y_stride_b
+    old_weight = q_delay * weight
     h = tl.zeros_like(decay)
+    if OMEGA:
+        direct = tl.load(omega + d, d < dim, 0.0)
     if STARTS:
         h = _weights(starts + (batch * tl.num_programs(1) + s) * dim * ndim, d, dim, ndim, N)
     for start in range(s * segment, tl.minimum((s + 1) * segment, length), ROWS):
@@ -148,10 +153,10 @@ def scan(
         for j in tl.static_range(ROWS):
             h += decay * h + weight * new[j][None, :]
             if DELAYED:
-                h -= q_delay * weight * old[j][None, :]
+                h -= old_weight * old[j][None, :]
             out = tl.sum(h, 0)
             if OMEGA:
-                out += tl.load(omega + d, d < dim, 0.0) * new[j]
+                out += direct * new[j]
             position = tl.where(d < dim, start + j, length)
             row = length - 1 - position if REVERSE else position
             out = out.to(y.dtype.element_ty)
