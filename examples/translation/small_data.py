@@ -122,7 +122,7 @@ def curve_of(log: Path) -> List[Point]:
             row = json.loads(text)
         except json.JSONDecodeError:  # the configuration, which is no JSON
             continue
-        seconds = float(row.get("train_wall", seconds))
+        seconds += float(row.get("train_wall", 0))  # since the last line with it
         if "valid_bleu" in row:
             loss, bleu = float(row["valid_nll_loss"]) * LN2, float(row["valid_bleu"])
             points.append(Point(int(row["valid_num_updates"]), seconds, loss, bleu))
