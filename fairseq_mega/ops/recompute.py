@@ -25,8 +25,8 @@ def recompute(function: Callable, *args):
 
     Args:
         function: a pure function. Gradients flow to the tensors among ``args``, so it must use no
-            other parameters; and it must draw no random numbers: dropout masks are arguments.
-            Others hold no tensors.
+            other parameters; and it must draw no random numbers.
+        args: tensors, dropout masks, and what holds no tensor.
 
     Returns:
         a tensor or a tuple of tensors, as ``function`` does.
