@@ -46,7 +46,7 @@ counts:
 hostile: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/hostile/judge.py
 
-# Thousands of random sets of options: tens of minutes.
+# Thousands of random sets of options: four minutes.
 properties: $(INSTALLED)
 	OMP_NUM_THREADS=1 PROPERTY_CASES=280 $(BIN)/pytest -n 2 tests/properties
 
