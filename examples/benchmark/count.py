@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 logging.disable(logging.INFO)  # of fairseq and hydra
 warnings.simplefilter("ignore", UserWarning)  # of torch, about how fairseq uses it
 
-from examples.benchmark.counted import COUNTED, FORMS, SIDES, Average  # noqa: E402
+from examples.benchmark.counted import COUNTED, FORMS, Average, cases_and_sides  # noqa: E402
 from examples.benchmark.counter import Counts  # noqa: E402
 
 
@@ -204,12 +204,9 @@ def main() -> None:
     out, measured = args.out, json.loads(args.measured.read_text())
     torch.set_num_threads(1)
     found: Dict[str, Dict[str, Counts]] = {}
-    for case in COUNTED:
-        for side in SIDES:
-            if case.name == "beam" and side == "fused":
-                continue  # generation has no such attention: one query reads the cache
-            print(f"{case.name}: {side}", flush=True)
-            found.setdefault(case.name, {})[side] = case.count(side)
+    for case, side in cases_and_sides():
+        print(f"{case.name}: {side}", flush=True)
+        found.setdefault(case.name, {})[side] = case.count(side)
     averages = {form: Average(form).count() for form in FORMS}
     out.write_text(report(found, averages, measured))
 

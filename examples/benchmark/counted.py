@@ -4,7 +4,7 @@ import shlex
 import warnings
 from contextlib import contextmanager, nullcontext
 from functools import cache
-from typing import Callable, Dict, Iterator, NamedTuple
+from typing import Callable, Dict, Iterator, NamedTuple, Tuple
 from unittest.mock import patch
 
 import numpy as np
@@ -150,6 +150,13 @@ def beam_step(counted: Counted, side: str, place: Place) -> Callable[[], Tensor]
         return F.log_softmax(logits[:, -1].float(), dim=-1)
 
     return step
+
+
+def cases_and_sides() -> Iterator[Tuple[Counted, str]]:
+    for case in COUNTED:
+        for side in SIDES:
+            if case.name != "beam" or side != "fused":  # there, one query reads the cache
+                yield case, side
 
 
 class Average(NamedTuple):

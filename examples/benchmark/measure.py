@@ -25,12 +25,11 @@ logging.disable(logging.INFO)  # of fairseq and hydra
 warnings.simplefilter("ignore", UserWarning)  # of torch, about how fairseq uses it
 
 from examples.benchmark.counted import (  # noqa: E402
-    COUNTED,
     FORMS,
-    SIDES,
     Average,
     Counted,
     Place,
+    cases_and_sides,
 )
 
 WARM_UP, REPETITIONS = 4, 15
@@ -61,19 +60,16 @@ def measured(step: Callable[[], object]) -> Dict[str, float]:
     return {"ms": statistics.median(times), "busy_ms": busy, "kernels": len(kernels), "gb": peak}
 
 
-def results(device: str) -> Iterator[tuple]:
+def results() -> Iterator[tuple]:
     """Case, side, and what was measured; None where it does not fit into the memory."""
-    place = Place(device, lambda tensor: tensor.to(device))
-    for case in COUNTED:
-        for side in SIDES:
-            if case.name == "beam" and side == "fused":
-                continue
-            yield case.name, side, measured_case(case, side, place)
+    for case, side in cases_and_sides():
+        yield case.name, side, measured_case(case, side)
     for form in FORMS:
-        yield "average", form, measured(Average(form).prepare(device))
+        yield "average", form, measured(Average(form).prepare("cuda"))
 
 
-def measured_case(case: Counted, side: str, place: Place) -> Optional[Dict[str, float]]:
+def measured_case(case: Counted, side: str) -> Optional[Dict[str, float]]:
+    place = Place("cuda", torch.Tensor.cuda)
     with suppress(torch.cuda.OutOfMemoryError), case.running(side, place) as step:
         return measured(step)
     return None
@@ -87,7 +83,7 @@ def main() -> None:
         sys.exit(f"this torch ({torch.__version__}) sees no GPU; count.py needs none")
     torch.manual_seed(1)
     found: Dict[str, Dict] = {}
-    for case, side, result in results("cuda"):
+    for case, side, result in results():
         print(case, side, result, flush=True)
         found.setdefault(case, {})[side] = result
     card = {"card": torch.cuda.get_device_name(), "torch": torch.__version__}
