@@ -27,6 +27,18 @@ def in_autocast_type(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(device))
 
 
+def present_autocast(x: Tensor) -> ContextManager:
+    """Autocast as it is now on the device of ``x``, to be entered later."""
+    device = x.device.type
+    if not _is_known(device):
+        return nullcontext()
+    return torch.autocast(device, torch.get_autocast_dtype(device), _is_enabled(device))
+
+
 def _is_enabled(device: str) -> bool:
-    # The meta device knows no autocast. (torch.amp.is_autocast_available breaks graphs.)
-    return device != "meta" and torch.is_autocast_enabled(device)
+    return _is_known(device) and torch.is_autocast_enabled(device)
+
+
+def _is_known(device: str) -> bool:
+    """The meta device has no autocast. (torch.amp.is_autocast_available breaks graphs.)"""
+    return device != "meta"

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 
+from .autocast import present_autocast
 from .dropout import DropoutMask
 
 
@@ -96,20 +97,12 @@ def _filled(arg: Any, tensors: Iterator[Tensor]) -> Any:
     return next(tensors) if arg is _SLOT else arg
 
 
-def _autocast(device: str) -> ContextManager:
-    """Autocast as it is now, to be entered later."""
-    if device == "meta":  # which knows no autocast
-        return nullcontext()
-    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-    return torch.autocast(device, dtype, enabled)
-
-
 class _Recompute(torch.autograd.Function):
     @staticmethod
     def forward(ctx, function, slots, *tensors):
         ctx.save_for_backward(*tensors)
         ctx.function, ctx.slots = function, slots
-        ctx.autocast = _autocast(tensors[0].device.type)
+        ctx.autocast = present_autocast(tensors[0])
         return function(*slots.fill(tensors))
 
     @staticmethod
@@ -149,7 +142,7 @@ class _Kept:
         self._keep, self._take = outer or (_itself, _itself)
         self._function, self._slots = function, _Slots(args)
         self._size, self._stride = x.size(), x.stride()
-        self._autocast = _autocast(x.device.type)
+        self._autocast = present_autocast(x)
         tensors = [t.detach() for t in _Slots.tensors(args)]
         # Memory that x shares with others, its own arguments above all, is kept anyway.
         whole = x.untyped_storage().nbytes() == x.numel() * x.element_size()
