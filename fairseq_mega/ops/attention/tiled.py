@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..autocast import in_autocast_type, without_autocast
-from ..dropout import DropoutMask, apply_mask, draw_mask
-from ..dropout import dropout as drop
+from ..dropout import DropoutMask, apply_mask, draw_mask, dropout
 from ..recompute import is_much
 from .functions import ATTENTION_FUNCTIONS, attention_scale, attention_scores
 
@@ -82,6 +81,13 @@ class _Weights(NamedTuple):
     def draw(self, weights: Tensor) -> Optional[DropoutMask]:
         return draw_mask(weights, self.dropout) if self.dropout > 0 else None
 
+    def dropped(self, weights: Tensor, small: bool) -> Tensor:
+        """``weights`` after dropout. Large ones by a mask as ``_TiledAttention`` draws it, which
+        the other pass of activation checkpointing takes."""
+        if small and self.dropout > 0:
+            return dropout(weights, self.dropout)
+        return apply_mask(weights, self.draw(weights))
+
 
 def tiled_attention(
     q: Tensor,
@@ -140,10 +146,7 @@ def tiled_attention(
         plain = small or torch.compiler.is_compiling() or not torch.is_grad_enabled()
         if need_weights or (len(tiles) == 1 and plain):
             w = weights.of(q, k, bias)
-            # Large tiles draw as _TiledAttention does: with checkpointing, the other pass takes it.
-            faster = small and dropout > 0
-            dropped = drop(w, dropout) if faster else apply_mask(w, weights.draw(w))
-            return torch.bmm(dropped, v), w if need_weights else None
+            return torch.bmm(weights.dropped(w, small), v), w if need_weights else None
         return _TiledAttention.apply(q, k, v, bias, weights, tiles), None
 
 
