@@ -47,6 +47,12 @@ def tensors_on_the_device(request, device):
         yield
 
 
+@pytest.fixture
+def recomputing(monkeypatch):
+    """A GPU, too, computes again what is as small as in the tests."""
+    monkeypatch.setattr("fairseq_mega.ops.recompute.LEAST_ON_GPU", 0)
+
+
 @pytest.fixture(scope="session")
 def parity():
     """The folder of numbers computed by the published implementation."""

@@ -96,8 +96,8 @@ def test_autocast_follows_float32(arch, exact, device):
     if device.type == "cpu":
         pytest.skip("--amp of fairseq is for GPUs alone")
     found = losses(make_trainer(arch, device, "--amp"), arch)
-    assert found[0] == pytest.approx(exact[arch][0], abs=BOUND_ON_GPU)
-    assert mean_of_last(found) == pytest.approx(mean_of_last(exact[arch]), abs=BOUND_ON_GPU)
+    assert found[0] == pytest.approx(exact[arch][0], abs=BOUND)
+    assert mean_of_last(found) == pytest.approx(mean_of_last(exact[arch]), abs=BOUND)
 
 
 LAYERS = {

@@ -12,14 +12,9 @@ from fairseq_mega.modules import (
     NormalizedFeedForwardNetwork,
 )
 
+pytestmark = pytest.mark.usefixtures("recomputing")
 DROPOUTS = dict(dropout=0.3, hidden_dropout=0.3)
 ATTENTION_DROPOUTS = dict(DROPOUTS, attention_dropout=0.3)
-
-
-@pytest.fixture(autouse=True)
-def whatever_the_size(monkeypatch):
-    """A GPU keeps what is as small as here."""
-    monkeypatch.setattr("fairseq_mega.ops.recompute.LEAST_ON_GPU", 0)
 
 
 def make(kind, feature_dropout=False, dtype=torch.float64):

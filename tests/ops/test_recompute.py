@@ -21,16 +21,11 @@ from fairseq_mega.ops.gating import (
 from fairseq_mega.ops.recompute import recompute, recomputed
 
 SHAPE = (3, 5, 4)
+pytestmark = pytest.mark.usefixtures("recomputing")
 
 
 def leaf(seed, *shape):
     return randn(*(shape or SHAPE), seed=seed, requires_grad=True)
-
-
-@pytest.fixture(autouse=True)
-def whatever_the_size(monkeypatch):
-    """A GPU keeps what is as small as here."""
-    monkeypatch.setattr("fairseq_mega.ops.recompute.LEAST_ON_GPU", 0)
 
 
 FUNCTIONS = {
