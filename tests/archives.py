@@ -2,6 +2,8 @@
 
 import gzip
 import io
+import shutil
+import subprocess
 import tarfile
 import zipfile
 
@@ -27,6 +29,21 @@ def zipped(members):
         for path, data in members.items():
             archive.writestr(path, data)
     return out.getvalue()
+
+
+def deb(folder, name, members):
+    """Writes a Debian package of these texts by their paths: FOLDER/NAME_1_all.deb."""
+    root = folder / name
+    for path, text in members.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text, encoding="utf-8")
+    (root / "DEBIAN").mkdir()
+    (root / "DEBIAN/control").write_text(
+        f"Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: A <a@b.c>\nDescription: x\n"
+    )
+    command = ["dpkg-deb", "--build", str(root), str(folder / f"{name}_1_all.deb")]
+    subprocess.run(command, check=True, capture_output=True)
+    shutil.rmtree(root)
 
 
 def sentences(count, seed=1):

@@ -1,9 +1,9 @@
 """Parallel sentences of help pages: on small packages of the layout of LibreOffice's."""
 
 import shutil
-import subprocess
 
 import pytest
+from archives import deb
 
 from examples.translation import help_pages, prepare
 
@@ -29,19 +29,9 @@ def sentence(page, line, language):
 
 def make_package(folder, language, pages):
     """A .deb of `pages`, texts by their names."""
-    root = folder / language
-    for name, text in pages.items():
-        path = root / "usr/share/libreoffice/help" / language / "text" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
     name = f"libreoffice-help-{language.lower()}"
-    (root / "DEBIAN").mkdir()
-    (root / "DEBIAN/control").write_text(
-        f"Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: A <a@b.c>\nDescription: x\n"
-    )
-    command = ["dpkg-deb", "--build", str(root), str(folder / f"{name}_1_all.deb")]
-    subprocess.run(command, check=True, capture_output=True)
-    shutil.rmtree(root)
+    place = f"usr/share/libreoffice/help/{language}/text"
+    deb(folder, name, {f"{place}/{page}": text for page, text in pages.items()})
 
 
 def texts_of(text, tmp_path):

@@ -2,9 +2,10 @@
 
     python examples/language_modeling/prepare.py wikitext103    words, as published
     python examples/language_modeling/prepare.py enwik8         bytes, as published
+    python examples/language_modeling/prepare.py manual         the manual of a Debian package
 
-Each step makes a folder in --workdir: downloads, text, and data-bin, which is for fairseq. A run
-that was interrupted goes on with the step that it was in.
+Each step makes a folder in --workdir: downloads, text, symbols (for a manual) and data-bin, which
+is for fairseq. A run that was interrupted goes on with the step that it was in.
 """
 
 import argparse
@@ -18,7 +19,9 @@ from typing import Callable, List, NamedTuple, Optional
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from examples import subword  # noqa: E402
 from examples.download import Remote, extract, fetch, listed  # noqa: E402
+from examples.language_modeling import manuals, symbols  # noqa: E402
 from examples.steps import (  # noqa: E402
     PreparationError,
     add_common_options,
@@ -78,9 +81,32 @@ PUBLISHED = {
 }
 
 
-def prepare(data: DataSet, work: Path, workers: int) -> None:
+def prepare_published(args: argparse.Namespace) -> None:
+    data, work = PUBLISHED[args.data], args.workdir
     keep_settings(work, {"data": data.title})
     text = once(work / "text", partial(data.write_text, work / "downloads"))
+    finish(work, text, args.workers)
+
+
+def prepare_manual(args: argparse.Namespace) -> None:
+    """Text of whole pages, split into subwords or bytes."""
+    work, names = args.workdir, ("package", "symbols", "vocab_size")
+    keep_settings(work, {name: getattr(args, name) for name in names})
+    text = once(work / "text", partial(manuals.write_text, args.package, work / "downloads"))
+    files = [text / split for split in SPLITS]
+
+    def encode(out: Path) -> None:
+        if args.symbols == "bytes":
+            symbols.split("bytes", out, files)
+            return
+        subword.learn(out / "subword", args.vocab_size, files[:1])
+        subword.encode(out / "subword.model", out, files)
+
+    finish(work, once(work / "symbols", encode), args.workers)
+
+
+def finish(work: Path, text: Path, workers: int) -> None:
+    """Binarises the splits in `text`, symbols separated by spaces."""
     options = ["--only-source"]
     for split in SPLITS:
         options += [f"--{split}pref", str(text / split)]
@@ -101,13 +127,24 @@ def parse(words: Optional[List[str]]) -> argparse.Namespace:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         add_common_options(action, name)
+        action.set_defaults(prepare=prepare_published)
+    manual = actions.add_parser("manual", help="the manual that a Debian package carries")
+    manual.add_argument(
+        "--package", default="python3.11-doc", help="its name (python3.11-doc), see manuals.py"
+    )
+    manual.add_argument("--symbols", choices=["subwords", "bytes"], default="subwords")
+    manual.add_argument(
+        "--vocab-size", type=int, default=4000, help="SentencePiece pieces, for subwords (4000)"
+    )
+    add_common_options(manual, "manual")
+    manual.set_defaults(prepare=prepare_manual)
     return parser.parse_args(words)
 
 
 def main(words: Optional[List[str]] = None) -> None:
     args = parse(words)
     with plain_ends(), alone(args.workdir):
-        prepare(PUBLISHED[args.data], args.workdir, args.workers)
+        args.prepare(args)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ The pages are free software under the Mozilla Public License 2.0.
 
 import random
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Optional
 
+from examples.debian import package, unpack
 from examples.steps import PreparationError
 from examples.translation.corpora import Pair, write_pairs
 
@@ -41,41 +40,14 @@ def write_text(language: str, held_out: int, downloads: Path, out: Path) -> None
 
     The packages are those in `downloads`, or else what apt-get downloads to there.
     """
-    packages = [package(name, downloads) for name in (ENGLISH, language)]
+    packages = [package(f"libreoffice-help-{name}", downloads) for name in (ENGLISH, language)]
     with TemporaryDirectory(dir=out) as folder:
         for file in packages:
-            subprocess.run(["dpkg-deb", "--extract", file, folder], check=True)
+            unpack(file, Path(folder))
         pages = aligned_pages(*(pages_of(Path(folder), name) for name in (ENGLISH, language)))
         splits = split_by_page(pages, held_out)
     for split, pairs in splits.items():
         write_pairs(out, split, ("en", language), pairs)
-
-
-def package(language: str, downloads: Path) -> Path:
-    """The package of a language, downloaded unless it is there."""
-    name = f"libreoffice-help-{language}"
-    found = sorted(downloads.glob(f"{name}_*.deb"))
-    if not found:
-        need_programs("apt-get", "dpkg-deb")
-        downloads.mkdir(parents=True, exist_ok=True)
-        if subprocess.run(["apt-get", "download", name], cwd=downloads).returncode:
-            raise PreparationError(
-                f"apt-get download {name} failed: see above, try apt-get update, or put the "
-                f"package of another Debian or Ubuntu into {downloads}"
-            )
-        found = sorted(downloads.glob(f"{name}_*.deb"))
-    need_programs("dpkg-deb")
-    print(f"{found[-1].name}", flush=True)
-    return found[-1]
-
-
-def need_programs(*programs: str) -> None:
-    missing = [program for program in programs if shutil.which(program) is None]
-    if missing:
-        raise PreparationError(
-            f"{', '.join(missing)} not found: this data set is made of Debian's packages, on "
-            "Debian, Ubuntu and their like"
-        )
 
 
 def pages_of(root: Path, language: str) -> Path:

@@ -9,8 +9,6 @@ command.
 """
 
 import argparse
-import json
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +30,10 @@ from examples.quickstart.demo import (  # noqa: E402
     table,
     translations,
 )
+from examples.training_log import LN2, validations  # noqa: E402
 from examples.translation import prepare  # noqa: E402
 
 HERE = Path("examples/translation")
-LN2 = 0.6931471805599453  # fairseq logs bits, the tables have nats
 POINTS = 6  # of a curve
 RESAMPLES = 1000
 
@@ -115,18 +113,10 @@ def trials_of(args: argparse.Namespace) -> List[Trial]:
 
 
 def curve_of(log: Path) -> List[Point]:
-    """The validations in the JSON lines of a training's log."""
-    points, seconds = [], 0.0
-    for text in re.findall(r"(\{.*\})$", log.read_text(encoding="utf-8"), re.MULTILINE):
-        try:
-            row = json.loads(text)
-        except json.JSONDecodeError:  # the configuration, which is no JSON
-            continue
-        seconds += float(row.get("train_wall", 0))  # since the last line with it
-        if "valid_bleu" in row:
-            loss, bleu = float(row["valid_nll_loss"]) * LN2, float(row["valid_bleu"])
-            points.append(Point(int(row["valid_num_updates"]), seconds, loss, bleu))
-    return points
+    return [
+        Point(updates, seconds, float(row["valid_nll_loss"]) * LN2, float(row["valid_bleu"]))
+        for updates, seconds, row in validations(log)
+    ]
 
 
 def curves(trials: Sequence[Trial]) -> str:

@@ -1,0 +1,212 @@
+"""Mega beside fairseq's Transformer of equal size on the ten million characters of a manual.
+
+    python examples/language_modeling/small_text.py                    subwords, 3 seeds
+    python examples/language_modeling/small_text.py --symbols bytes
+    python examples/language_modeling/small_text.py --only mega        or mega-normal, transformer
+
+Curves of the trainings, and the test set read in blocks of one chunk, two, four, ... that know
+nothing of each other: what a text further back is good for. Each step prints its command, and is
+skipped where an earlier run finished it with the same command.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Dict, List, NamedTuple, Optional, Sequence
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from examples.language_modeling import prepare  # noqa: E402
+from examples.quickstart.demo import FAIRSEQ, Step, command, found, table  # noqa: E402
+from examples.training_log import validations  # noqa: E402
+
+POINTS = 6  # of a curve
+CHUNK = 128
+CHUNKS = (1, 2, 4, 8, 16, 32)  # of a block of the test
+SAMPLE = 2048  # tokens that Mega reads at once in training
+WINDOW = 512  # and the Transformer
+
+
+class Symbols(NamedTuple):
+    """What a text is split into: tokens of an update, dimensions of the models."""
+
+    max_tokens: int
+    mega: str
+    transformer: str
+
+
+SYMBOLS = {
+    "subwords": Symbols(
+        2048,
+        """--decoder-layers 3 --decoder-embed-dim 256 --decoder-hidden-dim 512
+        --decoder-ffn-embed-dim 512 --decoder-z-dim 64 --decoder-n-dim 8""",
+        """--decoder-layers 3 --decoder-embed-dim 256 --decoder-input-dim 256
+        --decoder-output-dim 256 --decoder-attention-heads 4 --decoder-ffn-embed-dim 1088""",
+    ),
+    "bytes": Symbols(
+        4096,
+        """--decoder-layers 3 --decoder-embed-dim 192 --decoder-hidden-dim 384
+        --decoder-ffn-embed-dim 384 --decoder-z-dim 48 --decoder-n-dim 8""",
+        """--decoder-layers 3 --decoder-embed-dim 192 --decoder-input-dim 192
+        --decoder-output-dim 192 --decoder-attention-heads 4 --decoder-ffn-embed-dim 816""",
+    ),
+}
+TRAIN = """
+    --sample-break-mode none --share-decoder-input-output-embed
+    --criterion cross_entropy --dropout 0.1
+    --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0 --lr-scheduler linear_decay
+    --validate-interval 1000000 --no-epoch-checkpoints --num-workers 0 --log-format json
+"""
+MEGA = f"""
+    --task mega_language_modeling --tokens-per-sample {SAMPLE} --valid-block size:{SAMPLE}
+    --variant-block-multiple-min {SAMPLE // CHUNK} --variant-block-multiple-max {SAMPLE // CHUNK}
+    --arch mega_lm_long --decoder-chunk-size {CHUNK} --ema-longest {SAMPLE}
+"""
+MODELS = {
+    "mega": MEGA,
+    "mega-normal": f"{MEGA} --ema-init normal",
+    "transformer": f"""
+        --task language_modeling --tokens-per-sample {WINDOW}
+        --arch transformer_lm --decoder-normalize-before
+    """,
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training and its tests, by how the test set is read."""
+
+    model: str
+    seed: int
+    training: Step
+    tests: Dict[str, Step]
+
+
+def trials_of(args: argparse.Namespace) -> List[Trial]:
+    data, sizes = args.data / "data-bin", SYMBOLS[args.symbols]
+    trials = []
+    for seed in args.seeds:
+        for model in args.only:
+            folder = args.workdir / f"{model}-{seed}"
+            pace = max(1, args.updates // POINTS)
+            dims = sizes.transformer if model == "transformer" else sizes.mega
+            options = (
+                f"--max-tokens {sizes.max_tokens} --lr {args.lr} --seed {seed} "
+                f"--warmup-updates {max(1, args.updates // 8)} "
+                f"--total-num-update {args.updates} --max-update {args.updates} "
+                f"--validate-interval-updates {pace} --log-interval {pace} --save-dir"
+            )
+            words = command("fairseq-train", data, FAIRSEQ, TRAIN, MODELS[model], dims, options)
+            title = f"{model}, seed {seed}"
+            training = Step(f"Training: {title}", folder, [[*words, str(folder)]])
+            tests = {}
+            for name, reading in readings(model).items():
+                path = "--path", folder / "checkpoint_last.pt"
+                tests[name] = Step(
+                    f"Test: {title}, {name}",
+                    args.workdir / f"{model}-{seed}-test" / name.replace(" ", "-"),
+                    [command(f"fairseq-{reading}", data, FAIRSEQ, *path)],
+                    (training,),
+                )
+            trials.append(Trial(model, seed, training, tests))
+    return trials
+
+
+def readings(model: str) -> Dict[str, str]:
+    """How a model reads the test set: each the program, and its options."""
+    if model == "transformer":
+        evaluate = f"eval-lm --tokens-per-sample {WINDOW} --sample-break-mode none"
+        evaluate += " --max-tokens 4096 --required-batch-size-multiple 1"
+        overlap = 3 * WINDOW // 4
+        return {
+            f"blocks of {WINDOW}": evaluate,
+            f"blocks of {WINDOW}, {overlap} read before": f"{evaluate} --context-window {overlap}",
+        }
+    evaluate = "eval-lm --task mega_language_modeling --sample-break-mode none --max-tokens 4096"
+    blocks = {
+        f"blocks of {n * CHUNK}": f"{evaluate} --valid-block size:{n * CHUNK}" for n in CHUNKS
+    }
+    return {**blocks, "one stream": f"{evaluate} --valid-block splits:1"}
+
+
+# --- results ------------------------------------------------------------------------------------
+
+
+def curves(trials: Sequence[Trial]) -> str:
+    """A table of validations, bits per symbol, each the mean of all seeds."""
+    models = list(dict.fromkeys(trial.model for trial in trials))
+    rows = [("updates", *(f"{model}: {x}" for model in models for x in ("s", "bits")))]
+    by_model = [
+        [list(validations(trial.training.log)) for trial in trials if trial.model == model]
+        for model in models
+    ]
+    for points in zip(*(zip(*runs) for runs in by_model)):
+        cells = [str(points[0][0].updates)]
+        for seeds in points:
+            cells.append(f"{mean(point.seconds for point in seeds):.0f}")
+            cells.append(f"{mean(float(p.numbers['valid_loss']) for p in seeds):.3f}")
+        rows.append(tuple(cells))
+    return table(rows)
+
+
+def tests(trials: Sequence[Trial]) -> str:
+    """A table of bits per symbol of the test set, by how it is read."""
+    rows = [("seed", "model", "parameters", "the test set is read in", "bits", "perplexity")]
+    for trial in trials:
+        size = found(r"num\. shared model params: ([\d,]+)", trial.training.log)
+        for name, step in trial.tests.items():
+            bits = float(found(r"Loss \(base 2\): ([\d.]+)", step.log))
+            rows.append((str(trial.seed), trial.model, size, name, f"{bits:.4f}", f"{2**bits:.3f}"))
+    return table(rows)
+
+
+def report(args: argparse.Namespace, trials: Sequence[Trial]) -> None:
+    """Prints the tables, and writes them to results.md in the working folder."""
+    text = (
+        f"Validation, bits per symbol, means of seeds {' '.join(map(str, args.seeds))}:\n\n"
+        f"{curves(trials)}\n\nTest:\n\n{tests(trials)}"
+    )
+    (args.workdir / "results.md").write_text(f"{text}\n", encoding="utf-8")
+    print(f"\n=== Results, also in {args.workdir / 'results.md'}\n\n{text}")
+
+
+def parse(words: Optional[List[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--symbols", choices=list(SYMBOLS), default="subwords")
+    parser.add_argument("--only", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument(
+        "--data", type=Path, help="a --workdir of prepare.py; Python's manual if not given"
+    )
+    parser.add_argument("--updates", type=int, default=1200, help="of each training (1200)")
+    parser.add_argument("--lr", default="4e-3", help="highest learning rate (4e-3)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(1 2 3)")
+    parser.add_argument("--workdir", type=Path, help="where trainings go: data/small-text-SYMBOLS")
+    args = parser.parse_args(words)
+    args.workdir = args.workdir or Path("data", f"small-text-{args.symbols}")
+    return args
+
+
+def main(words: Optional[List[str]] = None) -> None:
+    args = parse(words)
+    if args.data is None:
+        args.data = args.workdir / "manual"
+        made = ["manual", "--symbols", args.symbols, "--workdir", str(args.data)]
+        prepare.main(made)
+    if not (args.data / "data-bin").is_dir():
+        sys.exit(
+            f"{args.data}: no data-bin is there: make it with examples/language_modeling/prepare.py"
+        )
+    trials = trials_of(args)
+    for trial in trials:
+        for step in (trial.training, *trial.tests.values()):
+            step.run()
+    report(args, trials)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""What fairseq-train says of its validations with --log-format json."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+LN2 = 0.6931471805599453  # fairseq logs bits; times this, they are nats
+
+
+class Validation(NamedTuple):
+    """Updates and seconds of training until then, and the numbers that were logged."""
+
+    updates: int
+    seconds: float
+    numbers: dict[str, str]
+
+
+def validations(log: Path) -> Iterator[Validation]:
+    seconds = 0.0
+    for row in json_lines(log):
+        seconds += float(row.get("train_wall", 0))  # since the last line with it
+        if "valid_num_updates" in row:
+            yield Validation(int(row["valid_num_updates"]), seconds, row)
+
+
+def json_lines(log: Path) -> Iterator[dict[str, str]]:
+    for text in re.findall(r"(\{.*\})$", log.read_text(encoding="utf-8"), re.MULTILINE):
+        try:
+            yield json.loads(text)
+        except json.JSONDecodeError:  # the configuration, which is no JSON
+            continue

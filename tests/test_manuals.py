@@ -1,0 +1,68 @@
+"""Manuals: on a small package of the layout of Debian's python3.11-doc."""
+
+import shutil
+
+import pytest
+from archives import deb
+from fairseq.data import Dictionary
+from fairseq.data.data_utils import load_indexed_dataset
+
+from examples.language_modeling import manuals, prepare
+
+SPLITS = ("train", "valid", "test")
+needs_dpkg = pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="needs Debian's dpkg-deb")
+
+
+def page(i):
+    rows = [f"word{(i + j) % 40:02} of   line {j} on page {i:02} \t" for j in range(20)]
+    return "\n\n".join([f"Page {i:02}", "=======", *rows]) + "\n"
+
+
+def make_package(downloads, count):
+    downloads.mkdir(parents=True)
+    pages = {f"usr/share/doc/x/_sources/{i:02}.rst.txt": page(i) for i in range(count)}
+    pages["usr/share/doc/x/_sources/copy.rst.txt"] = page(0)
+    pages["usr/share/doc/x/00.html"] = "<p>no source</p>"
+    deb(downloads, "x-doc", pages)
+
+
+@needs_dpkg
+@pytest.mark.parametrize("symbols", ["subwords", "bytes"])
+def test_pages_go_whole_to_one_split_each(tmp_path, symbols):
+    make_package(tmp_path / "downloads", 100)
+    words = f"manual --package x-doc --symbols {symbols} --vocab-size 30 --workers 1 --workdir"
+    prepare.main([*words.split(), str(tmp_path)])
+    found = {}
+    for split in SPLITS:
+        text = (tmp_path / "text" / split).read_text()
+        assert text.endswith("\n\n")
+        found[split] = text.removesuffix("\n\n").split("\n\n")
+    assert [len(found[split]) for split in SPLITS] == [94, 3, 3]
+    expected = [
+        "\n".join(line.rstrip() for line in page(i).split("\n") if line.strip()) for i in range(100)
+    ]
+    assert sorted(sum(found.values(), [])) == sorted(expected)
+
+    data = tmp_path / "data-bin"
+    dictionary = Dictionary.load(str(data / "dict.txt"))
+    dataset = load_indexed_dataset(str(data / "test"), dictionary)
+    lines = [line for text in found["test"] for line in [*text.split("\n"), ""]]
+    assert len(dataset) == len(lines) and sum(len(row) == 1 for row in dataset) == 3
+    size, characters = (
+        sum(map(len, dataset)),
+        sum(len(" ".join(line.split())) + 1 for line in lines),
+    )
+    assert size == characters if symbols == "bytes" else size < characters
+
+
+@needs_dpkg
+def test_a_package_without_sources_is_refused(tmp_path):
+    make_package(tmp_path / "downloads", 3)
+    with pytest.raises(SystemExit, match="x-doc has 3 pages named .*: give another --package"):
+        prepare.main(["manual", "--package", "x-doc", "--workdir", str(tmp_path)])
+    assert not (tmp_path / "text").exists()
+
+
+def test_a_long_page_is_for_training():
+    splits = manuals.split_by_page(["long " * 100, *(f"page {i}\n" for i in range(40))])
+    assert "long " * 100 in splits["train"] and splits["valid"] and splits["test"]

@@ -1,0 +1,59 @@
+"""The comparison of language models on a manual: its commands, and its tables of known logs."""
+
+import json
+
+import pytest
+from fairseq.options import get_eval_lm_parser, get_training_parser, parse_args_and_arch
+
+from examples.language_modeling import small_text
+
+
+def arguments(tmp_path, words="--seeds 1 2 --updates 600"):
+    words = f"{words} --data {tmp_path / 'data'} --workdir {tmp_path / 'out'}"
+    return small_text.parse(words.split())
+
+
+@pytest.mark.parametrize("symbols", ["subwords", "bytes"])
+def test_models_train_alike_and_are_of_one_size(tmp_path, symbols):
+    trials = small_text.trials_of(arguments(tmp_path, f"--symbols {symbols} --seeds 7"))
+    assert [trial.model for trial in trials] == ["mega", "mega-normal", "transformer"]
+    seen = []
+    for trial in trials:
+        ((_, *words),) = trial.training.commands
+        args = parse_args_and_arch(get_training_parser(), words)
+        seen.append([args.lr, args.max_tokens, args.dropout, args.max_update, args.seed])
+        assert args.max_tokens % args.tokens_per_sample == 0
+        for step in trial.tests.values():
+            ((program, *words),) = step.commands
+            args = parse_args_and_arch(get_eval_lm_parser(), words)
+            assert program == "fairseq-eval-lm"
+            assert args.path == str(trial.training.folder / "checkpoint_last.pt")
+    assert seen[0] == seen[1] == seen[2]
+
+
+def test_tables_have_the_curves_and_the_tests(tmp_path, capsys):
+    args = arguments(tmp_path)
+    args.workdir.mkdir()
+    trials = small_text.trials_of(args)
+    for trial in trials:
+        bits = {"mega": 3.0, "mega-normal": 3.5, "transformer": 4.0}[trial.model] + trial.seed
+        inner = json.dumps({"num_updates": "100", "train_wall": "50"})
+        valid = json.dumps({"valid_loss": str(bits), "valid_num_updates": "100"})
+        log = f"| INFO | num. shared model params: 2,905,216 (\n| x | {inner}\n| x | {valid}\n"
+        test = f"INFO | Loss (base 2): {bits + 1:.4f}, Perplexity: 1.00\n"
+        for step, text in [(trial.training, log), *((x, test) for x in trial.tests.values())]:
+            step.folder.mkdir(parents=True)
+            step.log.write_text(text)
+    small_text.report(args, trials)
+    text = (args.workdir / "results.md").read_text()
+    assert text in capsys.readouterr().out
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in text.split("\n")]
+    assert ["100", "50", "4.500", "50", "5.000", "50", "5.500"] in rows  # means of seeds 1 and 2
+    assert ["1", "mega", "2,905,216", "blocks of 1024", "5.0000", "32.000"] in rows
+    assert ["2", "transformer", "2,905,216", "blocks of 512", "7.0000", "128.000"] in rows
+    assert sum(row[1:2] == ["mega-normal"] for row in rows) == 2 * 7
+
+
+def test_data_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(SystemExit, match="data: no data-bin is there: .*prepare.py"):
+        small_text.main(["--data", str(tmp_path / "data")])
