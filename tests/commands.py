@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import warm
+
 import fairseq_mega
 
 ROOT = Path(fairseq_mega.__file__).parents[1]
@@ -19,8 +21,8 @@ BIN = Path(sys.executable).parent
 WHERE = ["--cpu"]  # or nothing for a GPU
 
 
-def start(command, *options, cwd=ROOT, user_dir="fairseq_mega", env=None, **kwargs):
-    """A process of fairseq-`command`; options are strings of options, or paths.
+def words_of(command, options, user_dir):
+    """The command line of fairseq-`command`; options are strings of options, or paths.
 
     By default, fairseq leaves out the last sentences of a set if they are not a multiple of 8.
     """
@@ -29,8 +31,13 @@ def start(command, *options, cwd=ROOT, user_dir="fairseq_mega", env=None, **kwar
         words += shlex.split(option) if isinstance(option, str) else [str(option)]
     if command not in ("preprocess", "hydra-train"):
         words += ["--user-dir", str(user_dir), "--required-batch-size-multiple", "1", *WHERE]
+    return words
+
+
+def start(command, *options, cwd=ROOT, user_dir="fairseq_mega", env=None, **kwargs):
+    """A process of fairseq-`command`, as a shell starts it."""
     return subprocess.Popen(
-        words,
+        words_of(command, options, user_dir),
         cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
         stdin=subprocess.PIPE,
@@ -50,6 +57,19 @@ def finish(process, stdin=None, fails=False):
 
 def run(*args, stdin=None, fails=False, **kwargs):
     return finish(start(*args, **kwargs), stdin, fails)
+
+
+def run_warm(command, *options, stdin="", fails=False, cwd=ROOT, user_dir="fairseq_mega", env=None):
+    """As `run`, without the seconds in which fairseq and torch are imported: see `warm`. Not on
+    GPUs, which cannot be used after a fork: there it is `run`."""
+    if not WHERE:
+        where = dict(cwd=cwd, user_dir=user_dir, env=env)
+        return run(command, *options, stdin=stdin, fails=fails, **where)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+    words = words_of(command, options, user_dir)
+    status, output = warm.run(words, cwd, environment, stdin)
+    assert (status != 0) == fails, output[-1500:]
+    return output
 
 
 def losses(output):

@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 
 import pytest
-from commands import run
+from commands import run_warm
 from server import running_server
 
 from examples.classification import prepare
@@ -39,7 +39,7 @@ def refused(message, *words):
 
 def train(data, task, options=""):
     """One update and one validation."""
-    output = run("train", data, f"--task {task}", TINY, options)
+    output = run_warm("train", data, f"--task {task}", TINY, options)
     assert '"train_num_updates": "1"' in output and '"valid_accuracy"' in output
 
 

@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 from classification import KINDS, PARITY, TASK_OF, make_data, parity_data
-from commands import distributed_options, finish, losses, run, start
+from commands import distributed_options, finish, losses, run_warm, start
 from helpers import assert_close
 
 SMALL = (
@@ -32,7 +32,7 @@ def test_scoring_a_published_checkpoint(kind, tmp_path):
     """The published loss and accuracy of the test set, to the digits that are printed."""
     data = parity_data(kind, tmp_path / "data")
     path, files = PARITY / kind / "checkpoint.pt", set(data.rglob("*"))
-    output = run(
+    output = run_warm(
         "validate",
         data,
         f"--task {task_of(kind)} --path {path} --valid-subset test --batch-size 16",
@@ -56,7 +56,7 @@ def test_a_published_table_and_another_chunk_size(tmp_path):
     path = PARITY / "image" / "checkpoint.pt"
     options = f"--task lra-image --path {path} --valid-subset test --batch-size 16"
     overrides = "--model-overrides \"{'chunk_size': 8}\""
-    output = run("validate", data, options, overrides, fails=True)
+    output = run_warm("validate", data, options, overrides, fails=True)
     message = output[output.rindex("ValueError") :]
     for words in ("learned for 16 positions", "the model has 8", "--chunk-size", "rotary"):
         assert words in message
@@ -72,7 +72,7 @@ def test_a_published_checkpoint_can_be_trained_on(tmp_path):
     )
     train = TRAIN.replace(SMALL, options)
     restore = f"--restore-file {PARITY / 'text' / 'checkpoint.pt'} --save-dir {tmp_path}"
-    output = run("train", data, train, restore, "--max-update 4 --disable-validation")
+    output = run_warm("train", data, train, restore, "--max-update 4 --disable-validation")
     curve = losses(output)
     assert list(curve) == [1, 2, 3, 4] and '"epoch": 13' in output
     assert sum(curve.values()) / 4 < 1.2  # log2(3) before it has learned
@@ -85,7 +85,7 @@ def test_kill_and_resume(kind, options, tmp_path):
     data = make_data(kind, tmp_path / "data", 2)
     dropout = "--dropout 0.1 --attention-dropout 0.1 --act-dropout 0.1 --max-update 30"
     command = ["train", data, options, TRAIN, dropout, "--save-interval-updates 5"]
-    whole = losses(run(*command, f"--save-dir {tmp_path / 'whole'}"))
+    whole = losses(run_warm(*command, f"--save-dir {tmp_path / 'whole'}"))
     assert list(whole) == list(range(1, 31))
 
     process = start(*command, f"--save-dir {tmp_path / 'killed'}")
@@ -95,7 +95,7 @@ def test_kill_and_resume(kind, options, tmp_path):
             break
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    resumed = losses(run(*command, f"--save-dir {tmp_path / 'killed'}"))
+    resumed = losses(run_warm(*command, f"--save-dir {tmp_path / 'killed'}"))
     assert min(resumed) > 5 and max(resumed) == 30
     assert resumed == {update: whole[update] for update in resumed}
     ours, theirs = (
@@ -117,7 +117,7 @@ def test_two_processes_train_as_one_that_accumulates_gradients(kind, options, tm
         start(*command, f"--save-dir {two} {distributed}") for distributed in distributed_options()
     ]
     output = [finish(process) for process in processes][0]
-    alone_output = run(*command, f"--save-dir {one} --update-freq 2")
+    alone_output = run_warm(*command, f"--save-dir {one} --update-freq 2")
     together, alone = losses(output), losses(alone_output)
     assert list(together) == list(alone) == list(range(1, 13))
     assert together == pytest.approx(alone, abs=2e-3)
@@ -148,7 +148,7 @@ def test_learning_and_validation_on_held_out_samples(tmp_path):
     """Worker processes read the data, in lengths of all kinds; the best is chosen on the samples
     that were held out, which another command scores again."""
     data = make_data("text", tmp_path / "data", 2)
-    output = run(
+    output = run_warm(
         "train",
         data,
         TEXT,
@@ -159,7 +159,7 @@ def test_learning_and_validation_on_held_out_samples(tmp_path):
     (best,) = re.findall(r'"heldout_best_accuracy": "([\d.]+)"', output)[-1:] or [None]
     assert best is not None and float(best) >= 90
     options = f"--task lra-text --path {tmp_path / 'checkpoint_best.pt'} --valid-subset heldout"
-    scored = run("validate", data, options, "--batch-size 5 --log-format simple")
+    scored = run_warm("validate", data, options, "--batch-size 5 --log-format simple")
     (accuracy,) = re.findall(r"accuracy ([\d.]+)", scored)[-1:]
     assert float(accuracy) == pytest.approx(float(best), abs=1e-3)
 
@@ -175,7 +175,7 @@ def test_learning_and_validation_on_held_out_samples(tmp_path):
 def test_bad_input(options, says, tmp_path):
     """One error that says what to do is the last thing that is printed."""
     data = make_data("text", tmp_path / "data", 2)
-    output = run("train", data, TEXT, TRAIN, options, f"--save-dir {tmp_path}", fails=True)
+    output = run_warm("train", data, TEXT, TRAIN, options, f"--save-dir {tmp_path}", fails=True)
     message = output[max(output.rfind("ValueError: "), output.rfind("FileNotFoundError: ")) :]
     for words in says:
         assert words in message

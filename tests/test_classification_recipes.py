@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 from classification import make_data
-from commands import ROOT, readme_commands, run
+from commands import ROOT, readme_commands, run_warm
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.dataclass.initialize import add_defaults
 from helpers import parse
@@ -70,14 +70,14 @@ def test_the_readmes_commands(name, tmp_path):
     options, found = re.subn(r"(?<=--warmup-updates )\d+", "1", options)
     assert found == 1
     options = options.replace(f"checkpoints/{name}", str(tmp_path / "checkpoints"))
-    output = run("train", data, options.replace("--user-dir fairseq_mega", ""))
+    output = run_warm("train", data, options.replace("--user-dir fairseq_mega", ""))
     assert re.search(r"\| valid \|.*\| loss [\d.]+ \| accuracy [\d.]+", output), output[-1500:]
     assert "num_updates 3" in output
 
     options = command(name, "validate")[1].replace("--user-dir fairseq_mega", "")
     options = options.replace(f"checkpoints/{name}", str(tmp_path / "checkpoints"))
     options = options.replace(f"results/{name}", str(tmp_path / "results"))
-    output = run("validate", data, options)
+    output = run_warm("validate", data, options)
     assert "of 20 samples; predictions in" in output
     assert (tmp_path / "results" / "predictions-test.tsv").read_text().count("\n") == 21
 
@@ -94,7 +94,7 @@ def test_training_from_a_yaml_file(tmp_path):
         "dataset.batch_size": 20,
         "checkpoint.save_dir": tmp_path,
     }
-    output = run(
+    output = run_warm(
         "hydra-train",
         f"--config-dir {FOLDER / 'config'} --config-name pathfinder",
         *(shlex.quote(f"{key}={value}") for key, value in overrides.items()),

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from commands import losses, made_once, run
+from commands import losses, made_once, run_warm
 from PIL import Image
 
 from fairseq_mega.data.images import MEAN, STD, find_images, load_image, middle, normalise
@@ -46,10 +46,10 @@ def data(tmp_path_factory):
 
 
 def test_a_model_learns_and_is_validated(data, tmp_path):
-    output = run("train", data, TRAIN, f"--save-dir {tmp_path}")
+    output = run_warm("train", data, TRAIN, f"--save-dir {tmp_path}")
     assert len(losses(output)) == 30
     best = tmp_path / "checkpoint_best.pt"
-    output = run(
+    output = run_warm(
         "validate", data, f"--task image_folder --path {best} --image-size 16 --batch-size 4",
         "--valid-subset valid --log-format json",
         "--criterion label_smoothed_cross_entropy --report-accuracy",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from classification import dictionary_of, write_lines
-from commands import losses, made_once, run, valid_loss
+from commands import losses, made_once, run_warm, valid_loss
 
 SIZES = (
     "-a mega_masked_lm_small --encoder-layers 2 --encoder-embed-dim 32 --encoder-hidden-dim 48 "
@@ -41,7 +41,7 @@ def make(folder):
         write_lines(folder / "classes" / "input0" / split, rows, words)
         names = [["up" if i % 2 else "down"] for i in range(count)]
         write_lines(folder / "classes" / "label" / split, names, labels)
-    output = run(
+    output = run_warm(
         "train", folder / "words", WORDS,
         f"--max-update 60 --sample-break-mode eos --save-dir {folder / 'mlm'}",
     )  # fmt: skip
@@ -62,7 +62,7 @@ def test_a_masked_language_model_learns(trained):
 
 def test_validation_of_its_checkpoint(trained):
     path = trained / "mlm" / "checkpoint_last.pt"
-    output = run(
+    output = run_warm(
         "validate", trained / "words", f"--task masked_lm --path {path} --sample-break-mode eos",
         "--tokens-per-sample 24 --batch-size 5 --log-format json",
     )  # fmt: skip
@@ -75,7 +75,7 @@ def test_a_classifier_starts_from_it(trained, tmp_path, start):
     path = trained / "mlm" / "checkpoint_last.pt"
     reset = "--reset-optimizer --reset-dataloader --reset-meters --reset-lr-scheduler"
     options = f"{start} {path} {reset if start == '--restore-file' else ''}"
-    output = run(
+    output = run_warm(
         "train", trained / "classes", CLASSES, f"--save-dir {tmp_path} --max-update 1",
         options,
     )  # fmt: skip
@@ -91,13 +91,13 @@ def test_a_classifier_starts_from_it(trained, tmp_path, start):
 
 def test_a_classifier_learns_and_is_validated(trained, tmp_path):
     path = trained / "mlm" / "checkpoint_last.pt"
-    run(
+    run_warm(
         "train", trained / "classes", CLASSES, f"--save-dir {tmp_path} --max-update 40",
         f"--finetune-from-model {path} --best-checkpoint-metric accuracy "
         "--maximize-best-checkpoint-metric",
     )  # fmt: skip
     best = tmp_path / "checkpoint_best.pt"
-    output = run(
+    output = run_warm(
         "validate", trained / "classes",
         f"--task sentence_prediction --criterion sentence_prediction --path {best}",
         "--num-classes 2 --init-token 0 --batch-size 7 --max-positions 24 --log-format json",

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from commands import ROOT, run
+from commands import ROOT, run_warm
 from fairseq.data import Dictionary
 
 from examples.language_modeling import needle
@@ -55,8 +55,8 @@ def script(*words):
 def test_from_the_data_to_the_score(tmp_path):
     script("data", tmp_path, "--longest", 16, "--lines", 200)
     prefixes = f"--trainpref {tmp_path}/train.txt --validpref {tmp_path}/valid.txt"
-    run("preprocess", f"--only-source {prefixes} --destdir {tmp_path}/bin")
-    run(
+    run_warm("preprocess", f"--only-source {prefixes} --destdir {tmp_path}/bin")
+    run_warm(
         "train",
         tmp_path / "bin",
         "--task mega_language_modeling --sample-break-mode eos --max-tokens 512 "

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from commands import PLUGIN, ROOT, losses, made_once, readme_commands, run, valid_loss
+from commands import PLUGIN, ROOT, losses, made_once, readme_commands, run_warm, valid_loss
 from fairseq.checkpoint_utils import load_model_ensemble_and_task
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.dataclass.initialize import add_defaults
@@ -158,7 +158,7 @@ def trained(tmp_path_factory, data):
         recipe = RECIPES[name]
 
         def make(folder):
-            output = run(
+            output = run_warm(
                 "train",
                 data / recipe.folder,
                 recipe.command("train")[1],
@@ -182,7 +182,7 @@ def test_training_from_the_yaml_file_is_that_of_the_readme(name, trained, data, 
     OmegaConf.save(
         OmegaConf.merge(recipe.yaml(name), recipe.sizes, paths), tmp_path / f"{name}.yaml"
     )
-    output = run("hydra-train", f"--config-dir {tmp_path} --config-name {name}", cwd=tmp_path)
+    output = run_warm("hydra-train", f"--config-dir {tmp_path} --config-name {name}", cwd=tmp_path)
     log = (trained(name) / "log").read_text()
     assert len(losses(output)) == 6 and losses(output) == losses(log)
     assert valid_loss(output) == valid_loss(log)
@@ -207,7 +207,7 @@ def test_the_readmes_test_is_one_pass_over_each_stream(name, trained, data):
     ]:
         command, found = re.subn(pattern, tiny, command)
         assert found == 1
-    output = run("eval-lm", data / recipe.folder, command)
+    output = run_warm("eval-lm", data / recipe.folder, command)
     (loss,) = re.findall(r"Loss \(base 2\): ([\d.]+)", output)
 
     splits = {"wikitext103": 10, "enwik8": 50}[name]

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from commands import run
+from commands import run_warm
 from fairseq.data import Dictionary
 from masked_lm import HEAD, HUGGINGFACE, converted, difference
 
@@ -173,8 +173,10 @@ def test_the_converted_model_is_validated_by_fairseq(folder, tmp_path):
     text.write_text("4 5 6 7 8 9\n10 11 12 13\n" * 4)
     data = tmp_path / "data"
     dictionary = tmp_path / "out" / "dict.txt"
-    run("preprocess", f"--only-source --validpref {text} --srcdict {dictionary} --destdir {data}")
-    output = run(
+    run_warm(
+        "preprocess", f"--only-source --validpref {text} --srcdict {dictionary} --destdir {data}"
+    )
+    output = run_warm(
         "validate", data, f"--task masked_lm --path {tmp_path / 'out' / 'model.pt'}",
         "--sample-break-mode eos --tokens-per-sample 16 --batch-size 4 --log-format simple",
     )  # fmt: skip
