@@ -27,6 +27,7 @@ from commands import (
     losses,
     made_once,
     run,
+    run_warm,
     start,
     valid_loss,
 )
@@ -217,7 +218,7 @@ WIKI103 = (
 def check_learning(data, folder, options):
     """A language model of a preset, made small, learns from a few updates."""
     small = MEGA_LM.replace("--arch mega_lm", options)
-    output = run("train", data, small, TRAIN, f"--save-dir {folder} --max-update 20")
+    output = run_warm("train", data, small, TRAIN, f"--save-dir {folder} --max-update 20")
     curve = losses(output)
     assert curve[20] < 0.9 * curve[1], output[-1500:]
     return torch.load(folder / "checkpoint_last.pt")["model"]
@@ -239,7 +240,7 @@ def test_bytes_as_vocabulary(tmp_path):
         assert [symbols.ENCODERS[kind].decode(row) for row in rows] == lines
         assert {len(row.split()) for row in rows} == {pieces}
     data = tmp_path / "bin"
-    run("preprocess", f"--only-source --trainpref {tmp_path}/bytes/train --destdir {data}")
+    run_warm("preprocess", f"--only-source --trainpref {tmp_path}/bytes/train --destdir {data}")
     weights = check_learning(data, tmp_path, ENWIK8)
     assert weights["decoder.embed_tokens.weight"].size(0) == 12 + 4
 
@@ -269,7 +270,7 @@ def test_two_processes_train_as_one_that_accumulates_gradients(pairs, tmp_path):
         for distributed in distributed_options()
     ]
     output = [finish(process) for process in processes][0]
-    alone = losses(run("train", *options, f"--save-dir {one} --update-freq 2"))
+    alone = losses(run_warm("train", *options, f"--save-dir {one} --update-freq 2"))
     together = losses(output)
     assert list(together) == list(alone) == list(range(1, 13))
     assert together == pytest.approx(alone, abs=2e-3)
@@ -280,7 +281,7 @@ def test_two_processes_train_as_one_that_accumulates_gradients(pairs, tmp_path):
 
 
 def test_validate(translation):
-    output = run(
+    output = run_warm(
         "validate",
         translation.data,
         f"--task translation --path {translation.last} --valid-subset valid",
@@ -344,7 +345,7 @@ def test_hydra_train(arch, side, task, data, request, tmp_path):
 
 
 def generate(data, path, options, subset="test", **kwargs):
-    output = run("generate", data, f"--path {path} --gen-subset {subset}", options, **kwargs)
+    output = run_warm("generate", data, f"--path {path} --gen-subset {subset}", options, **kwargs)
     return Generated(output)
 
 
@@ -457,7 +458,7 @@ def test_interactive_from_elsewhere_with_the_printed_user_dir(translation, beam,
         check=True,
     ).stdout.strip()
     assert Path(printed) == PLUGIN
-    output = run(
+    output = run_warm(
         "interactive",
         translation.data,
         f"--path {translation.last} --beam 4 --max-len-b 20 --buffer-size 8 --batch-size 8",
@@ -481,7 +482,7 @@ def test_a_sentence_that_is_too_long_is_reported(translation):
 
 def test_eval_lm(language_model):
     """The same loss as training reports."""
-    output = run(
+    output = run_warm(
         "eval-lm",
         language_model.data,
         f"--path {language_model.last} --gen-subset valid --tokens-per-sample 32",
@@ -622,9 +623,11 @@ def test_streams_are_validated_and_evaluated_as_in_one_pass(long_text):
     assert valid_loss(long_text.log) == expected
 
     options = f"--task mega_language_modeling --path {long_text.last} --max-tokens 20"
-    output = run("validate", long_text.data, options, "--valid-subset valid --log-format simple")
+    output = run_warm(
+        "validate", long_text.data, options, "--valid-subset valid --log-format simple"
+    )
     assert float(re.findall(r"valid \| .*\| loss ([\d.]+)", output)[-1]) == expected
-    output = run(
+    output = run_warm(
         "eval-lm",
         long_text.data,
         options,
@@ -641,7 +644,7 @@ def test_prompts_are_continued(language_model):
     """With the hypotheses and scores of fairseq's own task: also of an empty line, of an unknown
     word, and of a prompt longer than the samples of the training."""
     prompts = ["w3 w4 w5", "", "w1 never w2", " ".join(WORDS[i % 12] for i in range(100)), "w0 w1"]
-    output = run(
+    output = run_warm(
         "interactive",
         language_model.data,
         f"--task mega_language_modeling --path {language_model.last} --beam 3 --max-len-b 106",
@@ -779,7 +782,7 @@ def test_missing_checkpoints_are_named(translation, tmp_path):
 def test_bad_options_end_before_training(arch, options, says, request, tmp_path):
     data = request.getfixturevalue("pairs" if arch == "mega" else "text")
     options += f" --batch-size 8 --save-dir {tmp_path}"
-    output = run("train", data, TINY[arch], TRAIN, options, fails=True)
+    output = run_warm("train", data, TINY[arch], TRAIN, options, fails=True)
     error = [line for line in output.splitlines() if "rror" in line][-1]
     assert all(words in error for words in says)
     assert "begin training epoch" not in output and not losses(output)
@@ -788,7 +791,7 @@ def test_bad_options_end_before_training(arch, options, says, request, tmp_path)
 def test_training_does_not_start_from_another_models_checkpoint(pairs, tmp_path):
     transformer = save_transformer(tmp_path, pairs)
     options = f"--save-dir {tmp_path} --restore-file {transformer} --batch-size 8"
-    output = run("train", pairs, TINY["mega"], TRAIN, options, fails=True)
+    output = run_warm("train", pairs, TINY["mega"], TRAIN, options, fails=True)
     assert "ValueError: not a checkpoint of a Mega model" in output
     assert "begin training epoch" not in output
 
@@ -801,7 +804,7 @@ def test_published_translation(parity):
     published = Generated((parity / "translation" / "generate.txt").read_text())
     path = parity / "translation" / "checkpoint.pt"
     data = [parity / "translation" / "data-bin", "-s src -t tgt"]
-    ours = Generated(run("generate", *data, f"--path {path} --beam 4 --batch-size 16"))
+    ours = Generated(run_warm("generate", *data, f"--path {path} --beam 4 --batch-size 16"))
     assert len(published.hypotheses) == 40
     assert ours.hypotheses == published.hypotheses
     assert ours.scores == pytest.approx(published.scores, abs=1e-3)
@@ -815,7 +818,7 @@ def word_scores(output):
 def test_published_language_model(parity):
     """The published evaluation of the test set as one stream: every word, and the perplexity."""
     folder = parity / "language_model"
-    output = run(
+    output = run_warm(
         "eval-lm",
         folder / "data-bin",
         f"--path {folder / 'checkpoint.pt'} --output-word-probs --sample-break-mode none",
