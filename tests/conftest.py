@@ -49,8 +49,9 @@ def tensors_on_the_device(request, device):
 
 @pytest.fixture
 def recomputing(monkeypatch):
-    """A GPU, too, computes again what is as small as in the tests."""
-    monkeypatch.setattr("fairseq_mega.ops.recompute.LEAST_ON_GPU", 0)
+    """What is as small as in the tests is computed again, too."""
+    for name in ("LEAST_ON_CPU", "LEAST_ON_GPU"):
+        monkeypatch.setattr(f"fairseq_mega.ops.recompute.{name}", 0)
 
 
 @pytest.fixture(scope="session")

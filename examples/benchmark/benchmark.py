@@ -4,6 +4,7 @@
     python examples/benchmark/benchmark.py --full    with the lengths that take longer
     python examples/benchmark/benchmark.py --only ema lm-1024
     python examples/benchmark/benchmark.py --device cuda
+    python examples/benchmark/benchmark.py --matmul medium    products of bfloat16, on all sides
 
 Prints a table, and writes it to the output folder with results.json and chart.png.
 """
@@ -158,8 +159,9 @@ def isolated(function: Callable, *args):
         process.join()
 
 
-def measure(case: Case, device: torch.device) -> Dict:
-    """Seconds of every side, in turns on the same inputs, after the sides were compared."""
+def measure(case: Case, device: torch.device, matmul: str) -> Dict:
+    """Seconds of every side, in turns on the same inputs, after the sides were compared, in full
+    precision. `matmul` is what torch.set_float32_matmul_precision takes."""
     works = {side: case.build(side).to(device) for side in case.sides}
     for work in works.values():
         work.prepare()
@@ -167,6 +169,7 @@ def measure(case: Case, device: torch.device) -> Dict:
     counts = {side: work.parameters for side, work in works.items()}
     if case.has_floor:
         works["floor"] = case.floor(works["ours"])
+    torch.set_float32_matmul_precision(matmul)
 
     seconds: Dict[str, List[float]] = {side: [] for side in works}
     start = time.perf_counter()
@@ -252,6 +255,12 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="add the lengths that take longer")
     parser.add_argument("--only", nargs="+", default=[""], help="cases: how their names begin")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute")
+    parser.add_argument(
+        "--matmul",
+        choices=["highest", "high", "medium"],
+        default="highest",
+        help="torch.set_float32_matmul_precision, on all sides",
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "benchmark")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to test this program")
     args = parser.parse_args()
@@ -273,14 +282,14 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "dtype": "float32",
+        "dtype": "float32" if args.matmul == "highest" else f"float32, products {args.matmul}",
     }
     for arch in OPTIONS:
         parse(arch)  # once, for all processes to come
     results, start = [], time.time()
     for case in cases:
         memory = {side: isolated(peak_memory, case, side, device) for side in case.sides}
-        result = {**isolated(measure, case, device), "peak_mib": memory}
+        result = {**isolated(measure, case, device, args.matmul), "peak_mib": memory}
         results.append((case, result))
         times = ", ".join(f"{side} {s:.3g} s" for side, s in result["seconds"].items())
         print(f"[{time.time() - start:4.0f} s] {case.title}: {times}", flush=True)
