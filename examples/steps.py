@@ -91,6 +91,20 @@ def binarise(options: list[str], workers: int, folder: Path) -> None:
     preprocess.main(fairseq_options.get_preprocessing_parser().parse_args(words))
 
 
+def learn_pieces(model: Path, vocab_size: int, files: list[Path]) -> None:
+    """Learn a SentencePiece model, and say so where the text is too short for it."""
+    from examples import subword
+
+    try:
+        subword.learn(model, vocab_size, files)
+    except RuntimeError as error:
+        if "vocab" not in str(error).lower():
+            raise
+        raise PreparationError(
+            f"--vocab-size {vocab_size}: SentencePiece cannot learn so many pieces ({error})"
+        ) from error
+
+
 def require(extra: str, *modules: str) -> None:
     """Say now, not hours later, that an optional dependency is missing."""
     missing = [name for name in modules if find_spec(name) is None]

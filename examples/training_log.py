@@ -1,20 +1,21 @@
 """What fairseq-train says of its validations with --log-format json."""
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-LN2 = 0.6931471805599453  # fairseq logs bits; times this, they are nats
+LN2 = math.log(2)  # fairseq logs bits; times this, they are nats
 
 
 class Validation(NamedTuple):
-    """Updates and seconds of training until then, and the numbers that were logged."""
+    """Updates and seconds of training until then, and what was logged."""
 
     updates: int
     seconds: float
-    numbers: dict[str, str]
+    logged: dict
 
 
 def validations(log: Path) -> Iterator[Validation]:
@@ -25,7 +26,7 @@ def validations(log: Path) -> Iterator[Validation]:
             yield Validation(int(row["valid_num_updates"]), seconds, row)
 
 
-def json_lines(log: Path) -> Iterator[dict[str, str]]:
+def json_lines(log: Path) -> Iterator[dict]:
     for text in re.findall(r"(\{.*\})$", log.read_text(encoding="utf-8"), re.MULTILINE):
         try:
             yield json.loads(text)

@@ -59,15 +59,12 @@ def run(*args, stdin=None, fails=False, **kwargs):
     return finish(start(*args, **kwargs), stdin, fails)
 
 
-def run_warm(command, *options, stdin="", fails=False, cwd=ROOT, user_dir="fairseq_mega", env=None):
-    """As `run`, without the seconds in which fairseq and torch are imported: see `warm`. Not on
-    GPUs, which cannot be used after a fork: there it is `run`."""
+def run_warm(command, *options, stdin="", fails=False, cwd=ROOT):
+    """As `run`, without the seconds in which fairseq and torch are imported: see `warm`. For tests
+    of what the plugin computes; those of the command line itself have `run`, and so has a GPU."""
     if not WHERE:
-        where = dict(cwd=cwd, user_dir=user_dir, env=env)
-        return run(command, *options, stdin=stdin, fails=fails, **where)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
-    words = words_of(command, options, user_dir)
-    status, output = warm.run(words, cwd, environment, stdin)
+        return run(command, *options, stdin=stdin, fails=fails, cwd=cwd)
+    status, output = warm.run(words_of(command, options, "fairseq_mega"), cwd, stdin)
     assert (status != 0) == fails, output[-1500:]
     return output
 

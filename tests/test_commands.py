@@ -458,7 +458,7 @@ def test_interactive_from_elsewhere_with_the_printed_user_dir(translation, beam,
         check=True,
     ).stdout.strip()
     assert Path(printed) == PLUGIN
-    output = run_warm(
+    output = run(
         "interactive",
         translation.data,
         f"--path {translation.last} --beam 4 --max-len-b 20 --buffer-size 8 --batch-size 8",

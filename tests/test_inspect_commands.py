@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from commands import ROOT, losses, run_warm
+from commands import ROOT, losses, run
 
 from fairseq_mega.__main__ import main
 from fairseq_mega.inspection.memory import spans_of
@@ -207,7 +207,7 @@ def trained(parity, tmp_path_factory):
     )
     data = parity / "translation/data-bin"
     return folder, [
-        run_warm(
+        run(
             "train", data, TRAIN, f"--save-dir {folder}/{name} --log-file {folder}/{name}.log",
             user_dir=user_dir, env={"PYTHONPATH": str(ROOT)},
         )

@@ -1,9 +1,11 @@
 """The comparison of language models on a manual: its commands, and its tables of known logs."""
 
 import json
+import shlex
 
 import pytest
-from fairseq.options import get_eval_lm_parser, get_training_parser, parse_args_and_arch
+from fairseq.options import get_eval_lm_parser, parse_args_and_arch
+from helpers import build, parse
 
 from examples.language_modeling import small_text
 
@@ -13,22 +15,26 @@ def arguments(tmp_path, words="--seeds 1 2 --updates 600"):
     return small_text.parse(words.split())
 
 
-@pytest.mark.parametrize("symbols", ["subwords", "bytes"])
-def test_models_train_alike_and_are_of_one_size(tmp_path, symbols):
+@pytest.mark.parametrize("symbols, words", [("subwords", 4000), ("bytes", 168)])
+def test_models_train_alike_and_are_of_one_size(tmp_path, symbols, words):
     trials = small_text.trials_of(arguments(tmp_path, f"--symbols {symbols} --seeds 7"))
     assert [trial.model for trial in trials] == ["mega", "mega-normal", "transformer"]
-    seen = []
+    seen, sizes = [], []
     for trial in trials:
-        ((_, *words),) = trial.training.commands
-        args = parse_args_and_arch(get_training_parser(), words)
-        seen.append([args.lr, args.max_tokens, args.dropout, args.max_update, args.seed])
-        assert args.max_tokens % args.tokens_per_sample == 0
+        ((_, _, *options),) = trial.training.commands
+        cfg = parse(shlex.join(options))
+        assert cfg.dataset.max_tokens % cfg.task.tokens_per_sample == 0
+        same = cfg.optimization, cfg.lr_scheduler, cfg.dataset.validate_interval_updates
+        seen.append([*same, cfg.dataset.max_tokens, cfg.model.dropout, cfg.common.seed])
+        model = build(shlex.join(options), words)
+        sizes.append(sum(parameter.numel() for parameter in model.parameters()))
         for step in trial.tests.values():
-            ((program, *words),) = step.commands
-            args = parse_args_and_arch(get_eval_lm_parser(), words)
+            ((program, *options),) = step.commands
+            args = parse_args_and_arch(get_eval_lm_parser(), options)
             assert program == "fairseq-eval-lm"
             assert args.path == str(trial.training.folder / "checkpoint_last.pt")
     assert seen[0] == seen[1] == seen[2]
+    assert max(sizes) < 1.01 * min(sizes)
 
 
 def test_tables_have_the_curves_and_the_tests(tmp_path, capsys):
@@ -54,6 +60,14 @@ def test_tables_have_the_curves_and_the_tests(tmp_path, capsys):
     assert sum(row[1:2] == ["mega-normal"] for row in rows) == 2 * 7
 
 
-def test_data_that_are_not_there_are_named(tmp_path):
+def test_data_that_do_not_fit_are_named(tmp_path, capsys):
+    data, where = tmp_path / "data", ["--workdir", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match="data: no data-bin is there: .*prepare.py"):
-        small_text.main(["--data", str(tmp_path / "data")])
+        small_text.main(["--data", str(data), *where])
+    (data / "data-bin").mkdir(parents=True)
+    (data / "settings.json").write_text(json.dumps({"symbols": "bytes"}))
+    with pytest.raises(SystemExit, match="--symbols is subwords, but .*data has bytes"):
+        small_text.main(["--data", str(data), *where])
+    with pytest.raises(SystemExit):
+        small_text.main(["--data", str(data)])
+    assert "--data needs a --workdir" in capsys.readouterr().err

@@ -4,7 +4,7 @@
     python examples/benchmark/benchmark.py --full    with the lengths that take longer
     python examples/benchmark/benchmark.py --only ema lm-1024
     python examples/benchmark/benchmark.py --device cuda
-    python examples/benchmark/benchmark.py --matmul medium    products of bfloat16, on all sides
+    python examples/benchmark/benchmark.py --matmul medium    products in lower precision, all sides
 
 Prints a table, and writes it to the output folder with results.json and chart.png.
 """
@@ -259,7 +259,7 @@ def main() -> None:
         "--matmul",
         choices=["highest", "high", "medium"],
         default="highest",
-        help="torch.set_float32_matmul_precision, on all sides",
+        help="torch.set_float32_matmul_precision, on all sides (highest)",
     )
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "benchmark")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to test this program")
@@ -282,7 +282,9 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "dtype": "float32" if args.matmul == "highest" else f"float32, products {args.matmul}",
+        "dtype": "float32"
+        if args.matmul == "highest"
+        else f"float32 (matmul precision {args.matmul})",
     }
     for arch in OPTIONS:
         parse(arch)  # once, for all processes to come

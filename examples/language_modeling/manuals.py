@@ -15,7 +15,6 @@ from examples.steps import PreparationError
 
 SOURCES = "*.rst.txt"
 HELD_OUT = 0.03  # share of the characters in valid, and in test
-PAGES = 10  # the fewest that are split
 
 
 def write_text(name: str, downloads: Path, out: Path) -> None:
@@ -27,18 +26,20 @@ def write_text(name: str, downloads: Path, out: Path) -> None:
     with TemporaryDirectory(dir=out) as folder:
         unpack(file, Path(folder))
         pages = list(pages_of(Path(folder)))
-    if len(pages) < PAGES:
+    splits = split_by_page(pages)
+    if not all(splits.values()):
         raise PreparationError(
-            f"the package {name} has {len(pages)} pages named {SOURCES}, fewer than {PAGES}: "
-            "give another --package, such as python3.11-doc or linux-doc-6.1"
+            f"the package {name} has {len(pages)} pages named {SOURCES}, too few or too long to "
+            f"hold {HELD_OUT:.0%} of the text out: give another --package, such as python3.11-doc "
+            "or linux-doc-6.1"
         )
-    for split, text in split_by_page(pages).items():
+    for split, text in splits.items():
         (out / split).write_text("".join(text), encoding="utf-8", newline="\n")
         print(f"{split}: {len(text):,} pages, {sum(map(len, text)):,} characters", flush=True)
 
 
 def pages_of(root: Path) -> Iterator[str]:
-    """The different pages below a folder, as lines that are not empty, and one that is."""
+    """The different pages below a folder, without empty lines but one at the end of each."""
     seen = {""}
     for path in sorted(root.rglob(SOURCES)):
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -55,6 +56,6 @@ def split_by_page(pages: list[str]) -> dict[str, list[str]]:
     random.Random(1).shuffle(pages)
     splits: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
     for page in pages:
-        open_ = [x for x in ("test", "valid") if sum(map(len, splits[x])) < room]
-        splits[open_[0] if open_ and len(page) <= room else "train"].append(page)
+        unfilled = [name for name in ("test", "valid") if sum(map(len, splits[name])) < room]
+        splits[unfilled[0] if unfilled and len(page) <= room else "train"].append(page)
     return splits

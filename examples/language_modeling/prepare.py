@@ -21,13 +21,14 @@ sys.path.insert(0, str(ROOT))
 
 from examples import subword  # noqa: E402
 from examples.download import Remote, extract, fetch, listed  # noqa: E402
-from examples.language_modeling import manuals, symbols  # noqa: E402
+from examples.language_modeling import manuals  # noqa: E402
 from examples.steps import (  # noqa: E402
     PreparationError,
     add_common_options,
     alone,
     binarise,
     keep_settings,
+    learn_pieces,
     once,
     plain_ends,
 )
@@ -97,9 +98,11 @@ def prepare_manual(args: argparse.Namespace) -> None:
 
     def encode(out: Path) -> None:
         if args.symbols == "bytes":
+            from examples.language_modeling import symbols  # imports fairseq: seconds
+
             symbols.split("bytes", out, files)
             return
-        subword.learn(out / "subword", args.vocab_size, files[:1])
+        learn_pieces(out / "subword", args.vocab_size, files[:1])
         subword.encode(out / "subword.model", out, files)
 
     finish(work, once(work / "symbols", encode), args.workers)
@@ -130,7 +133,9 @@ def parse(words: Optional[List[str]]) -> argparse.Namespace:
         action.set_defaults(prepare=prepare_published)
     manual = actions.add_parser("manual", help="the manual that a Debian package carries")
     manual.add_argument(
-        "--package", default="python3.11-doc", help="its name (python3.11-doc), see manuals.py"
+        "--package",
+        default="python3.11-doc",
+        help="its name (python3.11-doc), see manuals.py; another Debian has another Python",
     )
     manual.add_argument("--symbols", choices=["subwords", "bytes"], default="subwords")
     manual.add_argument(

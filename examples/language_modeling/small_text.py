@@ -10,6 +10,7 @@ skipped where an earlier run finished it with the same command.
 """
 
 import argparse
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from examples.language_modeling import prepare  # noqa: E402
 from examples.quickstart.demo import FAIRSEQ, Step, command, found, table  # noqa: E402
+from examples.steps import alone  # noqa: E402
 from examples.training_log import validations  # noqa: E402
 
 POINTS = 6  # of a curve
@@ -30,23 +32,23 @@ SAMPLE = 2048  # tokens that Mega reads at once in training
 WINDOW = 512  # and the Transformer
 
 
-class Symbols(NamedTuple):
-    """What a text is split into: tokens of an update, dimensions of the models."""
+class Sizes(NamedTuple):
+    """Tokens of an update, and the dimensions of the models."""
 
     max_tokens: int
     mega: str
     transformer: str
 
 
-SYMBOLS = {
-    "subwords": Symbols(
+SIZES = {
+    "subwords": Sizes(
         2048,
         """--decoder-layers 3 --decoder-embed-dim 256 --decoder-hidden-dim 512
         --decoder-ffn-embed-dim 512 --decoder-z-dim 64 --decoder-n-dim 8""",
         """--decoder-layers 3 --decoder-embed-dim 256 --decoder-input-dim 256
         --decoder-output-dim 256 --decoder-attention-heads 4 --decoder-ffn-embed-dim 1088""",
     ),
-    "bytes": Symbols(
+    "bytes": Sizes(
         4096,
         """--decoder-layers 3 --decoder-embed-dim 192 --decoder-hidden-dim 384
         --decoder-ffn-embed-dim 384 --decoder-z-dim 48 --decoder-n-dim 8""",
@@ -63,10 +65,10 @@ TRAIN = """
 MEGA = f"""
     --task mega_language_modeling --tokens-per-sample {SAMPLE} --valid-block size:{SAMPLE}
     --variant-block-multiple-min {SAMPLE // CHUNK} --variant-block-multiple-max {SAMPLE // CHUNK}
-    --arch mega_lm_long --decoder-chunk-size {CHUNK} --ema-longest {SAMPLE}
+    --arch mega_lm_long --decoder-chunk-size {CHUNK}
 """
 MODELS = {
-    "mega": MEGA,
+    "mega": f"{MEGA} --ema-longest {SAMPLE}",
     "mega-normal": f"{MEGA} --ema-init normal",
     "transformer": f"""
         --task language_modeling --tokens-per-sample {WINDOW}
@@ -86,7 +88,7 @@ class Trial:
 
 
 def trials_of(args: argparse.Namespace) -> List[Trial]:
-    data, sizes = args.data / "data-bin", SYMBOLS[args.symbols]
+    data, sizes = args.data / "data-bin", SIZES[args.symbols]
     trials = []
     for seed in args.seeds:
         for model in args.only:
@@ -120,10 +122,12 @@ def readings(model: str) -> Dict[str, str]:
     if model == "transformer":
         evaluate = f"eval-lm --tokens-per-sample {WINDOW} --sample-break-mode none"
         evaluate += " --max-tokens 4096 --required-batch-size-multiple 1"
-        overlap = 3 * WINDOW // 4
+        before = 3 * WINDOW // 4
         return {
             f"blocks of {WINDOW}": evaluate,
-            f"blocks of {WINDOW}, {overlap} read before": f"{evaluate} --context-window {overlap}",
+            f"blocks of {WINDOW - before}, up to {before} read before": (
+                f"{evaluate} --context-window {before}"  # of the WINDOW
+            ),
         }
     evaluate = "eval-lm --task mega_language_modeling --sample-break-mode none --max-tokens 4096"
     blocks = {
@@ -147,14 +151,16 @@ def curves(trials: Sequence[Trial]) -> str:
         cells = [str(points[0][0].updates)]
         for seeds in points:
             cells.append(f"{mean(point.seconds for point in seeds):.0f}")
-            cells.append(f"{mean(float(p.numbers['valid_loss']) for p in seeds):.3f}")
+            cells.append(f"{mean(float(p.logged['valid_loss']) for p in seeds):.3f}")
         rows.append(tuple(cells))
     return table(rows)
 
 
 def tests(trials: Sequence[Trial]) -> str:
     """A table of bits per symbol of the test set, by how it is read."""
-    rows = [("seed", "model", "parameters", "the test set is read in", "bits", "perplexity")]
+    rows = [
+        ("seed", "model", "parameters", "the test set is read in", "bits per symbol", "perplexity")
+    ]
     for trial in trials:
         size = found(r"num\. shared model params: ([\d,]+)", trial.training.log)
         for name, step in trial.tests.items():
@@ -177,16 +183,18 @@ def parse(words: Optional[List[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--symbols", choices=list(SYMBOLS), default="subwords")
+    parser.add_argument("--symbols", choices=list(SIZES), default="subwords")
     parser.add_argument("--only", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument(
-        "--data", type=Path, help="a --workdir of prepare.py; Python's manual if not given"
+        "--data", type=Path, help="a --workdir of prepare.py manual; Python's if not given"
     )
     parser.add_argument("--updates", type=int, default=1200, help="of each training (1200)")
     parser.add_argument("--lr", default="4e-3", help="highest learning rate (4e-3)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(1 2 3)")
     parser.add_argument("--workdir", type=Path, help="where trainings go: data/small-text-SYMBOLS")
     args = parser.parse_args(words)
+    if args.data is not None and args.workdir is None:
+        parser.error("--data needs a --workdir: trainings on other data are in the usual one")
     args.workdir = args.workdir or Path("data", f"small-text-{args.symbols}")
     return args
 
@@ -195,17 +203,29 @@ def main(words: Optional[List[str]] = None) -> None:
     args = parse(words)
     if args.data is None:
         args.data = args.workdir / "manual"
-        made = ["manual", "--symbols", args.symbols, "--workdir", str(args.data)]
-        prepare.main(made)
+        prepare.main(["manual", "--symbols", args.symbols, "--workdir", str(args.data)])
     if not (args.data / "data-bin").is_dir():
         sys.exit(
             f"{args.data}: no data-bin is there: make it with examples/language_modeling/prepare.py"
         )
+    check_symbols(args)
     trials = trials_of(args)
-    for trial in trials:
-        for step in (trial.training, *trial.tests.values()):
-            step.run()
+    with alone(args.workdir):
+        for trial in trials:
+            for step in (trial.training, *trial.tests.values()):
+                step.run()
     report(args, trials)
+
+
+def check_symbols(args: argparse.Namespace) -> None:
+    settings = args.data / "settings.json"
+    if not settings.exists():
+        return
+    symbols = json.loads(settings.read_text(encoding="utf-8")).get("symbols", args.symbols)
+    if symbols != args.symbols:
+        sys.exit(
+            f"--symbols is {args.symbols}, but {args.data} has {symbols}: give --symbols {symbols}"
+        )
 
 
 if __name__ == "__main__":

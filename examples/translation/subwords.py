@@ -13,7 +13,7 @@ from typing import Callable, Optional
 from tqdm import tqdm
 
 from examples import subword
-from examples.steps import PreparationError
+from examples.steps import learn_pieces
 from examples.translation.corpora import SPLITS, Pair, lines_of, pairs_of, write_pairs
 
 BATCH = 100_000  # lines that are held at once
@@ -119,14 +119,7 @@ def bpe(codes: Path):
 def split_with_sentencepiece(vocab_size: int, languages: Pair, text: Path, out: Path) -> None:
     """Learn a SentencePiece model of both languages of train, and split all files of text."""
     model = out / "subword"
-    try:
-        subword.learn(model, vocab_size, [text / f"train.{language}" for language in languages])
-    except RuntimeError as error:
-        if "vocab" not in str(error).lower():
-            raise
-        raise PreparationError(
-            f"--vocab-size {vocab_size}: SentencePiece cannot learn so many pieces ({error})"
-        ) from error
+    learn_pieces(model, vocab_size, [text / f"train.{language}" for language in languages])
     subword.encode(model.with_suffix(".model"), out, files_of(text, languages))
 
 

@@ -162,8 +162,9 @@ def test_checkpointed_batch_norms_count_a_batch_once(arch):
 
 @pytest.mark.parametrize("least", [0, 2**40])
 def test_checkpointing_draws_the_same_masks_in_one_tile(least, monkeypatch):
-    """Whether a GPU computes the weights again, or keeps them as it does with small ones."""
-    monkeypatch.setattr("fairseq_mega.ops.recompute.LEAST_ON_GPU", least)
+    """Whether it computes the weights again, or keeps them as it does with small ones."""
+    for name in ("LEAST_ON_CPU", "LEAST_ON_GPU"):
+        monkeypatch.setattr(f"fairseq_mega.ops.recompute.{name}", least)
     layer, _ = make_gated(attention_dropout=0.5)
     layer.train()
     x = randn(9, 2, 6, requires_grad=True)
