@@ -21,7 +21,8 @@ class Validation(NamedTuple):
 def validations(log: Path) -> Iterator[Validation]:
     seconds = 0.0
     for row in json_lines(log):
-        seconds += float(row.get("train_wall", 0))  # since the last line with it
+        if "num_updates" in row:  # of train_inner; in others, train_wall is the time of all
+            seconds += float(row["train_wall"])  # since the last of these lines
         if "valid_num_updates" in row:
             yield Validation(int(row["valid_num_updates"]), seconds, row)
 

@@ -25,6 +25,8 @@ def write_trial(trial, loss, hypotheses):
         rows.append(f"2026-01-01 | INFO | train_inner | {json.dumps(inner)}")
         row = {"epoch": 1, **numbers, "valid_num_updates": str(updates)}
         rows.append(f"2026-01-01 | INFO | valid | {json.dumps(row)}")
+        epoch = {"train_num_updates": str(updates), "train_wall": "999"}  # of the whole process
+        rows.append(f"2026-01-01 | INFO | train | {json.dumps(epoch)}")
     for step, text in (
         (trial.training, rows),
         (trial.test, [f"H-{i}\t-0.5\t{x}" for i, x in enumerate(hypotheses)]),
