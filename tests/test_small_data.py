@@ -1,6 +1,7 @@
 """The comparison on natural sentences: its commands, and its tables of logs that are known."""
 
 import json
+import math
 
 import pytest
 from fairseq.options import get_generation_parser, get_training_parser, parse_args_and_arch
@@ -20,12 +21,16 @@ def write_trial(trial, loss, hypotheses):
     rows = ["2026-01-01 | INFO | num. shared model params: 6,905,216 (num. trained: ...)"]
     rows += ["2026-01-01 | INFO | {'_name': None, 'common': {'seed': 1}}"]
     for updates in UPDATES:
-        numbers = {"valid_nll_loss": str(loss / updates), "valid_bleu": "12.5"}
+        numbers = {"valid_nll_loss": str(loss / updates), "valid_bleu": "12.5", "valid_loss": "9"}
         inner = {"epoch": 1, "num_updates": str(updates), "train_wall": "50"}  # of these 100
         rows.append(f"2026-01-01 | INFO | train_inner | {json.dumps(inner)}")
         row = {"epoch": 1, **numbers, "valid_num_updates": str(updates)}
         rows.append(f"2026-01-01 | INFO | valid | {json.dumps(row)}")
-        epoch = {"train_num_updates": str(updates), "train_wall": "999"}  # of the whole process
+        epoch = {
+            "epoch": 1,
+            "train_num_updates": str(updates),
+            "train_wall": "999",
+        }  # of the whole process
         rows.append(f"2026-01-01 | INFO | train | {json.dumps(epoch)}")
     for step, text in (
         (trial.training, rows),
@@ -73,7 +78,7 @@ def test_tables_have_the_curves_and_a_paired_test(tmp_path, capsys):
     assert text in capsys.readouterr().out
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in text.split("\n")]
     curve = {row[0]: row[1:] for row in rows if row and row[0] in map(str, UPDATES)}
-    nats = small_data.LN2
+    nats = math.log(2)
     assert curve["100"] == ["50", f"{4.5 * nats:.3f}", "12.5", "50", f"{6 * nats:.3f}", "12.5"]
     assert curve["200"][:2] == ["100", f"{2.25 * nats:.3f}"]
     scores = [row for row in rows if len(row) == 5 and row[1] in small_data.MODELS]

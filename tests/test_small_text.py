@@ -43,8 +43,8 @@ def test_tables_have_the_curves_and_the_tests(tmp_path, capsys):
     trials = small_text.trials_of(args)
     for trial in trials:
         bits = {"mega": 3.0, "mega-normal": 3.5, "transformer": 4.0}[trial.model] + trial.seed
-        inner = json.dumps({"num_updates": "100", "train_wall": "50"})
-        valid = json.dumps({"valid_loss": str(bits), "valid_num_updates": "100"})
+        inner = json.dumps({"epoch": 1, "num_updates": "100", "train_wall": "50"})
+        valid = json.dumps({"epoch": 1, "valid_loss": str(bits), "valid_num_updates": "100"})
         log = f"| INFO | num. shared model params: 2,905,216 (\n| x | {inner}\n| x | {valid}\n"
         test = f"INFO | Loss (base 2): {bits + 1:.4f}, Perplexity: 1.00\n"
         for step, text in [(trial.training, log), *((x, test) for x in trial.tests.values())]:

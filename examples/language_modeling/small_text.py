@@ -14,18 +14,23 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from examples.comparison import (  # noqa: E402
+    Column,
+    add_options,
+    curves,
+    schedule,
+    write_results,
+)
 from examples.language_modeling import prepare  # noqa: E402
 from examples.quickstart.demo import FAIRSEQ, Step, command, found, table  # noqa: E402
 from examples.steps import alone  # noqa: E402
-from examples.training_log import validations  # noqa: E402
 
-POINTS = 6  # of a curve
+CURVES = {"bits": Column("loss", ".3f")}
 CHUNK = 128
 CHUNKS = (1, 2, 4, 8, 16, 32)  # of a block of the test
 SAMPLE = 2048  # tokens that Mega reads at once in training
@@ -93,17 +98,12 @@ def trials_of(args: argparse.Namespace) -> List[Trial]:
     for seed in args.seeds:
         for model in args.only:
             folder = args.workdir / f"{model}-{seed}"
-            pace = max(1, args.updates // POINTS)
             dims = sizes.transformer if model == "transformer" else sizes.mega
-            options = (
-                f"--max-tokens {sizes.max_tokens} --lr {args.lr} --seed {seed} "
-                f"--warmup-updates {max(1, args.updates // 8)} "
-                f"--total-num-update {args.updates} --max-update {args.updates} "
-                f"--validate-interval-updates {pace} --log-interval {pace} --save-dir"
-            )
-            words = command("fairseq-train", data, FAIRSEQ, TRAIN, MODELS[model], dims, options)
+            options = TRAIN, f"--max-tokens {sizes.max_tokens}", MODELS[model], dims
+            options += schedule(args, seed, args.updates // 8), "--save-dir", folder
             title = f"{model}, seed {seed}"
-            training = Step(f"Training: {title}", folder, [[*words, str(folder)]])
+            words = command("fairseq-train", data, FAIRSEQ, *options)
+            training = Step(f"Training: {title}", folder, [words])
             tests = {}
             for name, reading in readings(model).items():
                 path = "--path", folder / "checkpoint_last.pt"
@@ -139,23 +139,6 @@ def readings(model: str) -> Dict[str, str]:
 # --- results ------------------------------------------------------------------------------------
 
 
-def curves(trials: Sequence[Trial]) -> str:
-    """A table of validations, bits per symbol, each the mean of all seeds."""
-    models = list(dict.fromkeys(trial.model for trial in trials))
-    rows = [("updates", *(f"{model}: {x}" for model in models for x in ("s", "bits")))]
-    by_model = [
-        [list(validations(trial.training.log)) for trial in trials if trial.model == model]
-        for model in models
-    ]
-    for points in zip(*(zip(*runs) for runs in by_model)):
-        cells = [str(points[0][0].updates)]
-        for seeds in points:
-            cells.append(f"{mean(point.seconds for point in seeds):.0f}")
-            cells.append(f"{mean(float(p.logged['valid_loss']) for p in seeds):.3f}")
-        rows.append(tuple(cells))
-    return table(rows)
-
-
 def tests(trials: Sequence[Trial]) -> str:
     """A table of bits per symbol of the test set, by how it is read."""
     rows = [
@@ -170,13 +153,11 @@ def tests(trials: Sequence[Trial]) -> str:
 
 
 def report(args: argparse.Namespace, trials: Sequence[Trial]) -> None:
-    """Prints the tables, and writes them to results.md in the working folder."""
-    text = (
+    write_results(
+        args.workdir,
         f"Validation, bits per symbol, means of seeds {' '.join(map(str, args.seeds))}:\n\n"
-        f"{curves(trials)}\n\nTest:\n\n{tests(trials)}"
+        f"{curves(trials, CURVES)}\n\nTest:\n\n{tests(trials)}",
     )
-    (args.workdir / "results.md").write_text(f"{text}\n", encoding="utf-8")
-    print(f"\n=== Results, also in {args.workdir / 'results.md'}\n\n{text}")
 
 
 def parse(words: Optional[List[str]]) -> argparse.Namespace:
@@ -188,9 +169,7 @@ def parse(words: Optional[List[str]]) -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, help="a --workdir of prepare.py manual; Python's if not given"
     )
-    parser.add_argument("--updates", type=int, default=1200, help="of each training (1200)")
-    parser.add_argument("--lr", default="4e-3", help="highest learning rate (4e-3)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(1 2 3)")
+    add_options(parser, updates=1200, lr="4e-3")
     parser.add_argument("--workdir", type=Path, help="where trainings go: data/small-text-SYMBOLS")
     args = parser.parse_args(words)
     if args.data is not None and args.workdir is None:

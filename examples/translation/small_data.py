@@ -9,11 +9,11 @@ command.
 """
 
 import argparse
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
-from typing import List, NamedTuple, Optional, Sequence
+from typing import List, Optional, Sequence
 
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
@@ -21,6 +21,13 @@ from sacrebleu.significance import PairedTest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from examples.comparison import (  # noqa: E402
+    Column,
+    add_options,
+    curves,
+    schedule,
+    write_results,
+)
 from examples.quickstart.demo import (  # noqa: E402
     FAIRSEQ,
     Step,
@@ -30,11 +37,11 @@ from examples.quickstart.demo import (  # noqa: E402
     table,
     translations,
 )
-from examples.training_log import LN2, validations  # noqa: E402
 from examples.translation import prepare  # noqa: E402
 
 HERE = Path("examples/translation")
-POINTS = 6  # of a curve
+# fairseq logs bits, the tables have nats.
+CURVES = {"loss": Column("nll_loss", ".3f", math.log(2)), "BLEU": Column("bleu", ".1f")}
 RESAMPLES = 1000
 
 TRAIN = """
@@ -72,32 +79,15 @@ class Trial:
     test: Step
 
 
-class Point(NamedTuple):
-    """What a validation says: updates, seconds of training, loss without smoothing, SacreBLEU."""
-
-    updates: int
-    seconds: float
-    loss: float
-    bleu: float
-
-
 def trials_of(args: argparse.Namespace) -> List[Trial]:
     data = args.data / "data-bin"
     trials = []
     for seed in args.seeds:
         for model in MODELS:
             folder = args.workdir / f"{model}-{seed}"
-            pace = max(1, args.updates // POINTS)
-            options = (
-                f"--lr {args.lr} --warmup-updates {max(1, args.updates // 3)} --seed {seed} "
-                f"--total-num-update {args.updates} --max-update {args.updates} "
-                f"--validate-interval-updates {pace} --log-interval {pace} --save-dir"
-            )
-            training = Step(
-                f"Training: {model}, seed {seed}",
-                folder,
-                [command("fairseq-train", data, FAIRSEQ, TRAIN, MODELS[model], options, folder)],
-            )
+            options = TRAIN, MODELS[model], schedule(args, seed, args.updates // 3)
+            words = command("fairseq-train", data, FAIRSEQ, *options, "--save-dir", folder)
+            training = Step(f"Training: {model}, seed {seed}", folder, [words])
             path = "--path", folder / "checkpoint_last.pt"
             test = Step(
                 f"Test: {model}, seed {seed}",
@@ -110,32 +100,6 @@ def trials_of(args: argparse.Namespace) -> List[Trial]:
 
 
 # --- results ------------------------------------------------------------------------------------
-
-
-def curve_of(log: Path) -> List[Point]:
-    return [
-        Point(updates, seconds, float(row["valid_nll_loss"]) * LN2, float(row["valid_bleu"]))
-        for updates, seconds, row in validations(log)
-    ]
-
-
-def curves(trials: Sequence[Trial]) -> str:
-    """A table of validations, each the mean of all seeds."""
-    rows = [("updates", *(f"{model}: {x}" for model in MODELS for x in ("s", "loss", "BLEU")))]
-    by_model = [
-        [curve_of(trial.training.log) for trial in trials if trial.model == model]
-        for model in MODELS
-    ]
-    for points in zip(*(zip(*runs) for runs in by_model)):
-        cells = [str(points[0][0].updates)]
-        for seeds in points:
-            cells += [
-                f"{mean(p.seconds for p in seeds):.0f}",
-                f"{mean(p.loss for p in seeds):.3f}",
-                f"{mean(p.bleu for p in seeds):.1f}",
-            ]
-        rows.append(tuple(cells))
-    return table(rows)
 
 
 def tests(trials: Sequence[Trial], references: List[str]) -> str:
@@ -156,17 +120,15 @@ def tests(trials: Sequence[Trial], references: List[str]) -> str:
 
 
 def report(args: argparse.Namespace, trials: Sequence[Trial]) -> None:
-    """Prints the tables, and writes them to results.md in the working folder."""
     target = next((args.data / "data-bin").glob("test.*.idx")).name.split(".")[1].split("-")[1]
     references = lines(args.data / f"text/test.{target}")
-    text = (
+    write_results(
+        args.workdir,
         f"Validation, means of seeds {' '.join(map(str, args.seeds))}; loss in nats per token, "
-        f"greedy BLEU:\n\n{curves(trials)}\n\n"
+        f"greedy BLEU:\n\n{curves(trials, CURVES)}\n\n"
         f"{len(references):,} test sentences, beam 5, paired bootstrap of {RESAMPLES:,} samples:"
-        f"\n\n{tests(trials, references)}"
+        f"\n\n{tests(trials, references)}",
     )
-    (args.workdir / "results.md").write_text(f"{text}\n", encoding="utf-8")
-    print(f"\n=== Results, also in {args.workdir / 'results.md'}\n\n{text}")
 
 
 def parse(words: Optional[List[str]]) -> argparse.Namespace:
@@ -177,9 +139,7 @@ def parse(words: Optional[List[str]]) -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, help="a --workdir of prepare.py; help pages if not given"
     )
-    parser.add_argument("--updates", type=int, default=600, help="of each training (600)")
-    parser.add_argument("--lr", default="2e-3", help="highest learning rate (2e-3)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(1 2 3)")
+    add_options(parser, updates=600, lr="2e-3")
     parser.add_argument("--workdir", type=Path, help="where trainings go: data/small-data-LANGUAGE")
     args = parser.parse_args(words)
     args.workdir = args.workdir or Path("data", f"small-data-{args.target_lang}")

@@ -1,0 +1,77 @@
+"""Trainings of several models with several seeds, side by side: the options that all of them have,
+and tables of what they logged."""
+
+import argparse
+from pathlib import Path
+from statistics import mean
+from typing import Dict, NamedTuple, Protocol, Sequence
+
+from examples.quickstart.demo import Step, table
+
+POINTS = 6  # of a curve
+
+
+class Trial(Protocol):
+    """What a comparison has of each training."""
+
+    model: str
+    training: Step
+
+
+class Column(NamedTuple):
+    """A metric of the validation, as a table has it."""
+
+    metric: str
+    form: str
+    factor: float = 1.0
+
+
+def add_options(parser: argparse.ArgumentParser, updates: int, lr: str) -> None:
+    parser.add_argument(
+        "--updates", type=int, default=updates, help=f"of each training ({updates})"
+    )
+    parser.add_argument("--lr", default=lr, help=f"highest learning rate ({lr})")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(1 2 3)")
+
+
+def schedule(args: argparse.Namespace, seed: int, warmup: int) -> str:
+    """Options of a training: its learning rates, and validations for the points of a curve."""
+    pace = max(1, args.updates // POINTS)
+    return (
+        f"--lr {args.lr} --warmup-updates {max(1, warmup)} --seed {seed} "
+        f"--total-num-update {args.updates} --max-update {args.updates} "
+        f"--validate-interval-updates {pace} --log-interval {pace}"
+    )
+
+
+def curves(trials: Sequence[Trial], columns: Dict[str, Column]) -> str:
+    """A table of validations: seconds of training until then, and these columns, each the mean of
+    a model's trials."""
+    from fairseq_mega.inspection.logs import read_log  # imports fairseq: seconds
+
+    runs: Dict[str, list] = {}
+    for trial in trials:
+        runs.setdefault(trial.model, []).append(read_log(trial.training.log, trial.model))
+    rows = [("updates", *(f"{model}: {x}" for model in runs for x in ("s", *columns)))]
+    validated = [run.series("valid", "num_updates") for each in runs.values() for run in each]
+    for updates in sorted(set.intersection(*map(set, validated))):
+        cells = [str(updates)]
+        for each in runs.values():
+            cells.append(f"{mean(_seconds(run, updates) for run in each):.0f}")
+            for metric, form, factor in columns.values():
+                value = mean(run.series("valid", metric)[updates] for run in each)
+                cells.append(f"{factor * value:{form}}")
+        rows.append(tuple(cells))
+    return table(rows)
+
+
+def _seconds(run, updates: int) -> float:
+    """Of training, up to so many updates; each line has those since the one before."""
+    return sum(s for n, s in run.series("train_inner", "train_wall").items() if n <= updates)
+
+
+def write_results(workdir: Path, text: str) -> None:
+    """Prints the tables, and writes them to results.md in the working folder."""
+    file = workdir / "results.md"
+    file.write_text(f"{text}\n", encoding="utf-8")
+    print(f"\n=== Results, also in {file}\n\n{text}")
