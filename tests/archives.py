@@ -7,6 +7,8 @@ import subprocess
 import tarfile
 import zipfile
 
+import pytest
+
 from examples.quickstart.corpus import parallel_text
 
 
@@ -29,6 +31,9 @@ def zipped(members):
         for path, data in members.items():
             archive.writestr(path, data)
     return out.getvalue()
+
+
+needs_dpkg = pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="needs Debian's dpkg-deb")
 
 
 def deb(folder, name, members):

@@ -1,9 +1,7 @@
 """Parallel sentences of help pages: on small packages of the layout of LibreOffice's."""
 
-import shutil
-
 import pytest
-from archives import deb
+from archives import deb, needs_dpkg
 
 from examples.translation import help_pages, prepare
 
@@ -103,7 +101,7 @@ def test_too_few_sentences_are_refused():
         help_pages.split_by_page(iter(pages), 3)
 
 
-@pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="needs Debian's dpkg-deb")
+@needs_dpkg
 def test_from_packages_to_binarised_data(tmp_path, capsys):
     downloads = tmp_path / "work/downloads"
     downloads.mkdir(parents=True)
@@ -126,7 +124,7 @@ def test_from_packages_to_binarised_data(tmp_path, capsys):
     assert "libreoffice-help-de_1_all.deb" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="needs Debian's dpkg-deb")
+@needs_dpkg
 def test_a_package_without_pages_is_refused(tmp_path):
     downloads = tmp_path / "downloads"
     downloads.mkdir()

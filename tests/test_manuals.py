@@ -1,16 +1,16 @@
 """Manuals: on a small package of the layout of Debian's python3.11-doc."""
 
-import shutil
+import os
 
 import pytest
-from archives import deb
+from archives import deb, needs_dpkg
 from fairseq.data import Dictionary
 from fairseq.data.data_utils import load_indexed_dataset
 
+from examples import debian
 from examples.language_modeling import manuals, prepare
 
 SPLITS = ("train", "valid", "test")
-needs_dpkg = pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="needs Debian's dpkg-deb")
 
 
 def page(i):
@@ -53,6 +53,40 @@ def test_pages_go_whole_to_one_split_each(tmp_path, symbols):
         sum(len(" ".join(line.split())) + 1 for line in lines),
     )
     assert size == characters if symbols == "bytes" else size < characters
+
+
+def put_apt_get(tmp_path, monkeypatch, script):
+    """An apt-get that runs this script where it is to download."""
+    program = tmp_path / "bin" / "apt-get"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+
+@needs_dpkg
+def test_a_package_is_downloaded_whole_or_not_at_all(tmp_path, monkeypatch):
+    make_package(tmp_path / "archive", 1)
+    file = tmp_path / "archive" / "x-doc_1_all.deb"
+    put_apt_get(tmp_path, monkeypatch, f"cp {file} . && [ -e {tmp_path / 'works'} ]")
+    downloads = tmp_path / "downloads"
+    with pytest.raises(debian.PreparationError, match="apt-get download x-doc failed"):
+        debian.package("x-doc", downloads)
+    assert not list(downloads.iterdir())
+    (tmp_path / "works").touch()
+    assert debian.package("x-doc", downloads).read_bytes() == file.read_bytes()
+    assert [path.name for path in downloads.iterdir()] == [file.name]
+    (downloads / "x-doc_2_all.deb").touch()
+    with pytest.raises(debian.PreparationError, match="has x-doc_1_all.deb, x-doc_2_all.deb: one"):
+        debian.package("x-doc", downloads)
+
+
+@needs_dpkg
+def test_a_damaged_package_is_named(tmp_path):
+    file = tmp_path / "x-doc_1_all.deb"
+    file.write_bytes(b"no package")
+    with pytest.raises(debian.PreparationError, match="x-doc_1_all.deb is damaged: delete it"):
+        debian.unpack(file, tmp_path / "out")
 
 
 @needs_dpkg

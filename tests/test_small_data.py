@@ -26,11 +26,8 @@ def write_trial(trial, loss, hypotheses):
         rows.append(f"2026-01-01 | INFO | train_inner | {json.dumps(inner)}")
         row = {"epoch": 1, **numbers, "valid_num_updates": str(updates)}
         rows.append(f"2026-01-01 | INFO | valid | {json.dumps(row)}")
-        epoch = {
-            "epoch": 1,
-            "train_num_updates": str(updates),
-            "train_wall": "999",
-        }  # of the whole process
+        # "train_" and "wall": the seconds of the whole process
+        epoch = {"epoch": 1, "train_num_updates": str(updates), "train_wall": "999"}
         rows.append(f"2026-01-01 | INFO | train | {json.dumps(epoch)}")
     for step, text in (
         (trial.training, rows),

@@ -282,9 +282,8 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "dtype": "float32"
-        if args.matmul == "highest"
-        else f"float32 (matmul precision {args.matmul})",
+        "dtype": "float32",
+        "matmul precision": args.matmul,
     }
     for arch in OPTIONS:
         parse(arch)  # once, for all processes to come

@@ -37,6 +37,7 @@ logging.disable(logging.INFO)  # of fairseq and hydra
 warnings.simplefilter("ignore", UserWarning)  # of torch, about how fairseq uses it
 
 import fairseq_mega  # noqa: E402, F401 - registers the models
+from fairseq_mega.models.config import EMA_LONGEST  # noqa: E402
 
 VALUES, WORDS = 8, 8
 SPECIAL = 4  # fairseq's entries of every dictionary
@@ -78,7 +79,7 @@ _MEGA = (
 )
 MODELS = {
     "mega": f"{_MEGA} --truncation-length 0",
-    "mega-spread": f"{_MEGA} --truncation-length 0 --ema-init spread",
+    "mega-spread": f"{_MEGA} --truncation-length 0 --ema-init spread --ema-longest {{longest}}",
     "mega-cut": f"{_MEGA} --truncation-length {{cut}}",
     "transformer": "--arch transformer_lm --decoder-layers 2 --decoder-embed-dim 64 "
     "--decoder-input-dim 64 --decoder-output-dim 64 --decoder-attention-heads 4 "
@@ -120,9 +121,13 @@ def offset_in(chunk: int, draw: torch.Generator) -> int:
 # --- models ---------------------------------------------------------------------------------------
 
 
-def build(name: str, chunk: int, seed: int = 1):
+def options_of(name: str, chunk: int, longest: int) -> str:
+    return MODELS[name].format(chunk=chunk, cut=chunk // 2, longest=longest)
+
+
+def build(name: str, chunk: int, seed: int = 1, longest: int = EMA_LONGEST):
     """The model of these options, built as ``fairseq-train`` builds it."""
-    words = shlex.split(MODELS[name].format(chunk=chunk, cut=chunk // 2))
+    words = shlex.split(options_of(name, chunk, longest))
     words = ["data", "--task", "language_modeling", "--tokens-per-sample", str(chunk), *words]
     args = options.parse_args_and_arch(options.get_training_parser(), words)
     cfg = convert_namespace_to_omegaconf(args)
@@ -256,6 +261,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny: only that it runs")
     parser.add_argument("--only", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--updates", type=int, help="of each stage")
+    parser.add_argument(
+        "--ema-longest", type=int, default=EMA_LONGEST, help=f"of mega-spread ({EMA_LONGEST})"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of weights and samples")
     args = parser.parse_args()
     scale = replace(QUICK if args.quick else FULL, seed=args.seed)
@@ -263,11 +271,12 @@ def main() -> None:
         scale = replace(scale, updates=args.updates)
     results = {}
     for name in args.only:
-        model, start = build(name, scale.chunk, scale.seed), time.time()
+        model = build(name, scale.chunk, scale.seed, args.ema_longest)
+        start = time.time()
         train(name, model.train(), scale)
         seconds = round(time.time() - start)
         results[name] = {
-            "options": MODELS[name].format(chunk=scale.chunk, cut=scale.chunk // 2),
+            "options": options_of(name, scale.chunk, args.ema_longest),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "seconds": seconds,
             "accuracy": test(name, model.eval(), scale),
