@@ -2,11 +2,13 @@
 and tables of what they logged."""
 
 import argparse
+import sys
 from pathlib import Path
 from statistics import mean
+from types import ModuleType
 from typing import Dict, NamedTuple, Protocol, Sequence
 
-from examples.quickstart.demo import Step, table
+from examples.quickstart.demo import ROOT, Step, table
 
 POINTS = 6  # of a curve
 
@@ -32,6 +34,17 @@ def add_options(parser: argparse.ArgumentParser, updates: int, lr: str) -> None:
     )
     parser.add_argument("--lr", default=lr, help=f"highest learning rate ({lr})")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(1 2 3)")
+
+
+def find_data(args: argparse.Namespace, prepare: ModuleType, *words: str) -> None:
+    """Sets `args.data`, where none are given, to what `prepare` makes of these words; ends the
+    program where there are none."""
+    if args.data is None:
+        args.data = args.workdir / words[0]
+        prepare.main([*words, "--workdir", str(args.data)])
+    if not (args.data / "data-bin").is_dir():
+        script = Path(prepare.__file__).relative_to(ROOT)
+        sys.exit(f"{args.data}: no data-bin is there: make it with {script}")
 
 
 def schedule(args: argparse.Namespace, seed: int, warmup: int) -> str:

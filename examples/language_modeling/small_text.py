@@ -23,6 +23,7 @@ from examples.comparison import (  # noqa: E402
     Column,
     add_options,
     curves,
+    find_data,
     schedule,
     write_results,
 )
@@ -180,13 +181,7 @@ def parse(words: Optional[List[str]]) -> argparse.Namespace:
 
 def main(words: Optional[List[str]] = None) -> None:
     args = parse(words)
-    if args.data is None:
-        args.data = args.workdir / "manual"
-        prepare.main(["manual", "--symbols", args.symbols, "--workdir", str(args.data)])
-    if not (args.data / "data-bin").is_dir():
-        sys.exit(
-            f"{args.data}: no data-bin is there: make it with examples/language_modeling/prepare.py"
-        )
+    find_data(args, prepare, "manual", "--symbols", args.symbols)
     check_symbols(args)
     trials = trials_of(args)
     with alone(args.workdir):

@@ -25,6 +25,7 @@ from examples.comparison import (  # noqa: E402
     Column,
     add_options,
     curves,
+    find_data,
     schedule,
     write_results,
 )
@@ -39,7 +40,6 @@ from examples.quickstart.demo import (  # noqa: E402
 )
 from examples.translation import prepare  # noqa: E402
 
-HERE = Path("examples/translation")
 # fairseq logs bits, the tables have nats.
 CURVES = {"loss": Column("nll_loss", ".3f", math.log(2)), "BLEU": Column("bleu", ".1f")}
 RESAMPLES = 1000
@@ -148,11 +148,7 @@ def parse(words: Optional[List[str]]) -> argparse.Namespace:
 
 def main(words: Optional[List[str]] = None) -> None:
     args = parse(words)
-    if args.data is None:
-        args.data = args.workdir / "help"
-        prepare.main(["help", "--target-lang", args.target_lang, "--workdir", str(args.data)])
-    if not (args.data / "data-bin").is_dir():
-        sys.exit(f"{args.data}: no data-bin is there: make it with {HERE / 'prepare.py'}")
+    find_data(args, prepare, "help", "--target-lang", args.target_lang)
     trials = trials_of(args)
     for trial in trials:
         trial.training.run()
