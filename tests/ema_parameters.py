@@ -1,5 +1,7 @@
 """Parameters of an EMA, and how its forms are held to the naive one."""
 
+import math
+
 import torch
 from helpers import assert_same_function, make_ema, randn
 
@@ -7,6 +9,8 @@ from fairseq_mega.ops.ema import ema_coefficients
 from fairseq_mega.ops.ema.naive import ema_convolution, ema_kernel, ema_recurrence
 
 DIM, NDIM = 4, 3
+# q, or 1 - q where that is a number that floats hold.
+NEAR_ZERO, NEAR_ONE = (1e-7, 1e-5, 1e-3, 0.1, 0.5), (1e-7, 1e-6, 1e-5, 1e-3, 0.1)
 
 
 class Parameters:
@@ -19,6 +23,10 @@ class Parameters:
         self.omega = self.leaves["omega"]
         names = ("delta", "alpha", "beta", "gamma")
         self.directions = list(zip(*(self.leaves[name].split(dim) for name in names)))
+
+    @property
+    def all(self):
+        return self.module.ema_parameters()
 
     def coefficients(self):
         return [ema_coefficients(*direction) for direction in self.directions]
@@ -39,3 +47,33 @@ def check(form, length, bidirectional, taps=None, batch=2):
     x = randn(batch, length, DIM, requires_grad=True)
     slow = parameters.naive(x, taps) + parameters.omega * x
     assert_same_function(form(x, parameters), slow, {"x": x, **parameters.leaves})
+
+
+# --- q as near to 0 and 1 as it gets ---
+
+
+def logit(p, rest):
+    """sigmoid(logit) = p, where ``rest`` is 1 - p with all its digits."""
+    return math.log(p) - math.log(rest)
+
+
+def factors():
+    """p and a with 1 - p a = q, as logits: which of the two is far from 1 differs."""
+    for q in NEAR_ZERO:
+        root = math.sqrt(1 - q)
+        rest = q / (1 + root)  # 1 - root
+        yield logit(root, rest), logit(root, rest)
+        almost_one = logit(1 - q / 1000, q / 1000)
+        p, rest = (1 - q) / (1 - q / 1000), (q - q / 1000) / (1 - q / 1000)
+        yield logit(p, rest), almost_one
+        yield almost_one, logit(p, rest)
+    for small in NEAR_ONE:
+        for p in (math.sqrt(small), 0.99, small / 0.99):
+            yield logit(p, 1 - p), logit(small / p, 1 - small / p)
+
+
+def extreme_parameters(dtype):
+    """``delta, alpha, beta (D, 1, 1)``, ``gamma (D, 1)``: one channel for each pair of factors."""
+    delta, alpha = torch.tensor(list(factors()), dtype=torch.float64).to(dtype).t()
+    ones = torch.ones(len(delta), 1, dtype=dtype)
+    return delta.view(-1, 1, 1), alpha.view(-1, 1, 1), ones.unsqueeze(-1), ones

@@ -68,7 +68,7 @@ def test_averages(filled, length, taps, bidirectional):
 
     def work():
         x = randn(3, length, 4, requires_grad=True)
-        y = ema(x, module.directions(), module.omega, taps)
+        y = ema(x, module.ema_parameters(), module.omega, taps)
         if not bidirectional:
             y = y + ema_segment(x, *module.directions(), randn(3, 4, 3, seed=2))[0]
         return [*with_gradients(module, y), x.grad]

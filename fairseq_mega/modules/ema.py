@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from ..ops.autocast import without_autocast
 from ..ops.ema import (
     EMACoefficients,
+    EMAParameters,
     StepCoefficients,
     ema,
-    ema_coefficients,
     ema_segment,
     ema_step_,
 )
@@ -105,23 +105,21 @@ class MultiHeadEMA(nn.Module):
         """
         # The whole sublayer computes in at least float32, whatever the model's precision.
         with without_autocast(x):
+            if state is None:
+                return ema(x, self.ema_parameters(), self.omega, self.truncation, padding_mask)
             dtype = torch.promote_types(x.dtype, torch.float32)
-            omega = self.omega.to(dtype)
-            if state is None and padding_mask is None:
-                return ema(x, self.directions(), omega, self.truncation)
             unpadded = x
             if padding_mask is not None:
                 unpadded = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
-            if state is None:
-                y = ema(unpadded, self.directions(), None, self.truncation)
-            else:
-                y = self._continue(unpadded.to(dtype), state)
-            return torch.addcmul(y, x.to(y.dtype), omega.to(y.dtype))
+            y = self._continue(unpadded.to(dtype), state)
+            return torch.addcmul(y, x.to(y.dtype), self.omega.to(y.dtype))
+
+    def ema_parameters(self) -> EMAParameters:
+        return EMAParameters(self.delta, self.alpha, self.beta, self.gamma)
 
     def directions(self) -> List[EMACoefficients]:
         """Coefficients ``(D, N)`` of the forward EMA, and of the backward EMA if bidirectional."""
-        both = ema_coefficients(self.delta, self.alpha, self.beta, self.gamma)
-        return [EMACoefficients(*each) for each in zip(*(c.split(self.embed_dim) for c in both))]
+        return self.ema_parameters().directions(self.embed_dim)
 
     def _continue(self, x: Tensor, state: LayerState) -> Tensor:
         """The EMA of ``x (B, L, D)`` after what the state has read."""

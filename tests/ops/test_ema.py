@@ -74,7 +74,7 @@ def test_the_form_that_is_chosen(length, batch, truncation, bidirectional):
     taps = None if truncation is None or truncation >= length else truncation
 
     def chosen(x, p):
-        return ema(x, p.coefficients(), p.omega, truncation)
+        return ema(x, p.all, p.omega, truncation)
 
     check(chosen, length, bidirectional, taps, batch)
 
@@ -142,7 +142,7 @@ def test_a_long_truncated_kernel_is_accurate_in_float32(logit):
     module.delta.fill_(logit)
     module.alpha.fill_(logit)
     x = randn(1, 16384, DIM, dtype=torch.float32) + 1
-    rough = ema(x, module.float().directions(), None, 1024)
+    rough = ema(x, module.float().ema_parameters(), None, 1024)
     kernel = kernel_taps(module.double().directions()[0], 1024)  # held to the naive one above
     expected = fft_convolution(x.double(), kernel)
     assert_close(rough.double(), expected, 2e-5, floor=0.0)

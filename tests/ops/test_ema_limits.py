@@ -1,9 +1,8 @@
 """The EMA where its decay q is as near to 0 or 1 as it gets, against the paper's in float64."""
 
-import math
-
 import pytest
 import torch
+from ema_parameters import NEAR_ONE, NEAR_ZERO, extreme_parameters, factors
 from helpers import assert_close, randn
 
 from fairseq_mega.ops.ema import StepCoefficients, ema_coefficients, ema_segment, ema_step_
@@ -17,38 +16,9 @@ from fairseq_mega.ops.ema.coefficients import kernel_taps
 from fairseq_mega.ops.ema.fft import fft_convolution
 from fairseq_mega.ops.ema.naive import ema_recurrence
 
-# q, or 1 - q where that is a number that floats hold.
-NEAR_ZERO, NEAR_ONE = (1e-7, 1e-5, 1e-3, 0.1, 0.5), (1e-7, 1e-6, 1e-5, 1e-3, 0.1)
 # Largest error of a channel over its largest output: float64; float32.
 BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-5}
 dtypes = pytest.mark.parametrize("dtype", BOUNDS, ids=str)
-
-
-def logit(p, rest):
-    """sigmoid(logit) = p, where ``rest`` is 1 - p with all its digits."""
-    return math.log(p) - math.log(rest)
-
-
-def factors():
-    """p and a with 1 - p a = q, as logits: which of the two is far from 1 differs."""
-    for q in NEAR_ZERO:
-        root = math.sqrt(1 - q)
-        rest = q / (1 + root)  # 1 - root
-        yield logit(root, rest), logit(root, rest)
-        almost_one = logit(1 - q / 1000, q / 1000)
-        p, rest = (1 - q) / (1 - q / 1000), (q - q / 1000) / (1 - q / 1000)
-        yield logit(p, rest), almost_one
-        yield almost_one, logit(p, rest)
-    for small in NEAR_ONE:
-        for p in (math.sqrt(small), 0.99, small / 0.99):
-            yield logit(p, 1 - p), logit(small / p, 1 - small / p)
-
-
-def parameters(dtype):
-    """``delta, alpha, beta (D, 1, 1)``, ``gamma (D, 1)``: one channel for each pair of factors."""
-    delta, alpha = torch.tensor(list(factors()), dtype=torch.float64).to(dtype).t()
-    ones = torch.ones(len(delta), 1, dtype=dtype)
-    return delta.view(-1, 1, 1), alpha.view(-1, 1, 1), ones.unsqueeze(-1), ones
 
 
 def by_ffts(x, coefficients):
@@ -97,7 +67,7 @@ def error(actual, expected):
 def errors(forms, length, dtype):
     """The error of each form, of inputs with a mean, which slow averages add up."""
     x = randn(1, length, len(list(factors())), dtype=torch.float32) + 0.5
-    given = parameters(dtype)  # rounded alike for both
+    given = extreme_parameters(dtype)  # rounded alike for both
     expected, _ = ema_recurrence(x.double(), *(t.double() for t in given))
     coefficients = ema_coefficients(*given)
     return {name: error(form(x.to(dtype), coefficients), expected) for name, form in forms.items()}
@@ -105,7 +75,7 @@ def errors(forms, length, dtype):
 
 @torch.no_grad()
 def test_the_factors_give_the_decays():
-    delta, alpha, _, _ = parameters(torch.float64)
+    delta, alpha, _, _ = extreme_parameters(torch.float64)
     q = 1 - (torch.sigmoid(delta) * torch.sigmoid(alpha)).flatten()
     expected = [q for q in NEAR_ZERO for _ in range(3)]
     expected += [1 - small for small in NEAR_ONE for _ in range(3)]
@@ -137,7 +107,7 @@ def test_all_forms_over_131072_positions(dtype):
 def test_gradients(name):
     """In float64, of the inputs and all parameters, over a length of several blocks. The sigmoid of
     the naive form keeps seven digits of its gradient where it is nearest to 1."""
-    leaves = [t.requires_grad_() for t in parameters(torch.float64)]
+    leaves = [t.requires_grad_() for t in extreme_parameters(torch.float64)]
     x = (randn(1, 70, len(leaves[0])) + 0.5).requires_grad_()
     fast = FORMS[name](x, ema_coefficients(*leaves))
     slow, _ = ema_recurrence(x, *leaves)

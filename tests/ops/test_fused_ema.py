@@ -1,20 +1,15 @@
 """The Triton kernels of the EMA against the paper's recurrence: on a GPU with ``--device cuda``,
 else by Triton's interpreter, which needs none and takes seconds for what is small here."""
 
-import os
-import re
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from commands import ROOT
-from ema_parameters import DIM, NDIM, Parameters, check
-from helpers import assert_close, assert_same_function, padding, randn, relative_error, time_first
+from ema_parameters import DIM, NDIM, Parameters, check, extreme_parameters
+from helpers import assert_close, assert_same_function, padding, randn, relative_error
 
 from fairseq_mega.ops import ema as forms
-from fairseq_mega.ops.ema import fused
+from fairseq_mega.ops import operators
+from fairseq_mega.ops.ema import EMAParameters, fused
+from fairseq_mega.ops.ema.fft import fft_convolution
 from fairseq_mega.ops.ema.naive import ema_recurrence
 
 pytest.importorskip("triton", reason="the kernels need Triton: pip install triton")
@@ -29,7 +24,7 @@ def small_segments(monkeypatch):
 @pytest.fixture
 def kernels(monkeypatch):
     """The kernels are chosen, on a CPU as well."""
-    monkeypatch.setattr(forms, "is_available", lambda x: True)
+    monkeypatch.setattr(operators, "runs_kernels", lambda x: True)
 
 
 CASES = [  # length, taps, bidirectional
@@ -48,7 +43,7 @@ def test_outputs_and_gradients(length, taps, bidirectional, kernels):
     """In float64, over one segment and several, with whole and truncated kernels."""
 
     def by_kernels(x, p):
-        return forms.ema(x, p.coefficients(), p.omega, taps)
+        return forms.ema(x, p.all, p.omega, taps)
 
     check(by_kernels, length, bidirectional, taps)
 
@@ -74,12 +69,11 @@ def test_with_gradients_a_state_takes_blocks(kernels):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_read_and_written(dtype, kernels):
-    """Rounded once, when it is written: by 2^-8 of the largest number at most."""
+    """Rounded when it is written, once for each direction: by 2^-8 of the number."""
     parameters = Parameters(True)
     exact = randn(2, 30, DIM).to(dtype)
     rough = exact.clone().requires_grad_()
-    coefficients = [type(c)(*(t.float() for t in c)) for c in parameters.coefficients()]
-    y = forms.ema(rough, coefficients)
+    y = forms.ema(rough, EMAParameters(*(t.float() for t in parameters.all)))
     y.backward(torch.ones_like(y))
     exact = exact.double().requires_grad_()
     expected = parameters.naive(exact)
@@ -89,28 +83,12 @@ def test_half_precision_is_read_and_written(dtype, kernels):
     assert relative_error(rough.grad.double(), exact.grad) < 2**-7
 
 
-@pytest.mark.cpu_only  # a GPU compiles them in all the other tests
-def test_the_kernels_compile_for_a_gpu():
-    """As they are launched: the interpreter takes arguments that a kernel does not have."""
-    program = Path(__file__).with_name("compile_kernels.py")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment.pop("TRITON_INTERPRET", None)
-    output = subprocess.run(
-        [sys.executable, program], env=environment, capture_output=True, text=True, check=True
-    ).stdout
-    compiled = re.findall(r"^(\w+) (\d+)$", output, re.MULTILINE)
-    assert {"segment_states", "join_segments", "scan", "gradients"} == {
-        name for name, _ in compiled
-    }
-    assert {waits for _, waits in compiled} == {"0"}  # a thread has all states of its channel
-
-
 def test_rows_of_any_distance(kernels):
     """Time first in memory, as fairseq has it, and a part of a wider tensor."""
     parameters = Parameters(False)
     whole = randn(20, 2, 2 * DIM)
     for x in (whole[..., :DIM].transpose(0, 1), whole[..., ::2].transpose(0, 1)):
-        y = forms.ema(x, parameters.coefficients())
+        y = forms.ema(x, parameters.all)
         assert_close(y, parameters.naive(x))
 
 
@@ -118,19 +96,60 @@ def test_more_channels_and_dimensions_than_a_program_has(kernels):
     """33 channels in tiles of 32; 5 dimensions, which are no power of two."""
     parameters = Parameters(False, dim=33, ndim=5)
     x = randn(1, 18, 33).requires_grad_()
-    y = forms.ema(x, parameters.coefficients(), parameters.omega)
+    y = forms.ema(x, parameters.all, parameters.omega)
     slow = parameters.naive(x) + parameters.omega * x
     assert_same_function(y, slow, {"x": x, **parameters.leaves})
 
 
-def test_padding_is_as_without_kernels(monkeypatch):
-    """In the layer, which hides padding before the average."""
+@pytest.mark.parametrize("length, taps, bidirectional", CASES)
+def test_padding_is_as_without_kernels(length, taps, bidirectional, monkeypatch):
+    """Outputs and gradients, which padding has of `omega x` alone."""
+    parameters = Parameters(bidirectional)
+    mask, x = padding(length, [length, max(length // 3, 1)]), randn(2, length, DIM)
+    mask = mask if length > 1 else torch.tensor([[False], [True]])
+    arguments = parameters.omega, taps, mask
+    x.requires_grad_()
+    monkeypatch.setattr(operators, "runs_kernels", lambda x: False)
+    expected = forms.ema(x, parameters.all, *arguments)
+    monkeypatch.setattr(operators, "runs_kernels", lambda x: True)
+    found = forms.ema(x, parameters.all, *arguments)
+    assert_same_function(found, expected, {"x": x, **parameters.leaves})
+
+
+@pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-13), (torch.float32, 2e-6)])
+def test_coefficients_at_both_ends(dtype, bound):
+    """`q` from 1e-7 to 1 - 1e-7: each number to so many of its own digits."""
+    given = extreme_parameters(dtype)
+    contiguous = [t.contiguous() for t in given]
+    found = torch.ops.fairseq_mega.ema_coefficients(*contiguous, len(given[0]))
+    log_decay, p_beta, gamma = forms.ema_coefficients(*(t.double() for t in given))
+    for ours, exact in zip(found, (log_decay, torch.expm1(log_decay), p_beta * gamma)):
+        assert ((ours[0].t().double() - exact) / exact).abs().max() < bound
+
+
+def test_parameters_that_are_frozen_or_not_contiguous(kernels):
+    """As adapters and optimizers with flat memory have them."""
     parameters = Parameters(True)
-    mask, x = padding(21, [21, 9]), randn(21, 2, DIM)
-    with torch.no_grad():
-        expected = parameters.module(x, mask)
-        monkeypatch.setattr(forms, "is_available", lambda x: True)
-        assert_close(parameters.module(x, mask)[time_first(mask)], expected[time_first(mask)])
+    whole = randn(2 * DIM, seed=3).requires_grad_()
+    x = randn(2, 20, DIM, requires_grad=True)
+    found = forms.ema(x, parameters.all, whole[::2])
+    expected = parameters.naive(x) + whole[::2] * x
+    assert_same_function(found, expected, {"x": x, "omega": whole})
+    for frozen in (x, *parameters.leaves.values()):
+        frozen.requires_grad_(False)
+    found = forms.ema(x, parameters.all, whole[::2])
+    assert_same_function(found, parameters.naive(x) + whole[::2] * x, {"omega": whole})
+    y = forms.ema(x.requires_grad_(), parameters.all, parameters.omega)
+    assert_same_function(y, parameters.naive(x) + parameters.omega * x, {"x": x})
+
+
+def test_gradients_at_both_ends(kernels):
+    leaves = [t.requires_grad_() for t in extreme_parameters(torch.float64)]
+    x = randn(1, 20, len(leaves[0]))
+    found = forms.ema(x, EMAParameters(*leaves))
+    expected = fft_convolution(x, forms.kernel_taps(forms.ema_coefficients(*leaves), 20))
+    names = dict(zip(("delta", "alpha", "beta", "gamma"), leaves))
+    assert_same_function(found, expected, names)
 
 
 def test_slow_averages_stay_accurate_in_float32(kernels):
@@ -141,7 +160,7 @@ def test_slow_averages_stay_accurate_in_float32(kernels):
             parameters.leaves[name].fill_(-9.0)
         (exact,) = parameters.coefficients()
         x = randn(1, 400, DIM).float() + 1
-        y = fused.fused_ema(x, type(exact)(*(t.float() for t in exact)), None, 64)
+        y = fused.fused_ema(x, EMAParameters(*(t.float() for t in parameters.all)), None, 64)
         kernel = forms.kernel_taps(exact, 64)
         assert_close(y.double(), forms.fft_convolution(x.double(), kernel), 2e-5, floor=0.0)
 
@@ -149,6 +168,6 @@ def test_slow_averages_stay_accurate_in_float32(kernels):
 def test_the_meta_device_has_their_shapes():
     x = torch.empty(2, 40, DIM, device="meta", dtype=torch.bfloat16, requires_grad=True)
     parameters = Parameters(False, "meta")
-    y = forms.ema(x, parameters.coefficients(), parameters.omega, 7)
+    y = forms.ema(x, parameters.all, parameters.omega, 7)
     y.sum().backward()
     assert x.grad.shape == y.shape == x.shape and y.dtype == torch.bfloat16

@@ -1,10 +1,25 @@
 """What the fast forms need of the parameters, and the taps of the kernel."""
 
 import math
-from typing import NamedTuple
+from typing import List, NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class EMAParameters(NamedTuple):
+    """What is learned: of ``K`` channels, ``D``, or ``2 D`` if bidirectional, the forward EMA's
+    first."""
+
+    delta: Tensor  # (K, N, 1)
+    alpha: Tensor  # (K, N, 1)
+    beta: Tensor  # (K, N, 1)
+    gamma: Tensor  # (K, N)
+
+    def directions(self, channels: int) -> "List[EMACoefficients]":
+        """Coefficients ``(D, N)`` of the forward EMA, and of the backward EMA if there is one."""
+        both = ema_coefficients(*self)
+        return [EMACoefficients(*each) for each in zip(*(c.split(channels) for c in both))]
 
 
 class EMACoefficients(NamedTuple):

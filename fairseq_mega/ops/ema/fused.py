@@ -1,19 +1,17 @@
 """The EMA on a GPU: ``naive.ema_recurrence`` in Triton kernels that hold the state.
 
-The kernels are operators of torch, ``torch.ops.fairseq_mega.ema_*``, so that profilers, counters
-and the meta device know them; they load Triton when they first run. Where sequences and channels
-are too few for all of a GPU, a sequence is cut in segments: their states, the recurrence between
-them, and then all of their outputs at once.
+Where sequences and channels are too few for all of a GPU, a sequence is cut in segments: their
+states, the recurrence between them, and then all of their outputs at once.
 """
 
-from importlib.util import find_spec
-from typing import NamedTuple, Optional, Tuple
+from typing import Dict, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .coefficients import EMACoefficients
+from ..operators import as_bytes, ceil, power_of_two, register
+from .coefficients import EMACoefficients, EMAParameters
 
 # Channels of a program, a thread of its one warp each, and positions that are read at once.
 CHANNELS, ROWS = 32, 8
@@ -21,12 +19,7 @@ CHANNELS, ROWS = 32, 8
 # segments would read more states than inputs.
 PROGRAMS, LEAST_SEGMENT = 2048, 64
 
-_has_triton = find_spec("triton") is not None
-
-
-def is_available(x: Tensor) -> bool:
-    """Whether the kernels run on the device of ``x``; the meta device is taken for a GPU."""
-    return _has_triton and x.device.type in ("cuda", "meta")
+_ops = torch.ops.fairseq_mega
 
 
 class Scan(NamedTuple):
@@ -37,30 +30,28 @@ class Scan(NamedTuple):
     reverse: bool
 
     @classmethod
-    def of(cls, x: Tensor, delay: int = 0, reverse: bool = False) -> "Scan":
+    def of(cls, x: Tensor, delay: int = 0) -> "Scan":
         batch, length, channels = x.shape
-        programs = batch * _ceil(channels, CHANNELS)
-        segments = max(1, min(_ceil(PROGRAMS, programs), length // LEAST_SEGMENT))
-        return cls(ROWS * _ceil(_ceil(length, segments), ROWS), delay, reverse)
+        programs = batch * ceil(channels, CHANNELS)
+        segments = max(1, min(ceil(PROGRAMS, programs), length // LEAST_SEGMENT))
+        return cls(ROWS * ceil(ceil(length, segments), ROWS), delay, False)
 
 
 def fused_ema(
     x: Tensor,
-    coefficients: EMACoefficients,
+    parameters: EMAParameters,
     omega: Optional[Tensor] = None,
     truncation: Optional[int] = None,
-    reverse: bool = False,
+    padding_mask: Optional[Tensor] = None,
 ) -> Tensor:
-    """``naive.ema_recurrence`` of ``x (B, L, D)`` from zero, or ``reverse``, from the end; with
-    truncated kernels ``naive.ema_convolution``. ``omega (D,)`` adds ``omega x``.
+    """``ops.ema.ema``: ``naive.ema_recurrence`` of ``x (B, L, D)`` from zero, or with truncated
+    kernels ``naive.ema_convolution``, both ways if the parameters are of both.
 
     Returns:
-        ``(B, L, D)`` in the type of ``x``. All within is in that of the coefficients.
+        ``(B, L, D)`` in the type of ``x``. All within is in at least float32.
     """
     delay = truncation if truncation is not None and truncation < x.size(1) else 0
-    log_decay, input_weight, output_weight = coefficients
-    scan = Scan.of(x, delay, reverse)
-    return _FusedEMA.apply(x, log_decay, input_weight * output_weight, omega, scan)
+    return _FusedEMA.apply(x, *parameters, omega, padding_mask, Scan.of(x, delay))
 
 
 @torch.no_grad()
@@ -68,55 +59,81 @@ def fused_segment(x: Tensor, coefficients: EMACoefficients, h: Tensor) -> Tuple[
     """``naive.ema_recurrence`` of ``x (B, L, D)`` from ``h (B, D, N)`` on, without gradients."""
     log_decay, input_weight, output_weight = (c.t().contiguous() for c in coefficients)
     scan, x, decay = Scan.of(x), _rows(x), torch.expm1(log_decay)
-    ends = _ops.ema_segment_states(x, log_decay, decay, *scan)
-    u = _ops.ema_join_segments(ends, log_decay, x.size(1), scan.segment)[0]  # (B, S + 1, N, D)
+    one = log_decay.unsqueeze(0), decay.unsqueeze(0)  # direction
+    ends = _ops.ema_segment_states(x, None, *one, *scan)
+    states = _ops.ema_join_segments(ends, one[0], x.size(1), scan.segment)
+    u = states[0, 0]  # (B, S + 1, N, D)
     read = torch.arange(u.size(1), device=x.device).mul_(scan.segment).clamp_(max=x.size(1))
     before = torch.exp(read.view(-1, 1, 1) * log_decay) * h.transpose(1, 2).unsqueeze(1)
     h = u * input_weight + before
     weight, starts = input_weight * output_weight, h[:, :-1] * output_weight
-    y = _ops.ema_scan(x, log_decay, decay, weight, None, starts, *scan)
+    y = _ops.ema_scan(x, None, None, log_decay, decay, weight, None, starts, False, *scan)
     return y, h[:, -1].transpose(1, 2).contiguous()
 
 
 class _FusedEMA(torch.autograd.Function):
-    """Keeps ``x`` and the states between segments. Inside, coefficients are ``(N, D)``."""
+    """Keeps ``x`` and the states between segments. Inside, coefficients are ``(N, D)``, and states
+    ``(B, S + 1, N, D)``, for each direction."""
 
     @staticmethod
-    def forward(ctx, x, log_decay, weight, omega, scan):
-        x, log_decay, weight = _rows(x), log_decay.t().contiguous(), weight.t().contiguous()
-        decay = torch.expm1(log_decay)
-        states = _states(x, log_decay, decay, scan)
-        ctx.save_for_backward(x, log_decay, decay, weight, omega, states)
+    def forward(ctx, x, delta, alpha, beta, gamma, omega, padding, scan):
+        x, omega = _rows(x), None if omega is None else omega.contiguous()
+        padding = None if padding is None else padding.expand(x.shape[:2]).contiguous()
+        parameters = [t.contiguous() for t in (delta, alpha, beta, gamma)]
+        coefficients = _ops.ema_coefficients(*parameters, x.size(-1))
+        states = _states(x, padding, *coefficients[:2], scan)
+        ctx.save_for_backward(x, padding, *parameters, omega, *coefficients, states)
         ctx.scan = scan
-        starts = _starts(states, weight)
-        return _ops.ema_scan(x, log_decay, decay, weight, omega, starts, *scan)
+        return _outputs(x, padding, coefficients, omega, states, False, scan)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y):
-        x, log_decay, decay, weight, omega, states = ctx.saved_tensors
-        grad_y, scan = _rows(grad_y), ctx.scan
-        back = scan._replace(reverse=not scan.reverse)
-        starts = _starts(_states(grad_y, log_decay, decay, back), weight)
-        grad_x = _ops.ema_scan(grad_y, log_decay, decay, weight, omega, starts, *back)
-        sums = _ops.ema_gradients(x, grad_y, log_decay, decay, states, *scan)
-        grad_u, grad_v, grad_omega = (each.sum((0, 1)) for each in sums)
-        grad_omega = None if omega is None else grad_omega
-        return grad_x, (weight * grad_v).t(), grad_u.t(), grad_omega, None
+        x, padding, *parameters, omega, log_decay, decay, weight, states = ctx.saved_tensors
+        grad_y, scan, coefficients = _rows(grad_y), ctx.scan, (log_decay, decay, weight)
+        grad_x, grads = None, [None] * 5
+        if ctx.needs_input_grad[0]:
+            back = scan._replace(reverse=True)
+            later = _states(grad_y, None, log_decay, decay, back)
+            grad_x = _outputs(grad_y, padding, coefficients, omega, later, True, back)
+        if any(ctx.needs_input_grad[1:6]):
+            sums = _ops.ema_gradients(x, padding, grad_y, log_decay, decay, states, *scan)
+            grads = _ops.ema_coefficient_gradients(*parameters, omega, *sums)
+        return grad_x, *grads[:4], None if omega is None else grads[4], None, None
 
 
-def _states(x: Tensor, log_decay: Tensor, decay: Tensor, scan: Scan) -> Optional[Tensor]:
-    """The states ``u, v`` before each segment and after the last, ``(2, B, S + 1, N, D)``; None of
-    one segment."""
+def _states(
+    x: Tensor, padding: Optional[Tensor], log_decay: Tensor, decay: Tensor, scan: Scan
+) -> Optional[Tensor]:
+    """The states ``u, v`` before each segment and after the last, ``(2, directions, B, S + 1, N,
+    D)``; None of one segment."""
     if x.size(1) <= scan.segment:
         return None
-    ends = _ops.ema_segment_states(x, log_decay, decay, *scan)
+    ends = _ops.ema_segment_states(x, padding, log_decay, decay, *scan)
     return _ops.ema_join_segments(ends, log_decay, x.size(1), scan.segment)
 
 
-def _starts(states: Optional[Tensor], weight: Tensor) -> Optional[Tensor]:
-    """The weighted states before each segment."""
-    return None if states is None else states[0, :, :-1] * weight
+def _outputs(
+    x: Tensor,
+    padding: Optional[Tensor],
+    coefficients: Sequence[Tensor],
+    omega: Optional[Tensor],
+    states: Optional[Tensor],
+    hide_outputs: bool,
+    scan: Scan,
+) -> Tensor:
+    """The sum of all directions' outputs, and of ``omega x``."""
+    y = starts = None
+    weight = coefficients[2]
+    if states is not None:
+        starts = states[0, :, :, :-1] * weight[:, None, None]
+    for i, direction in enumerate(zip(*coefficients)):
+        first = None if starts is None else starts[i]
+        scan_i = scan._replace(reverse=scan.reverse != (i > 0))
+        y = _ops.ema_scan(x, padding, y, *direction, omega, first, hide_outputs, *scan_i)
+        omega = None  # is added once
+    assert y is not None
+    return y
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -124,84 +141,139 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _ceil(a: int, b: int) -> int:
-    return -(-a // b)
-
-
 # --- the operators: each is one launch ------------------------------------------------------------
 
 
-def _launch(kernel: str, x: Tensor, log_decay: Tensor, grid: Tuple[int, ...], *args, **flags):
+def _launch(kernel: str, x: Tensor, grid: Tuple[int, ...], *args, **constants):
     if x.device.type == "meta":
         return
     from . import kernels
 
-    ndim, channels = log_decay.shape
-    sizes = dict(D=CHANNELS, N=1 << (ndim - 1).bit_length(), num_warps=1)
     with torch.cuda.device_of(x):
-        getattr(kernels, kernel)[(_ceil(channels, CHANNELS), *grid)](*args, **flags, **sizes)
+        getattr(kernels, kernel)[grid](*args, **constants, D=CHANNELS, num_warps=1)
+
+
+def _ndim(coefficient: Tensor) -> Dict[str, int]:
+    return dict(N=power_of_two(coefficient.size(-2)))
+
+
+def _tiny(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).tiny
+
+
+def _coefficients(
+    delta: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor, channels: int
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """``log q``, ``q - 1`` and ``p beta gamma / sqrt(N)``: ``(directions, N, D)`` each."""
+    dtype, ndim = torch.promote_types(delta.dtype, torch.float32), gamma.size(1)
+    directions = gamma.size(0) // channels
+    out = [gamma.new_empty(directions, ndim, channels, dtype=dtype) for _ in range(3)]
+    grid = ceil(channels, CHANNELS), ndim, directions
+    tensors = delta, alpha, beta, gamma, *out
+    _launch("coefficients", delta, grid, *tensors, channels, ndim, TINY=_tiny(dtype))
+    return out[0], out[1], out[2]
+
+
+def _coefficient_gradients(
+    delta: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor, omega: Optional[Tensor],
+    sum_u: Tensor, sum_v: Tensor, sum_x: Tensor,
+) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Of the parameters and ``omega``, from what ``_gradients`` returns."""
+    directions, batch, segments, ndim, channels = sum_u.shape
+    parameters = delta, alpha, beta, gamma
+    grads = [torch.empty_like(t) for t in parameters]
+    grads.append(sum_x.new_empty(0) if omega is None else torch.empty_like(omega))
+    grid = ceil(channels, CHANNELS), ndim, directions
+    tensors = *parameters, sum_u, sum_v, sum_x, *grads
+    constants = dict(TINY=_tiny(sum_u.dtype), OMEGA=omega is not None, ROWS=ROWS)
+    sizes = batch * segments, channels, ndim
+    _launch("coefficient_gradients", delta, grid, *tensors, *sizes, **constants)
+    return grads[0], grads[1], grads[2], grads[3], grads[4]
 
 
 def _segment_states(
-    x: Tensor, log_decay: Tensor, decay: Tensor, segment: int, delay: int, reverse: bool
-) -> Tensor:
-    """``u`` and ``v`` at the end of each segment, of its own inputs: ``(2, B, S, N, D)``."""
+    x: Tensor, padding: Optional[Tensor], log_decay: Tensor, decay: Tensor,
+    segment: int, delay: int, reverse: bool,
+) -> Tensor:  # fmt: skip
+    """``u`` and ``v`` at the end of each segment, of its own inputs: ``(2, directions, B, S, N,
+    D)``."""
     batch, length, _ = x.shape
-    grid = _ceil(length, segment), batch
-    ends = log_decay.new_empty(2, batch, grid[0], *log_decay.shape)
-    sizes = length, *log_decay.shape[::-1], segment, delay, *x.stride()[:2]
-    flags = dict(REVERSE=reverse, DELAYED=delay > 0, ROWS=ROWS)
-    _launch("segment_states", x, log_decay, grid, x, log_decay, decay, *ends, *sizes, **flags)
+    directions, ndim, channels = log_decay.shape
+    segments = ceil(length, segment)
+    ends = log_decay.new_empty(2, directions, batch, segments, ndim, channels)
+    grid = ceil(channels, CHANNELS) * directions * batch, segments
+    sizes = batch, length, channels, ndim, segment, delay, int(reverse), *x.stride()[:2]
+    constants = dict(PADDED=padding is not None, DELAYED=delay > 0, ROWS=ROWS, **_ndim(log_decay))
+    tensors = x, as_bytes(padding, x), log_decay, decay, *ends
+    _launch("segment_states", x, grid, *tensors, *sizes, **constants)
     return ends
 
 
 def _join_segments(ends: Tensor, log_decay: Tensor, length: int, segment: int) -> Tensor:
-    """The states before each segment and after the last: ``(2, B, S + 1, N, D)``."""
-    _, batch, segments, ndim, channels = ends.shape
-    states = ends.new_empty(2, batch, segments + 1, ndim, channels)
-    sizes = segments, segment, length, channels, ndim
-    _launch("join_segments", ends, log_decay, (batch,), *ends, log_decay, *states, *sizes)
+    """The states before each segment and after the last: ``(2, directions, B, S + 1, N, D)``."""
+    _, directions, batch, segments, ndim, channels = ends.shape
+    states = ends.new_empty(2, directions, batch, segments + 1, ndim, channels)
+    grid = (ceil(channels, CHANNELS) * directions * batch,)
+    sizes = batch, segments, segment, length, channels, ndim
+    _launch("join_segments", ends, grid, *ends, log_decay, *states, *sizes, **_ndim(log_decay))
     return states
 
 
 def _scan(
-    x: Tensor, log_decay: Tensor, decay: Tensor, weight: Tensor, omega: Optional[Tensor],
-    starts: Optional[Tensor], segment: int, delay: int, reverse: bool,
+    x: Tensor, padding: Optional[Tensor], other: Optional[Tensor],
+    log_decay: Tensor, decay: Tensor, weight: Tensor, omega: Optional[Tensor],
+    starts: Optional[Tensor], hide_outputs: bool, segment: int, delay: int, reverse: bool,
 ) -> Tensor:  # fmt: skip
-    """y ``(B, L, D)``, for the weighted states ``starts (B, S, N, D)`` before the segments."""
-    y = torch.empty_like(x)
-    grid = _ceil(x.size(1), segment), x.size(0)
-    sizes = x.size(1), *log_decay.shape[::-1], segment, delay, *x.stride()[:2], *y.stride()[:2]
-    flags = dict(REVERSE=reverse, DELAYED=delay > 0, ROWS=ROWS)
-    flags.update(OMEGA=omega is not None, STARTS=starts is not None)
-    omega = log_decay if omega is None else omega  # a pointer that is not read
-    starts = log_decay if starts is None else starts
-    tensors = x, y, log_decay, decay, weight, omega, starts
-    _launch("scan", x, log_decay, grid, *tensors, *sizes, **flags)
+    """One direction's y ``(B, L, D)``, for the weighted states ``starts (B, S, N, D)`` before the
+    segments; added to ``other``, another direction's."""
+    y = torch.empty_like(x if other is None else other)
+    ndim, channels = log_decay.shape
+    grid = ceil(channels, CHANNELS) * x.size(0), ceil(x.size(1), segment)
+    strides = *x.stride()[:2], *y.stride()[:2]
+    sizes = x.size(1), channels, ndim, segment, delay, int(reverse), *strides
+    constants = dict(
+        HIDE_INPUTS=padding is not None and not hide_outputs,
+        HIDE_OUTPUTS=padding is not None and hide_outputs,
+        DELAYED=delay > 0,
+        OMEGA=omega is not None,
+        STARTS=starts is not None,
+        ADD=other is not None,
+        ROWS=ROWS,
+    )
+    # Where there is none, a pointer that is not read.
+    other, omega, starts = (x if t is None else t for t in (other, omega, starts))
+    tensors = x, as_bytes(padding, x), other, y, log_decay, decay, weight, omega, starts
+    _launch("scan", x, grid, *tensors, *sizes, **constants, **_ndim(log_decay))
     return y
 
 
 def _gradients(
-    x: Tensor, grad_y: Tensor, log_decay: Tensor, decay: Tensor, states: Optional[Tensor],
-    segment: int, delay: int, reverse: bool,
+    x: Tensor, padding: Optional[Tensor], grad_y: Tensor, log_decay: Tensor, decay: Tensor,
+    states: Optional[Tensor], segment: int, delay: int, reverse: bool,
 ) -> Tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """By sequence and segment, the sums of gradients times states ``u`` and ``v``, ``(B, S, N, D)``
-    each, and times inputs ``(B, S, D)``."""
-    grid = _ceil(x.size(1), segment), x.size(0)
-    sums = [log_decay.new_empty(grid[1], grid[0], *log_decay.shape) for _ in range(2)]
-    sums.append(log_decay.new_empty(grid[1], grid[0], log_decay.size(1)))
-    sizes = x.size(1), *log_decay.shape[::-1], segment, delay, *x.stride()[:2], *grad_y.stride()[:2]
+    """By direction, sequence and segment, the sums of gradients times states ``u`` and ``v``,
+    ``(directions, B, S, N, D)`` each, and times inputs ``(directions, B, S, D)``."""
+    batch, length, _ = x.shape
+    directions, ndim, channels = log_decay.shape
+    rows = directions, batch, ceil(length, segment)
+    sums = [log_decay.new_empty(*rows, ndim, channels) for _ in range(2)]
+    sums.append(log_decay.new_empty(*rows, channels))
+    grid = ceil(channels, CHANNELS) * directions * batch, rows[2]
+    strides = *x.stride()[:2], *grad_y.stride()[:2]
+    sizes = batch, length, channels, ndim, segment, delay, int(reverse), *strides
     starts = (log_decay, log_decay) if states is None else states  # pointers that are not read
-    tensors = x, grad_y, log_decay, decay, *starts, *sums
-    flags = dict(REVERSE=reverse, DELAYED=delay > 0, ROWS=ROWS, STARTS=states is not None)
-    _launch("gradients", x, log_decay, grid, *tensors, *sizes, **flags)
+    tensors = x, as_bytes(padding, x), grad_y, log_decay, decay, *starts, *sums
+    constants = dict(PADDED=padding is not None, DELAYED=delay > 0, STARTS=states is not None)
+    _launch("gradients", x, grid, *tensors, *sizes, **constants, ROWS=ROWS, **_ndim(log_decay))
     return sums[0], sums[1], sums[2]
 
 
-_library = torch.library.Library("fairseq_mega", "DEF")
-_ops = torch.ops.fairseq_mega
-for _function in (_segment_states, _join_segments, _scan, _gradients):
-    _schema = torch.library.infer_schema(_function, mutates_args=())
-    _library.define(f"ema{_function.__name__}{_schema}")
-    for _key in ("CPU", "CUDA", "Meta"):  # on a CPU, Triton's interpreter runs them
-        _library.impl(f"ema{_function.__name__}", _function, _key)
+register(
+    "ema",
+    _coefficients,
+    _coefficient_gradients,
+    _segment_states,
+    _join_segments,
+    _scan,
+    _gradients,
+)

@@ -1,0 +1,42 @@
+"""Operators of torch that launch a Triton kernel: ``torch.ops.fairseq_mega.*``, so that profilers,
+counters and the meta device know them. Kernels are imported, and Triton with them, when one first
+runs."""
+
+from importlib.util import find_spec
+from typing import Callable, Optional
+
+import torch
+from torch import Tensor
+
+_has_triton = find_spec("triton") is not None
+_library = torch.library.Library("fairseq_mega", "DEF")
+
+
+def runs_kernels(x: Tensor) -> bool:
+    """Whether kernels run on the device of ``x``; the meta device is taken for a GPU."""
+    return _has_triton and x.device.type in ("cuda", "meta")
+
+
+def register(prefix: str, *functions: Callable) -> None:
+    """Makes operators ``{prefix}_{name}`` of annotated functions ``_name``, each one launch."""
+    for function in functions:
+        name = prefix + function.__name__
+        _library.define(f"{name}{torch.library.infer_schema(function, mutates_args=())}")
+        for key in ("CPU", "CUDA", "Meta"):  # on a CPU, Triton's interpreter runs them
+            _library.impl(name, function, key)
+
+
+def ceil(a: int, b: int) -> int:
+    """``a / b``, rounded up."""
+    return -(-a // b)
+
+
+def power_of_two(n: int) -> int:
+    """The next from ``n`` on."""
+    return 1 << (n - 1).bit_length()
+
+
+def as_bytes(mask: Optional[Tensor], other: Tensor) -> Tensor:
+    """A mask as Triton reads it; if there is none, the pointer of another tensor, which a kernel
+    does not read."""
+    return other if mask is None else mask.view(torch.uint8)
