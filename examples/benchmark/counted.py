@@ -20,7 +20,7 @@ from fairseq.utils import apply_to_sample
 from torch import Tensor
 
 from fairseq_mega.modules import MultiHeadEMA
-from fairseq_mega.ops import ema
+from fairseq_mega.ops import ema, operators
 
 from .cases import sentence_lengths
 from .counter import Counter, Counts
@@ -73,7 +73,7 @@ class Counted(NamedTuple):
         """The step, to be run inside, as a side and on a device."""
         triton = side == "ours" and place.device in ("meta", "cuda")
         plain = torch.device(place.device) if side == "plain" else nullcontext()
-        with patch.object(ema, "is_available", lambda x: triton), plain:
+        with patch.object(operators, "runs_kernels", lambda x: triton), plain:
             yield self.prepare(self, side, place)
 
 
@@ -191,9 +191,9 @@ class Average(NamedTuple):
         return step
 
     def _average(self, module: MultiHeadEMA, x: Tensor) -> Tensor:
-        (coefficients,) = module.directions()
         if self.form == "Triton":
-            return ema.fused_ema(x, coefficients)
+            return ema.fused_ema(x, module.ema_parameters())
+        (coefficients,) = module.directions()
         if self.form == "blocks":
             return ema.ema_by_blocks(x.float(), ema.block_matrices([coefficients], ema.BLOCK))
         return ema.fft_convolution(x.float(), ema.kernel_taps(coefficients, self.length))

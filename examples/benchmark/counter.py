@@ -282,10 +282,10 @@ def _operations(func, args, kwargs, out) -> Tuple[str, float]:
 
 def _ema_operations(name: str, args) -> float:
     """Of the fused EMA: for each input and state, the multiplications and additions."""
-    if name == "ema_join_segments":
+    each = {"ema_segment_states": (6, 4), "ema_scan": (5, 3), "ema_gradients": (10, 4)}
+    if name not in each:  # of coefficients and states, which are few
         return 0.0
-    x, log_decay, delay = args[0], args[2 if name == "ema_gradients" else 1], args[-2]
-    each, delayed = {
-        "ema_segment_states": (6, 4), "ema_scan": (5, 3), "ema_gradients": (10, 4)
-    }[name]  # fmt: skip
-    return float(x.numel() * log_decay.size(0) * (each + delayed * (delay > 0)))
+    x, log_decay, delay = args[0], args[2 if name == "ema_segment_states" else 3], args[-2]
+    states = log_decay.numel() // x.size(2)  # of all directions
+    operations, delayed = each[name]
+    return float(x.numel() * states * (operations + delayed * (delay > 0)))

@@ -15,6 +15,7 @@ from fairseq.modules import FairseqDropout
 from torch import nn
 
 from fairseq_mega.models.decoder import MegaDecoder
+from fairseq_mega.models.encoder import MegaEncoder
 from fairseq_mega.models.state import DecodingState
 from fairseq_mega.modules import (
     GatedCrossAttention,
@@ -289,8 +290,15 @@ class PlainFeedForward(NormalizedFeedForwardNetwork):
         return x if self.prenorm else self.norm(x)
 
 
+class PlainEncoder(MegaEncoder):
+    def run_layers(self, x, padding_mask, states=None):
+        """In memory ``(L, B, D)``, as all of this side: products need no copy of it then."""
+        return super().run_layers(x, padding_mask, states).contiguous()
+
+
 PLAIN = {
     Dropout: FairseqDropout,
+    MegaEncoder: PlainEncoder,
     MegaDecoder: PlainDecoder,
     NormalizedFeedForwardNetwork: PlainFeedForward,
     MultiHeadEMA: PlainEMA,

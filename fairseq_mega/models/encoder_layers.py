@@ -51,4 +51,6 @@ class EncoderLayers:
                 states.append(x)
         if self.final_norm is not None:
             x = self.final_norm(x)
-        return x if padding_mask is None else zero_padding(x, padding_mask.t())
+        if padding_mask is None:
+            return x
+        return zero_padding(x.transpose(0, 1), padding_mask).transpose(0, 1)

@@ -113,7 +113,7 @@ class GatedCrossAttention(nn.Module):
 
         # Y = (1 - u) X + u dropout(activation((O * silu(r)) W_h + b_h))
         h = project(self.h_proj, reset_gated, o, r)
-        y = recompute(gated_update, residual, h, u, self.activation, self.dropout.mask(h))
+        y = recompute(gated_update, residual, None, h, u, self.activation, self.dropout.mask(h))
         if not self.prenorm:
             y = self.norm(y)
         return y.transpose(0, 1), weights

@@ -13,7 +13,7 @@ from ..ops.gating import (
     gated_update,
     queries_and_keys,
     reset_gated,
-    split_copies,
+    split,
 )
 from ..ops.recompute import recompute, recomputed
 from .activations import ACTIVATIONS
@@ -136,9 +136,12 @@ class MovingAverageGatedAttention(nn.Module):
         o, weights = self._attention(q, k, v, padding_mask, state, need_weights)
 
         # H = dropout(activation(hx + (O * silu(r)) U_h + b_h));  Y = (1 - u) X + u H
-        h = hx + project(self.h_proj, reset_gated, o, r)
+        h = project(self.h_proj, reset_gated, o, r)
         mask = self.output_mask(h)
-        y = recompute(gated_update, residual, h, u, self.activation, mask)
+        addend: Optional[Tensor] = hx
+        if not gated_update.keeps_arguments(residual, hx, h, u, self.activation, mask):
+            addend, h = None, hx + h  # one tensor for the backward pass, not both
+        y = recompute(gated_update, residual, addend, h, u, self.activation, mask)
         if not self.prenorm:
             y = self.norm(y)
         return y.transpose(0, 1), weights
@@ -151,7 +154,8 @@ class MovingAverageGatedAttention(nn.Module):
         """``u, z, r, hx`` of ``EMA(X) + omega X``, each before its activation."""
         mask = self.dropout.mask(average)
         sizes = [self.embed_dim, self.zdim, self.hdim, self.embed_dim]
-        return split_copies(project(self.mx_proj, ema_output, average, dtype, mask), sizes)
+        gates = project(self.mx_proj, ema_output, average, dtype, mask)
+        return split(gates, sizes, self.activation)
 
     def _attention(self, q, k, v, padding_mask, state, need_weights) -> Attended:
         """Attention to the values of ``v``: ``(B, L, H)`` and the weights or None."""

@@ -33,7 +33,7 @@ def recompute(function: Callable, *args):
     Returns:
         a tensor or a tuple of tensors, as ``function`` does.
     """
-    if not _pays(args):
+    if not _pays(args) or _keeps_arguments(function, args):
         return function(*args)
     slots = _Slots(args)
     return _Recompute.apply(function, slots, *slots.tensors(args))
@@ -67,6 +67,11 @@ def _pays(args: Iterable[Any]) -> bool:
         return False
     tensors = _Slots.tensors(args)
     return is_much(max(tensor.numel() for tensor in tensors), tensors[0].device)
+
+
+def _keeps_arguments(function: Callable, args: Iterable[Any]) -> bool:
+    """Whether a function keeps no more than its arguments by itself."""
+    return getattr(function, "keeps_arguments", lambda *_: False)(*args)
 
 
 _SLOT: Any = object()  # where a tensor belongs among other arguments

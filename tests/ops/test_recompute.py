@@ -33,8 +33,14 @@ FUNCTIONS = {
     "activated, nothing dropped": (activated, [leaf(1), F.silu, None]),
     "ema output": (ema_output, [leaf(1), torch.float64, draw_mask(leaf(1), 0.5)]),
     "reset gate": (reset_gated, [leaf(1), leaf(2)]),
-    "update": (gated_update, [leaf(1), leaf(2), leaf(3), F.silu, draw_mask(leaf(1), 0.5)]),
-    "constant residual": (gated_update, [leaf(1).detach(), leaf(2), leaf(3), F.silu, None]),
+    "update": (
+        gated_update,
+        [leaf(1), leaf(2), leaf(3), leaf(4), F.silu, draw_mask(leaf(1), 0.5)],
+    ),
+    "constant residual": (
+        gated_update,
+        [leaf(1).detach(), None, leaf(2), leaf(3), F.silu, None],
+    ),
 }
 
 

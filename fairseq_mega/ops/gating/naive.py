@@ -1,23 +1,14 @@
-"""The gates and the values between projections, as functions of tensors (Mega, section "Moving
-Average Equipped Gated Attention"). The paper's kappa and mu are gamma and beta here,
-its gates gamma and phi are r and u. Dropout masks are explicit."""
+"""The formulas between projections, as printed."""
 
-from typing import Callable, Optional, Sequence, Tuple
+from typing import Callable, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dropout import DropoutMask, apply_mask
+from ..dropout import DropoutMask, apply_mask
 
 Activation = Callable[[Tensor], Tensor]
-
-
-def split_copies(x: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
-    """The parts of ``x`` along the last dimension. With gradients they are copies, so that the
-    memory of each is free after its own last use."""
-    parts = x.split(sizes, dim=-1)
-    return [part.contiguous() for part in parts] if torch.is_grad_enabled() else parts
 
 
 def activated(x: Tensor, activation: Activation, mask: Optional[DropoutMask]) -> Tensor:
@@ -51,11 +42,17 @@ def reset_gated(o: Tensor, r: Tensor) -> Tensor:
 
 
 def gated_update(
-    residual: Tensor, h: Tensor, u: Tensor, activation: Activation, mask: Optional[DropoutMask]
+    residual: Tensor,
+    hx: Optional[Tensor],
+    h: Tensor,
+    u: Tensor,
+    activation: Activation,
+    mask: Optional[DropoutMask],
 ) -> Tensor:
-    """``(1 - u) residual + u dropout(activation(h))`` with ``u = sigmoid(u)``: ``(B, L, D)``.
+    """``(1 - u) residual + u dropout(activation(hx + h))`` with ``u = sigmoid(u)``: ``(B, L, D)``.
 
-    All in the residual's type, whatever autocast made of the others.
+    ``hx`` is what the EMA adds before the activation, None in cross attention. All in the
+    residual's type, whatever autocast made of the others.
     """
-    new = activated(h, activation, mask).to(residual.dtype)
+    new = activated(h if hx is None else hx + h, activation, mask).to(residual.dtype)
     return torch.lerp(residual, new, torch.sigmoid(u).to(residual.dtype))

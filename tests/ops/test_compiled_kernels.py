@@ -1,0 +1,31 @@
+"""All Triton kernels are compiled for a GPU, which needs none."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import ROOT
+
+pytest.importorskip("triton", reason="the kernels need Triton: pip install triton")
+
+EMA = "coefficients coefficient_gradients segment_states join_segments scan gradients"
+GATING = "activated reset_gated gated_update queries_and_keys"
+
+
+@pytest.mark.cpu_only  # a GPU compiles them in all other tests
+def test_the_kernels_compile_for_a_gpu():
+    """As they are launched: the interpreter takes arguments that a kernel does not have."""
+    program = Path(__file__).with_name("compile_kernels.py")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("TRITON_INTERPRET", None)
+    output = subprocess.run(
+        [sys.executable, program], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    compiled = re.findall(r"^(\w+) (\d+)$", output, re.MULTILINE)
+    backward = {f"{name}_backward" for name in GATING.split()}
+    assert {name for name, _ in compiled} == {*EMA.split(), *GATING.split(), *backward}
+    # In the EMA's, a thread has all states of its channel.
+    assert {waits for name, waits in compiled if name in EMA.split()} == {"0"}
