@@ -107,11 +107,10 @@ class MultiHeadEMA(nn.Module):
         with without_autocast(x):
             if state is None:
                 return ema(x, self.ema_parameters(), self.omega, self.truncation, padding_mask)
-            dtype = torch.promote_types(x.dtype, torch.float32)
-            unpadded = x
+            x = unpadded = x.to(torch.promote_types(x.dtype, torch.float32))
             if padding_mask is not None:
                 unpadded = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
-            y = self._continue(unpadded.to(dtype), state)
+            y = self._continue(unpadded, state)
             return torch.addcmul(y, x.to(y.dtype), self.omega.to(y.dtype))
 
     def ema_parameters(self) -> EMAParameters:

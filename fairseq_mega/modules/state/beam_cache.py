@@ -30,6 +30,7 @@ class BeamKVCache:
         self._keys, self._values = _Buffer(), _Buffer()  # (B / beam, S, beam, Z or H)
         self._key_padding_mask: Optional[Tensor] = None  # (B, S), or None before any padding
         self._ancestry: Optional[Tensor] = None  # (B, S, beam): 0, or minus infinity
+        self._own: Optional[Tensor] = None  # (B, 1, beam): that of a position that was just read
 
     @property
     def keys(self) -> Tensor:
@@ -131,10 +132,12 @@ class BeamKVCache:
 
     def _own_slots(self, x: Tensor) -> Tensor:
         """The ancestry ``(B, L, beam)`` of positions ``x (B, L, Z)`` that were just read."""
-        batch, length, _ = x.shape
-        others = ~torch.eye(self.beam, dtype=torch.bool, device=x.device)
-        own = x.new_zeros(others.shape).masked_fill(others, -math.inf)
-        return own.repeat(batch // self.beam, 1).unsqueeze(1).expand(-1, length, -1)
+        own = self._own
+        if own is None or (own.size(0), own.dtype, own.device) != (x.size(0), x.dtype, x.device):
+            others = ~torch.eye(self.beam, dtype=torch.bool, device=x.device)
+            own = x.new_zeros(others.shape).masked_fill(others, -math.inf)
+            own = self._own = persistent(own.repeat(x.size(0) // self.beam, 1).unsqueeze(1))
+        return own.expand(-1, x.size(1), -1)
 
     def _by_sentence(self, x: Tensor) -> Tensor:
         """``(B, L, Z)`` to ``(B / beam, L, beam, Z)``."""
