@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from statistics import mean
 from types import ModuleType
-from typing import Dict, NamedTuple, Protocol, Sequence
+from typing import Dict, NamedTuple, Optional, Protocol, Sequence
 
 from examples.quickstart.demo import ROOT, Step, table
 
@@ -28,11 +28,14 @@ class Column(NamedTuple):
     factor: float = 1.0
 
 
-def add_options(parser: argparse.ArgumentParser, updates: int, lr: str) -> None:
+def add_options(
+    parser: argparse.ArgumentParser, updates: int, lr: Optional[str], rates: str = ""
+) -> None:
+    """``rates`` says which learning rates there are where `lr` is None."""
     parser.add_argument(
         "--updates", type=int, default=updates, help=f"of each training ({updates})"
     )
-    parser.add_argument("--lr", default=lr, help=f"highest learning rate ({lr})")
+    parser.add_argument("--lr", default=lr, help=f"highest learning rate ({lr or rates})")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(1 2 3)")
 
 
@@ -47,11 +50,12 @@ def find_data(args: argparse.Namespace, prepare: ModuleType, *words: str) -> Non
         sys.exit(f"{args.data}: no data-bin is there: make it with {script}")
 
 
-def schedule(args: argparse.Namespace, seed: int, warmup: int) -> str:
-    """Options of a training: its learning rates, and validations for the points of a curve."""
+def schedule(args: argparse.Namespace, seed: int, warmup: int, lr: str) -> str:
+    """Options of a training: its learning rates up to `lr`, and validations for the points of a
+    curve."""
     pace = max(1, args.updates // POINTS)
     return (
-        f"--lr {args.lr} --warmup-updates {max(1, warmup)} --seed {seed} "
+        f"--lr {lr} --warmup-updates {max(1, warmup)} --seed {seed} "
         f"--total-num-update {args.updates} --max-update {args.updates} "
         f"--validate-interval-updates {pace} --log-interval {pace}"
     )

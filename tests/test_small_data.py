@@ -50,12 +50,18 @@ def test_both_models_train_alike(tmp_path):
         assert args.seed == trial.seed and args.dropout == 0.15 and args.attention_dropout == 0.1
         assert args.max_update == args.total_num_update == 600 and args.warmup_updates == 200
         assert args.validate_interval_updates == args.log_interval == 100
-        seen.append(
-            (args.lr, args.max_tokens, args.clip_norm, args.adam_betas, args.warmup_updates)
-        )
+        assert args.lr == [{"mega": 4e-3, "transformer": 2e-3}[trial.model]]
+        seen.append((args.max_tokens, args.clip_norm, args.adam_betas, args.warmup_updates))
         args = parse_args_and_arch(get_generation_parser(), test[1:])
         assert args.path == str(trial.training.folder / "checkpoint_last.pt") and args.beam == 5
     assert len(set(map(str, seen))) == 1
+
+
+def test_a_learning_rate_is_that_of_both(tmp_path):
+    trials = small_data.trials_of(arguments(tmp_path, "--lr 1e-3"))
+    for trial in trials:
+        (words,) = trial.training.commands
+        assert words[words.index("--lr") + 1] == "1e-3"
 
 
 def test_tables_have_the_curves_and_a_paired_test(tmp_path, capsys):

@@ -101,7 +101,7 @@ def trials_of(args: argparse.Namespace) -> List[Trial]:
             folder = args.workdir / f"{model}-{seed}"
             dims = sizes.transformer if model == "transformer" else sizes.mega
             options = TRAIN, f"--max-tokens {sizes.max_tokens}", MODELS[model], dims
-            options += schedule(args, seed, args.updates // 8), "--save-dir", folder
+            options += schedule(args, seed, args.updates // 8, args.lr), "--save-dir", folder
             title = f"{model}, seed {seed}"
             words = command("fairseq-train", data, FAIRSEQ, *options)
             training = Step(f"Training: {title}", folder, [words])
