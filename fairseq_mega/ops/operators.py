@@ -7,8 +7,16 @@ from typing import Callable, Optional
 
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
-_has_triton = find_spec("triton") is not None
+
+def has_triton() -> bool:
+    """Whether there is a Triton that knows the kernels' language: 3.3, which comes with torch 2.7;
+    before, kernels had no tuples of blocks."""
+    return find_spec("triton") is not None and TorchVersion(torch.__version__) >= "2.7"
+
+
+_has_triton = has_triton()
 _library = torch.library.Library("fairseq_mega", "DEF")
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from commands import ROOT
 
+from fairseq_mega.ops import operators
+
 pytest.importorskip("triton", reason="the kernels need Triton: pip install triton")
 
 EMA = "coefficients coefficient_gradients segment_states join_segments scan gradients"
@@ -29,3 +31,11 @@ def test_the_kernels_compile_for_a_gpu():
     assert {name for name, _ in compiled} == {*EMA.split(), *GATING.split(), *backward}
     # In the EMA's, a thread has all states of its channel.
     assert {waits for name, waits in compiled if name in EMA.split()} == {"0"}
+
+
+@pytest.mark.parametrize(
+    "version, known", [("2.6.0", False), ("2.7.1", True), ("2.10.0+cu130", True)]
+)
+def test_the_triton_of_torch_2_6_does_not_know_their_language(version, known, monkeypatch):
+    monkeypatch.setattr("torch.__version__", version)
+    assert operators.has_triton() == known
