@@ -48,3 +48,8 @@ def as_bytes(mask: Optional[Tensor], other: Tensor) -> Tensor:
     """A mask as Triton reads it; if there is none, the pointer of another tensor, which a kernel
     does not read."""
     return other if mask is None else mask.view(torch.uint8)
+
+
+def channels_together(x: Tensor) -> Tensor:
+    """``x`` with the channels of a position next to each other in memory."""
+    return x if x.stride(-1) == 1 else x.contiguous()

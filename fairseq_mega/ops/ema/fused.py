@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..operators import as_bytes, ceil, power_of_two, register
+from ..operators import as_bytes, ceil, channels_together, power_of_two, register
 from .coefficients import EMACoefficients, EMAParameters
 
 # Channels of a program, a thread of its one warp each, and positions that are read at once.
@@ -58,7 +58,7 @@ def fused_ema(
 def fused_segment(x: Tensor, coefficients: EMACoefficients, h: Tensor) -> Tuple[Tensor, Tensor]:
     """``naive.ema_recurrence`` of ``x (B, L, D)`` from ``h (B, D, N)`` on, without gradients."""
     log_decay, input_weight, output_weight = (c.t().contiguous() for c in coefficients)
-    scan, x, decay = Scan.of(x), _rows(x), torch.expm1(log_decay)
+    scan, x, decay = Scan.of(x), channels_together(x), torch.expm1(log_decay)
     one = log_decay.unsqueeze(0), decay.unsqueeze(0)  # direction
     ends = _ops.ema_segment_states(x, None, *one, *scan)
     states = _ops.ema_join_segments(ends, one[0], x.size(1), scan.segment)
@@ -77,7 +77,7 @@ class _FusedEMA(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, delta, alpha, beta, gamma, omega, padding, scan):
-        x, omega = _rows(x), None if omega is None else omega.contiguous()
+        x, omega = channels_together(x), None if omega is None else omega.contiguous()
         padding = None if padding is None else padding.expand(x.shape[:2]).contiguous()
         parameters = [t.contiguous() for t in (delta, alpha, beta, gamma)]
         coefficients = _ops.ema_coefficients(*parameters, x.size(-1))
@@ -90,7 +90,7 @@ class _FusedEMA(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_y):
         x, padding, *parameters, omega, log_decay, decay, weight, states = ctx.saved_tensors
-        grad_y, scan, coefficients = _rows(grad_y), ctx.scan, (log_decay, decay, weight)
+        grad_y, scan, coefficients = channels_together(grad_y), ctx.scan, (log_decay, decay, weight)
         grad_x, grads = None, [None] * 5
         if ctx.needs_input_grad[0]:
             back = scan._replace(reverse=True)
@@ -134,11 +134,6 @@ def _outputs(
         omega = None  # is added once
     assert y is not None
     return y
-
-
-def _rows(x: Tensor) -> Tensor:
-    """With channels next to each other."""
-    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 # --- the operators: each is one launch ------------------------------------------------------------

@@ -23,6 +23,8 @@ coefficients and states come second. The second axis counts segments.
 import triton
 import triton.language as tl
 
+from ..kernel_memory import read, write
+
 # Of the series for log q: with s <= 1/3, what is left out is below 2^-53 of the sum.
 TERMS = tl.constexpr(17)
 
@@ -110,16 +112,6 @@ def _log_decay(p, a, not_p, not_a, TINY: tl.constexpr):
     return tl.where(damping < 0.5, -2.0 * s * series, near_zero)
 
 
-@triton.jit
-def _load(pointer, place, inside, dtype: tl.constexpr):
-    return tl.load(pointer + place, inside, 0.0).to(dtype)
-
-
-@triton.jit
-def _store(pointer, place, values, inside):
-    tl.store(pointer + place, values.to(pointer.dtype.element_ty), inside)
-
-
 @triton.jit(do_not_specialize=["dim"])
 def coefficients(
     delta, alpha, beta, gamma, log_decay, decay, weight, dim, ndim,
@@ -132,14 +124,14 @@ def coefficients(
     inside = d < dim
     dtype = weight.dtype.element_ty
     place = (direction * dim + d) * ndim + n
-    delta, alpha = _load(delta, place, inside, dtype), _load(alpha, place, inside, dtype)
-    beta, gamma = _load(beta, place, inside, dtype), _load(gamma, place, inside, dtype)
+    delta, alpha = read(delta, place, inside, dtype), read(alpha, place, inside, dtype)
+    beta, gamma = read(beta, place, inside, dtype), read(gamma, place, inside, dtype)
     p, a, not_p, not_a = _p_and_a(delta, alpha)
     root = tl.sqrt(tl.zeros((D,), dtype) + ndim)
     place = (direction * ndim + n) * dim + d
-    _store(log_decay, place, _log_decay(p, a, not_p, not_a, TINY), inside)
-    _store(decay, place, -p * a, inside)
-    _store(weight, place, p * beta * gamma / root, inside)
+    write(log_decay, place, _log_decay(p, a, not_p, not_a, TINY), inside)
+    write(decay, place, -p * a, inside)
+    write(weight, place, p * beta * gamma / root, inside)
 
 
 @triton.jit
@@ -171,22 +163,22 @@ def coefficient_gradients(
     by_weight = _sum_rows(sum_u + first, d, rows, dim, stride, D, ROWS)
     by_log = _sum_rows(sum_v + first, d, rows, dim, stride, D, ROWS)
     place = (direction * dim + d) * ndim + n
-    delta, alpha = _load(delta, place, inside, dtype), _load(alpha, place, inside, dtype)
+    delta, alpha = read(delta, place, inside, dtype), read(alpha, place, inside, dtype)
     root = tl.sqrt(tl.zeros((D,), dtype) + ndim)
-    beta = _load(beta, place, inside, dtype) / root
-    gamma = _load(gamma, place, inside, dtype)
+    beta = read(beta, place, inside, dtype) / root
+    gamma = read(gamma, place, inside, dtype)
     p, a, not_p, not_a = _p_and_a(delta, alpha)
     weight = beta * gamma  # times p
     # dL/d(p a) = -(dL/d log q) / q;  dL/dp = dL/d(p a) a + dL/d(weight) beta gamma / root
     by_damping = -weight * p * by_log / tl.maximum(not_p + p * not_a, TINY)
     by_p = by_damping * a + by_weight * weight
-    _store(grad_delta, place, by_p * p * not_p, inside)
-    _store(grad_alpha, place, by_damping * p * a * not_a, inside)
-    _store(grad_beta, place, by_weight * p * gamma / root, inside)
-    _store(grad_gamma, place, by_weight * p * beta, inside)
+    write(grad_delta, place, by_p * p * not_p, inside)
+    write(grad_alpha, place, by_damping * p * a * not_a, inside)
+    write(grad_beta, place, by_weight * p * gamma / root, inside)
+    write(grad_gamma, place, by_weight * p * beta, inside)
     if OMEGA:  # noqa: SIM102 - known to the compiler, the other when it runs
         if n + direction == 0:
-            _store(grad_omega, d, _sum_rows(sum_x, d, rows, dim, dim, D, ROWS), inside)
+            write(grad_omega, d, _sum_rows(sum_x, d, rows, dim, dim, D, ROWS), inside)
 
 
 # --- the recurrence -------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from .. import operators
 from ..dropout import DropoutMask
-from ..operators import as_bytes, ceil, power_of_two, register
+from ..operators import as_bytes, ceil, channels_together, power_of_two, register
 
 # Numbers of a tile, and columns of it at most.
 TILE, COLUMNS = 2048, 1024
@@ -30,19 +30,19 @@ def is_available(*args: Any) -> bool:
 
 
 def activated(x: Tensor, activation: Any, mask: Optional[DropoutMask]) -> Tensor:
-    return _Activated.apply(_rows(x), x.dtype, *_parts(mask))
+    return _Activated.apply(channels_together(x), x.dtype, *_parts(mask))
 
 
 def ema_output(y: Tensor, dtype: torch.dtype, mask: Optional[DropoutMask]) -> Tensor:
-    return _Activated.apply(_rows(y), dtype, *_parts(mask))
+    return _Activated.apply(channels_together(y), dtype, *_parts(mask))
 
 
 def queries_and_keys(z: Tensor, gamma: Tensor, beta: Tensor) -> Tuple[Tensor, Tensor]:
-    return _QueriesAndKeys.apply(_rows(z), gamma, beta)
+    return _QueriesAndKeys.apply(channels_together(z), gamma, beta)
 
 
 def reset_gated(o: Tensor, r: Tensor) -> Tensor:
-    return _ResetGated.apply(_rows(o), _rows(r))
+    return _ResetGated.apply(channels_together(o), channels_together(r))
 
 
 def gated_update(
@@ -53,17 +53,13 @@ def gated_update(
     activation: Any,
     mask: Optional[DropoutMask],
 ) -> Tensor:
-    hx = None if hx is None else _rows(hx)
-    return _GatedUpdate.apply(_rows(residual), hx, _rows(h), _rows(u), *_parts(mask))
+    residual, h, u = (channels_together(t) for t in (residual, h, u))
+    hx = None if hx is None else channels_together(hx)
+    return _GatedUpdate.apply(residual, hx, h, u, *_parts(mask))
 
 
 def _parts(mask: Optional[DropoutMask]) -> Tuple[Optional[Tensor], float]:
     return (None, 1.0) if mask is None else (mask.keep.contiguous(), mask.scale)
-
-
-def _rows(x: Tensor) -> Tensor:
-    """With the channels of a position next to each other."""
-    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 class _Activated(torch.autograd.Function):

@@ -9,6 +9,8 @@ compute the activations again.
 import triton
 import triton.language as tl
 
+from ..kernel_memory import read, write
+
 VARYING = ["rows", "length"]  # from batch to batch: the compiler is not to know them
 
 
@@ -20,16 +22,6 @@ def _tile(rows, length, dim, R: tl.constexpr, C: tl.constexpr):
     column = (tl.program_id(1) * C + tl.arange(0, C))[None, :]
     b, i = (row // length).to(tl.int64), (row % length).to(tl.int64)
     return b, i, column, row.to(tl.int64) * dim + column, (row < rows) & (column < dim)
-
-
-@triton.jit
-def _read(pointer, place, inside, T: tl.constexpr):
-    return tl.load(pointer + place, inside, 0.0).to(T)
-
-
-@triton.jit
-def _write(pointer, place, values, inside):
-    tl.store(pointer + place, values.to(pointer.dtype.element_ty), inside)
 
 
 @triton.jit
@@ -57,8 +49,8 @@ def activated(
     SCALE: tl.constexpr, T: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     b, i, column, place, inside = _tile(rows, length, dim, R, C)
-    x = _read(x, b * x_b + i * x_l + column, inside, T)
-    _write(y, place, _dropped(_silu(x), keep, place, inside, SCALE), inside)
+    x = read(x, b * x_b + i * x_l + column, inside, T)
+    write(y, place, _dropped(_silu(x), keep, place, inside, SCALE), inside)
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -67,10 +59,10 @@ def activated_backward(
     SCALE: tl.constexpr, T: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     b, i, column, place, inside = _tile(rows, length, dim, R, C)
-    x = _read(x, b * x_b + i * x_l + column, inside, T)
-    grad = _read(grad, b * grad_b + i * grad_l + column * grad_d, inside, T)
+    x = read(x, b * x_b + i * x_l + column, inside, T)
+    grad = read(grad, b * grad_b + i * grad_l + column * grad_d, inside, T)
     grad = _dropped(grad, keep, place, inside, SCALE)
-    _write(grad_x, place, grad * _silu_slope(x), inside)
+    write(grad_x, place, grad * _silu_slope(x), inside)
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -79,9 +71,9 @@ def reset_gated(
     T: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     b, i, column, place, inside = _tile(rows, length, dim, R, C)
-    o = _read(o, b * o_b + i * o_l + column, inside, T)
-    r = _read(r, b * r_b + i * r_l + column, inside, T)
-    _write(y, place, _silu(r) * o, inside)
+    o = read(o, b * o_b + i * o_l + column, inside, T)
+    r = read(r, b * r_b + i * r_l + column, inside, T)
+    write(y, place, _silu(r) * o, inside)
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -90,11 +82,11 @@ def reset_gated_backward(
     T: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     b, i, column, place, inside = _tile(rows, length, dim, R, C)
-    o = _read(o, b * o_b + i * o_l + column, inside, T)
-    r = _read(r, b * r_b + i * r_l + column, inside, T)
-    grad = _read(grad, b * grad_b + i * grad_l + column * grad_d, inside, T)
-    _write(grad_o, place, grad * _silu(r), inside)
-    _write(grad_r, place, grad * o * _silu_slope(r), inside)
+    o = read(o, b * o_b + i * o_l + column, inside, T)
+    r = read(r, b * r_b + i * r_l + column, inside, T)
+    grad = read(grad, b * grad_b + i * grad_l + column * grad_d, inside, T)
+    write(grad_o, place, grad * _silu(r), inside)
+    write(grad_r, place, grad * o * _silu_slope(r), inside)
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -104,13 +96,13 @@ def gated_update(
     ADD: tl.constexpr, SCALE: tl.constexpr, T: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     b, i, column, place, inside = _tile(rows, length, dim, R, C)
-    residual = _read(residual, b * residual_b + i * residual_l + column, inside, T)
-    h = _read(h, b * h_b + i * h_l + column, inside, T)
+    residual = read(residual, b * residual_b + i * residual_l + column, inside, T)
+    h = read(h, b * h_b + i * h_l + column, inside, T)
     if ADD:
-        h += _read(hx, b * hx_b + i * hx_l + column, inside, T)
-    u = tl.sigmoid(_read(u, b * u_b + i * u_l + column, inside, T))
+        h += read(hx, b * hx_b + i * hx_l + column, inside, T)
+    u = tl.sigmoid(read(u, b * u_b + i * u_l + column, inside, T))
     new = _dropped(_silu(h), keep, place, inside, SCALE)
-    _write(y, place, residual + u * (new - residual), inside)
+    write(y, place, residual + u * (new - residual), inside)
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -120,24 +112,24 @@ def gated_update_backward(
     ADD: tl.constexpr, SCALE: tl.constexpr, T: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     b, i, column, place, inside = _tile(rows, length, dim, R, C)
-    residual = _read(residual, b * residual_b + i * residual_l + column, inside, T)
-    h = _read(h, b * h_b + i * h_l + column, inside, T)
+    residual = read(residual, b * residual_b + i * residual_l + column, inside, T)
+    h = read(h, b * h_b + i * h_l + column, inside, T)
     if ADD:
-        h += _read(hx, b * hx_b + i * hx_l + column, inside, T)
-    u = tl.sigmoid(_read(u, b * u_b + i * u_l + column, inside, T))
-    grad = _read(grad, b * grad_b + i * grad_l + column * grad_d, inside, T)
+        h += read(hx, b * hx_b + i * hx_l + column, inside, T)
+    u = tl.sigmoid(read(u, b * u_b + i * u_l + column, inside, T))
+    grad = read(grad, b * grad_b + i * grad_l + column * grad_d, inside, T)
     new = _dropped(_silu(h), keep, place, inside, SCALE)
     grad_new = _dropped(grad * u, keep, place, inside, SCALE)
-    _write(grad_residual, place, grad * (1.0 - u), inside)
-    _write(grad_h, place, grad_new * _silu_slope(h), inside)
-    _write(grad_u, place, grad * (new - residual) * u * (1.0 - u), inside)
+    write(grad_residual, place, grad * (1.0 - u), inside)
+    write(grad_h, place, grad_new * _silu_slope(h), inside)
+    write(grad_u, place, grad * (new - residual) * u * (1.0 - u), inside)
 
 
 @triton.jit
 def _parameter(pointer, i, dim, T: tl.constexpr, C: tl.constexpr):
     """Row ``i`` of a parameter ``(2, dim)``: ``(1, C)``."""
     column = (tl.program_id(1) * C + tl.arange(0, C))[None, :]
-    return _read(pointer, i * dim + column, column < dim, T)
+    return read(pointer, i * dim + column, column < dim, T)
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -146,10 +138,10 @@ def queries_and_keys(
     T: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     b, i, column, place, inside = _tile(rows, length, dim, R, C)
-    z = _silu(_read(z, b * z_b + i * z_l + column, inside, T))
+    z = _silu(read(z, b * z_b + i * z_l + column, inside, T))
     for j in tl.static_range(2):
         out = _parameter(gamma, j, dim, T, C) * z + _parameter(beta, j, dim, T, C)
-        _write(q if j == 0 else k, place, out, inside)
+        write(q if j == 0 else k, place, out, inside)
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -160,12 +152,12 @@ def queries_and_keys_backward(
 ):  # fmt: skip
     """``sums (programs, 4, dim)``: gradients of ``gamma`` and ``beta`` by these positions."""
     b, i, column, place, inside = _tile(rows, length, dim, R, C)
-    raw = _read(z, b * z_b + i * z_l + column, inside, T)
+    raw = read(z, b * z_b + i * z_l + column, inside, T)
     z = _silu(raw)
-    grad_q = _read(grad_q, b * grad_q_b + i * grad_q_l + column * grad_q_d, inside, T)
-    grad_k = _read(grad_k, b * grad_k_b + i * grad_k_l + column * grad_k_d, inside, T)
+    grad_q = read(grad_q, b * grad_q_b + i * grad_q_l + column * grad_q_d, inside, T)
+    grad_k = read(grad_k, b * grad_k_b + i * grad_k_l + column * grad_k_d, inside, T)
     grad = grad_q * _parameter(gamma, 0, dim, T, C) + grad_k * _parameter(gamma, 1, dim, T, C)
-    _write(grad_z, place, grad * _silu_slope(raw), inside)
+    write(grad_z, place, grad * _silu_slope(raw), inside)
     column = tl.program_id(1) * C + tl.arange(0, C)
     sums += tl.program_id(0).to(tl.int64) * 4 * dim + column
     tl.store(sums, tl.sum(grad_q * z, 0), column < dim)
