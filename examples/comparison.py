@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from statistics import mean
 from types import ModuleType
-from typing import Dict, NamedTuple, Optional, Protocol, Sequence
+from typing import Dict, NamedTuple, Protocol, Sequence
 
 from examples.quickstart.demo import ROOT, Step, table
 
@@ -28,14 +28,13 @@ class Column(NamedTuple):
     factor: float = 1.0
 
 
-def add_options(
-    parser: argparse.ArgumentParser, updates: int, lr: Optional[str], rates: str = ""
-) -> None:
-    """``rates`` says which learning rates there are where `lr` is None."""
+def add_options(parser: argparse.ArgumentParser, updates: int, rates: Dict[str, str]) -> None:
+    """``rates`` are the models' own highest learning rates."""
+    own = ", ".join(f"{model} {lr}" for model, lr in rates.items())
     parser.add_argument(
         "--updates", type=int, default=updates, help=f"of each training ({updates})"
     )
-    parser.add_argument("--lr", default=lr, help=f"highest learning rate ({lr or rates})")
+    parser.add_argument("--lr", help=f"highest learning rate, of all models (each its own: {own})")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(1 2 3)")
 
 

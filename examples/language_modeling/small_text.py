@@ -81,6 +81,7 @@ MODELS = {
         --arch transformer_lm --decoder-normalize-before
     """,
 }
+RATES = dict.fromkeys(MODELS, "4e-3")
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ def trials_of(args: argparse.Namespace) -> List[Trial]:
             folder = args.workdir / f"{model}-{seed}"
             dims = sizes.transformer if model == "transformer" else sizes.mega
             options = TRAIN, f"--max-tokens {sizes.max_tokens}", MODELS[model], dims
-            options += schedule(args, seed, args.updates // 8, args.lr), "--save-dir", folder
+            lr = args.lr or RATES[model]
+            options += schedule(args, seed, args.updates // 8, lr), "--save-dir", folder
             title = f"{model}, seed {seed}"
             words = command("fairseq-train", data, FAIRSEQ, *options)
             training = Step(f"Training: {title}", folder, [words])
@@ -170,7 +172,7 @@ def parse(words: Optional[List[str]]) -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, help="a --workdir of prepare.py manual; Python's if not given"
     )
-    add_options(parser, updates=1200, lr="4e-3")
+    add_options(parser, updates=1200, rates=RATES)
     parser.add_argument("--workdir", type=Path, help="where trainings go: data/small-text-SYMBOLS")
     args = parser.parse_args(words)
     if args.data is not None and args.workdir is None:

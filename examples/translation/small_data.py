@@ -142,8 +142,7 @@ def parse(words: Optional[List[str]]) -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, help="a --workdir of prepare.py; help pages if not given"
     )
-    rates = ", ".join(f"{model} {lr}" for model, lr in RATES.items())
-    add_options(parser, updates=600, lr=None, rates=rates)
+    add_options(parser, updates=600, rates=RATES)
     parser.add_argument("--workdir", type=Path, help="where trainings go: data/small-data-LANGUAGE")
     args = parser.parse_args(words)
     args.workdir = args.workdir or Path("data", f"small-data-{args.target_lang}")
