@@ -8,7 +8,7 @@ from statistics import mean
 from types import ModuleType
 from typing import Dict, NamedTuple, Protocol, Sequence
 
-from examples.quickstart.demo import ROOT, Step, table
+from examples.quickstart.demo import FAIRSEQ, ROOT, USER_DIR, Step, table
 
 POINTS = 6  # of a curve
 
@@ -36,6 +36,18 @@ def add_options(parser: argparse.ArgumentParser, updates: int, rates: Dict[str, 
     )
     parser.add_argument("--lr", help=f"highest learning rate, of all models (each its own: {own})")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(1 2 3)")
+    parser.add_argument("--gpu", action="store_true", help="train and test on a GPU, not the CPU")
+
+
+def fairseq_options(args: argparse.Namespace) -> str:
+    """Of all commands, which by themselves take the CPU where no GPU is, and do not say so."""
+    if not args.gpu:
+        return FAIRSEQ
+    import torch  # takes seconds
+
+    if not torch.cuda.is_available():
+        sys.exit(f"--gpu: this torch ({torch.__version__}) sees no GPU; the CPU takes no option")
+    return USER_DIR
 
 
 def find_data(args: argparse.Namespace, prepare: ModuleType, *words: str) -> None:

@@ -57,6 +57,20 @@ def test_both_models_train_alike(tmp_path):
     assert len(set(map(str, seen))) == 1
 
 
+def test_on_a_gpu(tmp_path, monkeypatch):
+    def take_the_cpu(*words):
+        trial = small_data.trials_of(arguments(tmp_path, *words))[0]
+        return ["--cpu" in trial.training.commands[0], "--cpu" in trial.test.commands[0]]
+
+    gpu = "--gpu --seeds 1 --updates 600"
+    assert take_the_cpu() == [True, True]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert take_the_cpu(gpu) == [False, False]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit, match="--gpu: this torch .* sees no GPU"):
+        small_data.trials_of(arguments(tmp_path, gpu))
+
+
 def test_a_learning_rate_is_that_of_both(tmp_path):
     trials = small_data.trials_of(arguments(tmp_path, "--lr 1e-3"))
     for trial in trials:

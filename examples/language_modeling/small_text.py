@@ -23,12 +23,13 @@ from examples.comparison import (  # noqa: E402
     Column,
     add_options,
     curves,
+    fairseq_options,
     find_data,
     schedule,
     write_results,
 )
 from examples.language_modeling import prepare  # noqa: E402
-from examples.quickstart.demo import FAIRSEQ, Step, command, found, table  # noqa: E402
+from examples.quickstart.demo import Step, command, found, table  # noqa: E402
 from examples.steps import alone  # noqa: E402
 
 CURVES = {"bits": Column("loss", ".3f")}
@@ -96,6 +97,7 @@ class Trial:
 
 def trials_of(args: argparse.Namespace) -> List[Trial]:
     data, sizes = args.data / "data-bin", SIZES[args.symbols]
+    common = fairseq_options(args)
     trials = []
     for seed in args.seeds:
         for model in args.only:
@@ -105,7 +107,7 @@ def trials_of(args: argparse.Namespace) -> List[Trial]:
             lr = args.lr or RATES[model]
             options += schedule(args, seed, args.updates // 8, lr), "--save-dir", folder
             title = f"{model}, seed {seed}"
-            words = command("fairseq-train", data, FAIRSEQ, *options)
+            words = command("fairseq-train", data, common, *options)
             training = Step(f"Training: {title}", folder, [words])
             tests = {}
             for name, reading in readings(model).items():
@@ -113,7 +115,7 @@ def trials_of(args: argparse.Namespace) -> List[Trial]:
                 tests[name] = Step(
                     f"Test: {title}, {name}",
                     args.workdir / f"{model}-{seed}-test" / name.replace(" ", "-"),
-                    [command(f"fairseq-{reading}", data, FAIRSEQ, *path)],
+                    [command(f"fairseq-{reading}", data, common, *path)],
                     (training,),
                 )
             trials.append(Trial(model, seed, training, tests))

@@ -50,7 +50,8 @@ class Task:
 
 
 CORPUS = "--pairs 20000 --seed 1"
-FAIRSEQ = "--user-dir fairseq_mega --cpu"
+USER_DIR = "--user-dir fairseq_mega"
+FAIRSEQ = f"{USER_DIR} --cpu"
 
 TRANSLATION = Task(
     name="translation",

@@ -25,12 +25,12 @@ from examples.comparison import (  # noqa: E402
     Column,
     add_options,
     curves,
+    fairseq_options,
     find_data,
     schedule,
     write_results,
 )
 from examples.quickstart.demo import (  # noqa: E402
-    FAIRSEQ,
     Step,
     command,
     found,
@@ -82,20 +82,20 @@ class Trial:
 
 
 def trials_of(args: argparse.Namespace) -> List[Trial]:
-    data = args.data / "data-bin"
+    data, common = args.data / "data-bin", fairseq_options(args)
     trials = []
     for seed in args.seeds:
         for model in MODELS:
             folder = args.workdir / f"{model}-{seed}"
             lr = args.lr or RATES[model]
             options = TRAIN, MODELS[model], schedule(args, seed, args.updates // 3, lr)
-            words = command("fairseq-train", data, FAIRSEQ, *options, "--save-dir", folder)
+            words = command("fairseq-train", data, common, *options, "--save-dir", folder)
             training = Step(f"Training: {model}, seed {seed}", folder, [words])
             path = "--path", folder / "checkpoint_last.pt"
             test = Step(
                 f"Test: {model}, seed {seed}",
                 args.workdir / f"{model}-{seed}-test",
-                [command("fairseq-generate", data, FAIRSEQ, TEST, *path)],
+                [command("fairseq-generate", data, common, TEST, *path)],
                 (training,),
             )
             trials.append(Trial(model, seed, training, test))

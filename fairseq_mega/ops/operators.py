@@ -1,9 +1,11 @@
-"""Operators of torch that launch a Triton kernel: ``torch.ops.fairseq_mega.*``, so that profilers,
-counters and the meta device know them. Kernels are imported, and Triton with them, when one first
-runs."""
+"""Operators of torch that launch a Triton kernel: ``torch.ops.fairseq_mega.*``, so that counters
+and the meta device know them. Kernels are imported, and Triton with them, when one first runs."""
 
+from contextlib import nullcontext
+from functools import cache, wraps
+from importlib import import_module
 from importlib.util import find_spec
-from typing import Callable, Optional
+from typing import Callable, ContextManager, Optional
 
 import torch
 from torch import Tensor
@@ -25,13 +27,40 @@ def runs_kernels(x: Tensor) -> bool:
     return _has_triton and x.device.type in ("cuda", "meta")
 
 
-def register(prefix: str, *functions: Callable) -> None:
-    """Makes operators ``{prefix}_{name}`` of annotated functions ``_name``, each one launch."""
-    for function in functions:
+def operator(prefix: str) -> Callable[[Callable], Callable]:
+    """Makes an operator ``{prefix}_{name}`` of an annotated function ``_name``: one launch.
+
+    What comes back takes the way through torch for the meta device, other kinds of tensors, and
+    compilers. Else the function is called: torch's dispatcher takes the host longer than a launch.
+    """
+
+    def make(function: Callable) -> Callable:
         name = prefix + function.__name__
         _library.define(f"{name}{torch.library.infer_schema(function, mutates_args=())}")
         for key in ("CPU", "CUDA", "Meta"):  # on a CPU, Triton's interpreter runs them
             _library.impl(name, function, key)
+        through_torch = getattr(torch.ops.fairseq_mega, name)
+
+        @wraps(function)
+        def call(x: Tensor, *args):
+            plain = type(x) in (Tensor, torch.nn.Parameter) and not x.is_meta
+            straight = plain and not torch.compiler.is_compiling()
+            return (function if straight else through_torch)(x, *args)
+
+        return call
+
+    return make
+
+
+load = cache(import_module)  # a module of kernels, by its whole name
+_nothing = nullcontext()
+
+
+def on_device_of(x: Tensor) -> ContextManager:
+    """A context in which Triton launches on the device of ``x``."""
+    if not x.is_cuda or x.get_device() == torch.cuda.current_device():
+        return _nothing
+    return torch.cuda.device(x.device)
 
 
 def ceil(a: int, b: int) -> int:

@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from . import operators
+from .operators import on_device_of, operator, power_of_two
 
 
 def rotary_bias(alpha: Tensor, beta: Tensor, first: int, last: int) -> Tensor:
@@ -42,28 +43,32 @@ def rotary_products(alpha: Tensor, beta: Tensor) -> Tensor:
 
 
 class _RotaryProducts(torch.autograd.Function):
-    """``rotary_products`` in 12 launches for both passes in place of 22: a GPU takes longer for
+    """``rotary_products`` in three launches for both passes in place of 22: a GPU takes longer for
     each than to compute so few numbers."""
 
     @staticmethod
     def forward(ctx, alpha, beta):
         ctx.save_for_backward(alpha, beta)
-        return _product(alpha, beta, -1)
+        return _product(alpha, beta, True)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         alpha, beta = ctx.saved_tensors
         # With p = alpha conj(beta): the gradient of alpha is grad beta, of beta conj(grad) alpha.
-        return _product(grad, beta, 1), _product(alpha, grad, -1)
+        return _product(grad, beta, False), _product(alpha, grad, True)
 
 
-def _product(x: Tensor, y: Tensor, sign: int) -> Tensor:
-    """``x y`` of complex numbers, or ``x conj(y)`` with ``sign`` -1: real parts, then imaginary."""
-    (x1, x2), (y1, y2), out = x.chunk(2), y.chunk(2), torch.empty_like(x)
-    real, imaginary = out.chunk(2)
-    torch.mul(x1, y1, out=real).addcmul_(x2, y2, value=-sign)
-    torch.mul(x2, y1, out=imaginary).addcmul_(x1, y2, value=sign)
+@operator("complex")
+def _product(x: Tensor, y: Tensor, conjugate: bool) -> Tensor:
+    """``x y``, or ``x conj(y)``, of complex numbers ``(Z,)``: real parts, then imaginary ones."""
+    out = torch.empty_like(x)
+    if not x.is_meta:
+        half = x.numel() // 2
+        with on_device_of(x):
+            operators.load(f"{__package__}.position_kernels").complex_product[1,](
+                x.contiguous(), y.contiguous(), out, half, conjugate, C=power_of_two(half)
+            )
     return out
 
 

@@ -80,8 +80,9 @@ CASES = [
 ]
 for bidirectional, truncation, padded, rate, dtype in CASES:
     layer = MovingAverageGatedAttention(
-        32, 16, 64, 16, rate, chunk_size=256, truncation=truncation, bidirectional=bidirectional
-    ).to(dtype)
+        32, 16, 64, 16, rate, chunk_size=256, truncation=truncation, rel_pos_bias="rotary",
+        bidirectional=bidirectional,
+    ).to(dtype)  # fmt: skip
     x = torch.zeros(1024, 2, 32, dtype=dtype, requires_grad=True)
     padding = torch.zeros(2, 1024, dtype=torch.bool) if padded else None
     layer(x, padding)[0].sum().backward()

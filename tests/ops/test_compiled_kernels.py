@@ -28,7 +28,8 @@ def test_the_kernels_compile_for_a_gpu():
     ).stdout
     compiled = re.findall(r"^(\w+) (\d+)$", output, re.MULTILINE)
     backward = {f"{name}_backward" for name in GATING.split()}
-    assert {name for name, _ in compiled} == {*EMA.split(), *GATING.split(), *backward}
+    others = {*GATING.split(), *backward, "complex_product"}
+    assert {name for name, _ in compiled} == {*EMA.split(), *others}
     # In the EMA's, a thread has all states of its channel.
     assert {waits for name, waits in compiled if name in EMA.split()} == {"0"}
 

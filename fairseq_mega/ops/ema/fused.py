@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..operators import as_bytes, ceil, channels_together, power_of_two, register
+from .. import operators
+from ..operators import as_bytes, ceil, channels_together, on_device_of, operator, power_of_two
 from .coefficients import EMACoefficients, EMAParameters
 
+KERNELS = f"{__package__}.kernels"
 # Channels of a program, a thread of its one warp each, and positions that are read at once.
 CHANNELS, ROWS = 32, 8
 # An H100 or H200, of 132 multiprocessors, is kept busy by so many programs of one warp. Shorter
 # segments would read more states than inputs.
 PROGRAMS, LEAST_SEGMENT = 2048, 64
-
-_ops = torch.ops.fairseq_mega
 
 
 class Scan(NamedTuple):
@@ -60,14 +60,14 @@ def fused_segment(x: Tensor, coefficients: EMACoefficients, h: Tensor) -> Tuple[
     log_decay, input_weight, output_weight = (c.t().contiguous() for c in coefficients)
     scan, x, decay = Scan.of(x), channels_together(x), torch.expm1(log_decay)
     one = log_decay.unsqueeze(0), decay.unsqueeze(0)  # direction
-    ends = _ops.ema_segment_states(x, None, *one, *scan)
-    states = _ops.ema_join_segments(ends, one[0], x.size(1), scan.segment)
+    ends = _segment_states(x, None, *one, *scan)
+    states = _join_segments(ends, one[0], x.size(1), scan.segment)
     u = states[0, 0]  # (B, S + 1, N, D)
     read = torch.arange(u.size(1), device=x.device).mul_(scan.segment).clamp_(max=x.size(1))
     before = torch.exp(read.view(-1, 1, 1) * log_decay) * h.transpose(1, 2).unsqueeze(1)
     h = u * input_weight + before
-    weight, starts = input_weight * output_weight, h[:, :-1] * output_weight
-    y = _ops.ema_scan(x, None, None, log_decay, decay, weight, None, starts, False, *scan)
+    weights = log_decay, decay, input_weight * output_weight
+    y = _scan(x, None, None, *weights, None, h, output_weight, False, *scan)
     return y, h[:, -1].transpose(1, 2).contiguous()
 
 
@@ -80,7 +80,7 @@ class _FusedEMA(torch.autograd.Function):
         x, omega = channels_together(x), None if omega is None else omega.contiguous()
         padding = None if padding is None else padding.expand(x.shape[:2]).contiguous()
         parameters = [t.contiguous() for t in (delta, alpha, beta, gamma)]
-        coefficients = _ops.ema_coefficients(*parameters, x.size(-1))
+        coefficients = _coefficients(*parameters, x.size(-1))
         states = _states(x, padding, *coefficients[:2], scan)
         ctx.save_for_backward(x, padding, *parameters, omega, *coefficients, states)
         ctx.scan = scan
@@ -97,8 +97,8 @@ class _FusedEMA(torch.autograd.Function):
             later = _states(grad_y, None, log_decay, decay, back)
             grad_x = _outputs(grad_y, padding, coefficients, omega, later, True, back)
         if any(ctx.needs_input_grad[1:6]):
-            sums = _ops.ema_gradients(x, padding, grad_y, log_decay, decay, states, *scan)
-            grads = _ops.ema_coefficient_gradients(*parameters, omega, *sums)
+            sums = _gradients(x, padding, grad_y, log_decay, decay, states, *scan)
+            grads = _coefficient_gradients(*parameters, omega, *sums)
         return grad_x, *grads[:4], None if omega is None else grads[4], None, None
 
 
@@ -109,8 +109,8 @@ def _states(
     D)``; None of one segment."""
     if x.size(1) <= scan.segment:
         return None
-    ends = _ops.ema_segment_states(x, padding, log_decay, decay, *scan)
-    return _ops.ema_join_segments(ends, log_decay, x.size(1), scan.segment)
+    ends = _segment_states(x, padding, log_decay, decay, *scan)
+    return _join_segments(ends, log_decay, x.size(1), scan.segment)
 
 
 def _outputs(
@@ -123,14 +123,11 @@ def _outputs(
     scan: Scan,
 ) -> Tensor:
     """The sum of all directions' outputs, and of ``omega x``."""
-    y = starts = None
-    weight = coefficients[2]
-    if states is not None:
-        starts = states[0, :, :, :-1] * weight[:, None, None]
+    y = None
     for i, direction in enumerate(zip(*coefficients)):
-        first = None if starts is None else starts[i]
+        starts = (None, None) if states is None else (states[0, i], direction[2])
         scan_i = scan._replace(reverse=scan.reverse != (i > 0))
-        y = _ops.ema_scan(x, padding, y, *direction, omega, first, hide_outputs, *scan_i)
+        y = _scan(x, padding, y, *direction, omega, *starts, hide_outputs, *scan_i)
         omega = None  # is added once
     assert y is not None
     return y
@@ -140,12 +137,10 @@ def _outputs(
 
 
 def _launch(kernel: str, x: Tensor, grid: Tuple[int, ...], *args, **constants):
-    if x.device.type == "meta":
+    if x.is_meta:
         return
-    from . import kernels
-
-    with torch.cuda.device_of(x):
-        getattr(kernels, kernel)[grid](*args, **constants, D=CHANNELS, num_warps=1)
+    with on_device_of(x):
+        getattr(operators.load(KERNELS), kernel)[grid](*args, **constants, D=CHANNELS, num_warps=1)
 
 
 def _ndim(coefficient: Tensor) -> Dict[str, int]:
@@ -156,6 +151,7 @@ def _tiny(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).tiny
 
 
+@operator("ema")
 def _coefficients(
     delta: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor, channels: int
 ) -> Tuple[Tensor, Tensor, Tensor]:
@@ -169,6 +165,7 @@ def _coefficients(
     return out[0], out[1], out[2]
 
 
+@operator("ema")
 def _coefficient_gradients(
     delta: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor, omega: Optional[Tensor],
     sum_u: Tensor, sum_v: Tensor, sum_x: Tensor,
@@ -186,6 +183,7 @@ def _coefficient_gradients(
     return grads[0], grads[1], grads[2], grads[3], grads[4]
 
 
+@operator("ema")
 def _segment_states(
     x: Tensor, padding: Optional[Tensor], log_decay: Tensor, decay: Tensor,
     segment: int, delay: int, reverse: bool,
@@ -204,23 +202,26 @@ def _segment_states(
     return ends
 
 
+@operator("ema")
 def _join_segments(ends: Tensor, log_decay: Tensor, length: int, segment: int) -> Tensor:
     """The states before each segment and after the last: ``(2, directions, B, S + 1, N, D)``."""
     _, directions, batch, segments, ndim, channels = ends.shape
     states = ends.new_empty(2, directions, batch, segments + 1, ndim, channels)
-    grid = (ceil(channels, CHANNELS) * directions * batch,)
+    grid = ceil(channels, CHANNELS) * directions * batch, ndim
     sizes = batch, segments, segment, length, channels, ndim
-    _launch("join_segments", ends, grid, *ends, log_decay, *states, *sizes, **_ndim(log_decay))
+    _launch("join_segments", ends, grid, *ends, log_decay, *states, *sizes, ROWS=ROWS)
     return states
 
 
+@operator("ema")
 def _scan(
     x: Tensor, padding: Optional[Tensor], other: Optional[Tensor],
     log_decay: Tensor, decay: Tensor, weight: Tensor, omega: Optional[Tensor],
-    starts: Optional[Tensor], hide_outputs: bool, segment: int, delay: int, reverse: bool,
+    starts: Optional[Tensor], start_weight: Optional[Tensor], hide_outputs: bool,
+    segment: int, delay: int, reverse: bool,
 ) -> Tensor:  # fmt: skip
-    """One direction's y ``(B, L, D)``, for the weighted states ``starts (B, S, N, D)`` before the
-    segments; added to ``other``, another direction's."""
+    """One direction's y ``(B, L, D)``, for the states ``starts (B, S + 1, N, D)`` before the
+    segments, which ``start_weight (N, D)`` multiplies; added to ``other``, another direction's."""
     y = torch.empty_like(x if other is None else other)
     ndim, channels = log_decay.shape
     grid = ceil(channels, CHANNELS) * x.size(0), ceil(x.size(1), segment)
@@ -236,12 +237,13 @@ def _scan(
         ROWS=ROWS,
     )
     # Where there is none, a pointer that is not read.
-    other, omega, starts = (x if t is None else t for t in (other, omega, starts))
-    tensors = x, as_bytes(padding, x), other, y, log_decay, decay, weight, omega, starts
-    _launch("scan", x, grid, *tensors, *sizes, **constants, **_ndim(log_decay))
+    optional = (x if t is None else t for t in (omega, starts, start_weight))
+    given = x, as_bytes(padding, x), x if other is None else other, y, log_decay, decay, weight
+    _launch("scan", x, grid, *given, *optional, *sizes, **constants, **_ndim(log_decay))
     return y
 
 
+@operator("ema")
 def _gradients(
     x: Tensor, padding: Optional[Tensor], grad_y: Tensor, log_decay: Tensor, decay: Tensor,
     states: Optional[Tensor], segment: int, delay: int, reverse: bool,
@@ -261,14 +263,3 @@ def _gradients(
     constants = dict(PADDED=padding is not None, DELAYED=delay > 0, STARTS=states is not None)
     _launch("gradients", x, grid, *tensors, *sizes, **constants, ROWS=ROWS, **_ndim(log_decay))
     return sums[0], sums[1], sums[2]
-
-
-register(
-    "ema",
-    _coefficients,
-    _coefficient_gradients,
-    _segment_states,
-    _join_segments,
-    _scan,
-    _gradients,
-)

@@ -230,40 +230,49 @@ def segment_states(
 @triton.jit(do_not_specialize=["dim", "batch", "segments", "segment", "length"])
 def join_segments(
     u_end, v_end, log_decay, u_start, v_start, batch, segments, segment, length, dim, ndim,
-    D: tl.constexpr, N: tl.constexpr,
+    D: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """The recurrence between segments: ``u`` and ``v (B, S + 1, N, D)`` before each, and at the
-    end."""
+    end. The second axis of the grid counts dimensions, and ``ROWS`` segments are read at once."""
     d, sequence = _program(dim, D)
-    log_q = _weights(log_decay + sequence // batch * dim * ndim, d, dim, ndim, N)
-    sequence = sequence.to(tl.int64)
+    inside, stride = d < dim, ndim * dim
+    place = tl.program_id(1) * dim + d
+    log_q = tl.load(log_decay + sequence // batch * stride + place, inside, 0.0)
+    end = place + sequence.to(tl.int64) * segments * stride
+    start = place + sequence.to(tl.int64) * (segments + 1) * stride
     u, v = tl.zeros_like(log_q), tl.zeros_like(log_q)
-    before = sequence * (segments + 1) * dim * ndim
-    _store_weights(u_start + before, u, d, dim, ndim, N)
-    _store_weights(v_start + before, v, d, dim, ndim, N)
-    for s in range(segments):
-        place = (sequence * segments + s) * dim * ndim
-        steps = tl.minimum(segment, length - s * segment)
-        decay = tl.exp(steps * log_q)
-        v = decay * (v + steps * u) + _weights(v_end + place, d, dim, ndim, N)
-        u = decay * u + _weights(u_end + place, d, dim, ndim, N)
-        before += dim * ndim
-        _store_weights(u_start + before, u, d, dim, ndim, N)
-        _store_weights(v_start + before, v, d, dim, ndim, N)
+    tl.store(u_start + start, u, inside)
+    tl.store(v_start + start, v, inside)
+    for first in range(0, segments, ROWS):
+        ends = ()
+        for j in tl.static_range(ROWS):
+            present = tl.where(first + j < segments, d, dim) < dim
+            ends += (tl.load(u_end + end + j * stride, present, 0.0),)  # type: ignore[assignment]
+            ends += (tl.load(v_end + end + j * stride, present, 0.0),)  # type: ignore[assignment]
+        for j in tl.static_range(ROWS):
+            steps = tl.minimum(segment, length - (first + j) * segment)
+            decay = tl.exp(steps * log_q)
+            v = decay * (v + steps * u) + ends[2 * j + 1]
+            u = decay * u + ends[2 * j]
+            present = tl.where(first + j < segments, d, dim) < dim
+            tl.store(u_start + start + (j + 1) * stride, u, present)
+            tl.store(v_start + start + (j + 1) * stride, v, present)
+        end += ROWS * stride
+        start += ROWS * stride
 
 
 @triton.jit(do_not_specialize=["dim", "length", "segment", "reverse"])
 def scan(
-    x, padding, other, y, log_decay, decay, weight, omega, starts,
+    x, padding, other, y, log_decay, decay, weight, omega, starts, start_weight,
     length, dim, ndim, segment, delay, reverse, stride_b, stride_l, y_stride_b, y_stride_l,
     HIDE_INPUTS: tl.constexpr, HIDE_OUTPUTS: tl.constexpr, DELAYED: tl.constexpr,
     OMEGA: tl.constexpr, STARTS: tl.constexpr, ADD: tl.constexpr,
     D: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """The output, ``sum_n h (+ omega x) (+ other)``, of states ``h = weight u``, which begin a
-    segment as ``starts``, or as zero. Padding is hidden from the average as it reads, or as it
-    writes, which is the first one's backward pass; ``omega x`` is of all positions. One direction,
-    of ``x``; ``other`` is laid out as ``y``."""
+    segment as ``start_weight starts (B, S + 1, N, D)``, or as zero. Padding is hidden from the
+    average as it reads, or as it writes, which is the first one's backward pass; ``omega x`` is of
+    all positions. One direction, of ``x``; ``other`` is laid out as ``y``."""
     d, sequence = _program(dim, D)
     s, batch = tl.program_id(1), sequence.to(tl.int64)
     q_delay = tl.exp(delay * _weights(log_decay, d, dim, ndim, N))
@@ -277,7 +286,8 @@ def scan(
     if OMEGA:
         direct = tl.load(omega + d, d < dim, 0.0).to(decay.dtype)
     if STARTS:
-        h = _weights(starts + (batch * tl.num_programs(1) + s) * dim * ndim, d, dim, ndim, N)
+        starts += (batch * (tl.num_programs(1) + 1) + s) * dim * ndim
+        h = _weights(starts, d, dim, ndim, N) * _weights(start_weight, d, dim, ndim, N)
     for start in range(s * segment, tl.minimum((s + 1) * segment, length), ROWS):
         new = _rows(
             x, padding, start, d, length, dim, stride_l, reverse, decay.dtype, HIDE_INPUTS, ROWS

@@ -1,7 +1,7 @@
 """``naive`` on a GPU: a kernel for each formula, and one for its backward pass, which computes the
 activation again. Functions take the arguments of the formula."""
 
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -10,19 +10,22 @@ from torch.autograd.function import once_differentiable
 
 from .. import operators
 from ..dropout import DropoutMask
-from ..operators import as_bytes, ceil, channels_together, power_of_two, register
+from ..operators import as_bytes, ceil, channels_together, on_device_of, operator, power_of_two
+from ..recompute import is_much
 
+KERNELS = f"{__package__}.kernels"
 # Numbers of a tile, and columns of it at most.
 TILE, COLUMNS = 2048, 1024
 
-_ops = torch.ops.fairseq_mega
-
 
 def is_available(*args: Any) -> bool:
-    """Whether there are kernels for a formula of these arguments: on a GPU, of tensors ``(B, L,
-    D)``, for ``silu`` and dropout of single values."""
+    """Whether there are kernels for a formula of these arguments, and they pay: on a GPU, of
+    tensors ``(B, L, D)``, for ``silu`` and dropout of single values. Without gradients, to launch
+    a kernel of Triton's takes the host longer than a formula of torch's, but for large tensors."""
     x = next(arg for arg in args if isinstance(arg, Tensor))
     if not operators.runs_kernels(x) or x.dim() != 3 or torch.compiler.is_compiling():
+        return False
+    if not torch.is_grad_enabled() and not is_much(x.numel(), x.device):
         return False
     masks = (arg for arg in args if isinstance(arg, DropoutMask))
     activations = (arg for arg in args if callable(arg))
@@ -30,10 +33,14 @@ def is_available(*args: Any) -> bool:
 
 
 def activated(x: Tensor, activation: Any, mask: Optional[DropoutMask]) -> Tensor:
+    if mask is None:  # torch has these kernels
+        return F.silu(x)
     return _Activated.apply(channels_together(x), x.dtype, *_parts(mask))
 
 
 def ema_output(y: Tensor, dtype: torch.dtype, mask: Optional[DropoutMask]) -> Tensor:
+    if mask is None and y.dtype == dtype:
+        return F.silu(y)
     return _Activated.apply(channels_together(y), dtype, *_parts(mask))
 
 
@@ -67,12 +74,12 @@ class _Activated(torch.autograd.Function):
     def forward(ctx, x, dtype, keep, scale):
         ctx.save_for_backward(x, keep)
         ctx.scale = scale
-        return _ops.gating_activated(x, keep, scale, dtype)
+        return _activated(x, keep, scale, dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        grad_x = _ops.gating_activated_backward(*ctx.saved_tensors, ctx.scale, grad)
+        grad_x = _activated_backward(*ctx.saved_tensors, ctx.scale, grad)
         return grad_x, None, None, None
 
 
@@ -80,12 +87,12 @@ class _ResetGated(torch.autograd.Function):
     @staticmethod
     def forward(ctx, o, r):
         ctx.save_for_backward(o, r)
-        return _ops.gating_reset_gated(o, r)
+        return _reset_gated(o, r)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        return _ops.gating_reset_gated_backward(*ctx.saved_tensors, grad)
+        return _reset_gated_backward(*ctx.saved_tensors, grad)
 
 
 class _GatedUpdate(torch.autograd.Function):
@@ -93,13 +100,13 @@ class _GatedUpdate(torch.autograd.Function):
     def forward(ctx, residual, hx, h, u, keep, scale):
         ctx.save_for_backward(residual, hx, h, u, keep)
         ctx.scale = scale
-        return _ops.gating_gated_update(residual, hx, h, u, keep, scale)
+        return _gated_update(residual, hx, h, u, keep, scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         residual, hx, h, u, keep = ctx.saved_tensors
-        grads = _ops.gating_gated_update_backward(residual, hx, h, u, keep, ctx.scale, grad)
+        grads = _gated_update_backward(residual, hx, h, u, keep, ctx.scale, grad)
         grad_residual, grad_h, grad_u = grads
         grad_hx = None if hx is None else grad_h.to(hx.dtype)
         return grad_residual, grad_hx, grad_h, grad_u, None, None
@@ -110,13 +117,13 @@ class _QueriesAndKeys(torch.autograd.Function):
     def forward(ctx, z, gamma, beta):
         gamma, beta = gamma.contiguous(), beta.contiguous()
         ctx.save_for_backward(z, gamma)
-        return _ops.gating_queries_and_keys(z, gamma, beta)
+        return _queries_and_keys(z, gamma, beta)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_q, grad_k):
         z, gamma = ctx.saved_tensors
-        grad_z, sums = _ops.gating_queries_and_keys_backward(z, gamma, grad_q, grad_k)
+        grad_z, sums = _queries_and_keys_backward(z, gamma, grad_q, grad_k)
         grad_gamma, grad_beta = sums.sum(0).to(gamma.dtype).split(2)
         return grad_z, grad_gamma, grad_beta
 
@@ -124,63 +131,66 @@ class _QueriesAndKeys(torch.autograd.Function):
 # --- the operators: each is one launch ------------------------------------------------------------
 
 
+@operator("gating")
 def _activated(x: Tensor, keep: Optional[Tensor], scale: float, dtype: torch.dtype) -> Tensor:
     y = _like(x, dtype)
-    _launch("activated", dict(x=x), dict(y=y, keep=as_bytes(keep, x)), SCALE=scale)
+    _launch("activated", (x,), (), (as_bytes(keep, x), y), SCALE=scale)
     return y
 
 
+@operator("gating")
 def _activated_backward(x: Tensor, keep: Optional[Tensor], scale: float, grad: Tensor) -> Tensor:
     grad_x = _like(x)
-    others = dict(grad_x=grad_x, keep=as_bytes(keep, x))
-    _launch("activated_backward", dict(x=x, grad=grad), others, SCALE=scale)
+    _launch("activated_backward", (x,), (grad,), (as_bytes(keep, x), grad_x), SCALE=scale)
     return grad_x
 
 
+@operator("gating")
 def _reset_gated(o: Tensor, r: Tensor) -> Tensor:
     y = _like(o, torch.promote_types(o.dtype, r.dtype))
-    _launch("reset_gated", dict(o=o, r=r), dict(y=y))
+    _launch("reset_gated", (o, r), (), (y,))
     return y
 
 
+@operator("gating")
 def _reset_gated_backward(o: Tensor, r: Tensor, grad: Tensor) -> Tuple[Tensor, Tensor]:
     grads = _like(o), _like(r)
-    others = dict(grad_o=grads[0], grad_r=grads[1])
-    _launch("reset_gated_backward", dict(o=o, r=r, grad=grad), others)
+    _launch("reset_gated_backward", (o, r), (grad,), grads)
     return grads
 
 
+@operator("gating")
 def _gated_update(
     residual: Tensor, hx: Optional[Tensor], h: Tensor, u: Tensor,
     keep: Optional[Tensor], scale: float,
 ) -> Tensor:  # fmt: skip
-    y = _like(residual)
-    inputs = dict(residual=residual, hx=h if hx is None else hx, h=h, u=u)
-    others = dict(y=y, keep=as_bytes(keep, h))
-    _launch("gated_update", inputs, others, ADD=hx is not None, SCALE=scale)
+    y, add = _like(residual), hx is not None
+    inputs = residual, h if hx is None else hx, h, u
+    _launch("gated_update", inputs, (), (as_bytes(keep, h), y), ADD=add, SCALE=scale)
     return y
 
 
+@operator("gating")
 def _gated_update_backward(
     residual: Tensor, hx: Optional[Tensor], h: Tensor, u: Tensor,
     keep: Optional[Tensor], scale: float, grad: Tensor,
 ) -> Tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Of ``residual``, of ``h`` and ``hx``, and of ``u``."""
-    grads = _like(residual), _like(h), _like(u)
-    inputs = dict(residual=residual, hx=h if hx is None else hx, h=h, u=u, grad=grad)
-    others = dict(grad_residual=grads[0], grad_h=grads[1], grad_u=grads[2], keep=as_bytes(keep, h))
-    _launch("gated_update_backward", inputs, others, ADD=hx is not None, SCALE=scale)
+    grads, add = (_like(residual), _like(h), _like(u)), hx is not None
+    inputs, others = (residual, h if hx is None else hx, h, u), (as_bytes(keep, h), *grads)
+    _launch("gated_update_backward", inputs, (grad,), others, ADD=add, SCALE=scale)
     return grads
 
 
+@operator("gating")
 def _queries_and_keys(z: Tensor, gamma: Tensor, beta: Tensor) -> Tuple[Tensor, Tensor]:
     dtype = torch.promote_types(z.dtype, gamma.dtype)
     q, k = _like(z, dtype), _like(z, dtype)
-    others = dict(gamma=gamma, beta=beta, q=q, k=k)
-    _launch("queries_and_keys", dict(z=z), others)
+    _launch("queries_and_keys", (z,), (), (gamma, beta, q, k))
     return q, k
 
 
+@operator("gating")
 def _queries_and_keys_backward(
     z: Tensor, gamma: Tensor, grad_q: Tensor, grad_k: Tensor
 ) -> Tuple[Tensor, Tensor]:
@@ -188,31 +198,30 @@ def _queries_and_keys_backward(
     grad_z, dim = _like(z), z.size(-1)
     programs = ceil(z.numel() // dim, _tile(dim)[0])
     sums = z.new_empty(programs, 4, dim, dtype=torch.promote_types(z.dtype, torch.float32))
-    others = dict(gamma=gamma, grad_z=grad_z, sums=sums)
-    _launch("queries_and_keys_backward", dict(z=z, grad_q=grad_q, grad_k=grad_k), others)
+    _launch("queries_and_keys_backward", (z,), (grad_q, grad_k), (gamma, grad_z, sums))
     return grad_z, sums
 
 
-def _launch(kernel: str, inputs: Dict[str, Tensor], others: Dict[str, Tensor], **constants):
-    """``inputs`` have any strides, but for those of channels, which only gradients have; ``others``
-    are contiguous."""
-    x = next(iter(inputs.values()))
-    if x.device.type == "meta":
+def _launch(
+    kernel: str, inputs: Sequence[Tensor], grads: Sequence[Tensor], others: Sequence[Tensor],
+    **constants,
+):  # fmt: skip
+    """Positions of ``inputs`` and ``grads`` are at any distance in memory, of ``grads`` channels,
+    too; ``others`` are contiguous."""
+    x = inputs[0]
+    if x.is_meta:
         return
-    from . import kernels
-
-    strides = {}
-    for name, tensor in inputs.items():
-        axes = "bld" if name.startswith("grad") else "bl"
-        strides.update({f"{name}_{axis}": n for axis, n in zip(axes, tensor.stride())})
     batch, length, dim = x.shape
+    strides = [n for t in inputs for n in t.stride()[:2]]
+    strides += [n for t in grads for n in t.stride()]
     r, c = _tile(dim)
-    exact = any(t.dtype == torch.float64 for t in inputs.values())
-    constants.update(T=kernels.tl.float64 if exact else kernels.tl.float32, R=r, C=c)
-    with torch.cuda.device_of(x):
+    kernels = operators.load(KERNELS)
+    exact = any(t.dtype == torch.float64 for t in inputs)
+    with on_device_of(x):
         getattr(kernels, kernel)[ceil(batch * length, r), ceil(dim, c)](
-            **inputs, **others, rows=batch * length, length=length, dim=dim, **strides, **constants
-        )
+            *inputs, *grads, *others, batch * length, length, dim, *strides,
+            **constants, T=kernels.tl.float64 if exact else kernels.tl.float32, R=r, C=c
+        )  # fmt: skip
 
 
 def _tile(dim: int) -> Tuple[int, int]:
@@ -223,16 +232,3 @@ def _tile(dim: int) -> Tuple[int, int]:
 
 def _like(x: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
     return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
-
-
-register(
-    "gating",
-    _activated,
-    _activated_backward,
-    _reset_gated,
-    _reset_gated_backward,
-    _gated_update,
-    _gated_update_backward,
-    _queries_and_keys,
-    _queries_and_keys_backward,
-)

@@ -2,8 +2,8 @@
 
 A program has a tile of ``R`` positions and ``C`` columns of tensors ``(B, L, D)``, with ``rows = B
 L`` positions in all. ``x_b``, ``x_l`` and ``x_d`` are the strides of ``x``; where one is missing
-it is that of a contiguous tensor. A program computes in ``T``, and rounds once. Backward passes
-compute the activations again.
+it is that of a contiguous tensor. Arguments come in the order of ``fused._launch``. A program
+computes in ``T``, and rounds once. Backward passes compute the activations again.
 """
 
 import triton
@@ -55,7 +55,7 @@ def activated(
 
 @triton.jit(do_not_specialize=VARYING)
 def activated_backward(
-    x, keep, grad, grad_x, rows, length, dim, x_b, x_l, grad_b, grad_l, grad_d,
+    x, grad, keep, grad_x, rows, length, dim, x_b, x_l, grad_b, grad_l, grad_d,
     SCALE: tl.constexpr, T: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     b, i, column, place, inside = _tile(rows, length, dim, R, C)
@@ -107,7 +107,7 @@ def gated_update(
 
 @triton.jit(do_not_specialize=VARYING)
 def gated_update_backward(
-    residual, hx, h, u, keep, grad, grad_residual, grad_h, grad_u, rows, length, dim,
+    residual, hx, h, u, grad, keep, grad_residual, grad_h, grad_u, rows, length, dim,
     residual_b, residual_l, hx_b, hx_l, h_b, h_l, u_b, u_l, grad_b, grad_l, grad_d,
     ADD: tl.constexpr, SCALE: tl.constexpr, T: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
@@ -146,7 +146,7 @@ def queries_and_keys(
 
 @triton.jit(do_not_specialize=VARYING)
 def queries_and_keys_backward(
-    z, gamma, grad_q, grad_k, grad_z, sums, rows, length, dim, z_b, z_l,
+    z, grad_q, grad_k, gamma, grad_z, sums, rows, length, dim, z_b, z_l,
     grad_q_b, grad_q_l, grad_q_d, grad_k_b, grad_k_l, grad_k_d,
     T: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
