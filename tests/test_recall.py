@@ -64,6 +64,7 @@ def test_models_are_of_equal_size():
 
 def test_a_quick_run_from_end_to_end(tmp_path):
     command = [sys.executable, "examples/language_modeling/recall.py", "--quick", "--out", tmp_path]
+    command += ["--texts", "50", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -71,4 +72,7 @@ def test_a_quick_run_from_end_to_end(tmp_path):
     assert list(models) == list(recall.MODELS)
     for result in models.values():
         assert list(result["accuracy"]) == [str(d) for d in recall.QUICK.distances]
+    assert {name: list(result["texts"]) for name, result in models.items()} == {
+        name: ["50", "2"] if name in recall.STREAMED else [] for name in recall.MODELS
+    }
     assert (tmp_path / "results.md").read_text().strip() in done.stdout

@@ -4,6 +4,7 @@ Transformer with a window of one chunk.
 
     python examples/language_modeling/recall.py            some minutes on two CPU cores
     python examples/language_modeling/recall.py --quick    tiny, in seconds: only that it runs
+    python examples/language_modeling/recall.py --only mega-spread --texts 100000 1000000
 
 A sample is one of a few values somewhere in a text of random words, and a query at its end, to be
 answered with the value. All models see the same samples in the same number of updates; their
@@ -21,7 +22,7 @@ import time
 import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Dict, Iterator, List, Tuple
+from typing import Callable, Dict, Iterator, List, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -179,18 +180,40 @@ def train(name: str, model, scale: Scale) -> None:
 
 
 @torch.no_grad()
+def accuracy(
+    name: str, model, scale: Scale, draw: torch.Generator, place: Callable[[], Tuple[int, int]]
+) -> float:
+    """Of batches whose distance and offset ``place`` gives."""
+    right, batch = 0, 8
+    for _ in range(scale.tested // batch):
+        distance, offset = place()
+        texts, values = samples(distance, batch, offset, draw)
+        scores = answers(name, model, texts, scale.chunk)
+        right += int((scores.argmax(-1) == values).sum())
+    return right / scale.tested
+
+
 def test(name: str, model, scale: Scale) -> Dict[int, float]:
-    """Accuracy at each distance, on the same new samples for every model."""
+    """Accuracy at each distance, on the same new samples for every model; a batch for each place in
+    the chunk."""
     draw = torch.Generator().manual_seed(scale.seed + 1)
-    accuracy = {}
-    for distance in scale.distances:
-        right, batch = 0, 8  # a batch for each place in the chunk
-        for _ in range(scale.tested // batch):
-            texts, values = samples(distance, batch, offset_in(scale.chunk, draw), draw)
-            scores = answers(name, model, texts, scale.chunk)
-            right += int((scores.argmax(-1) == values).sum())
-        accuracy[distance] = right / scale.tested
-    return accuracy
+    return {
+        n: accuracy(name, model, scale, draw, lambda n=n: (n, offset_in(scale.chunk, draw)))
+        for n in scale.distances
+    }
+
+
+def test_texts(name: str, model, scale: Scale, lengths: List[int]) -> Dict[int, float]:
+    """Accuracy in texts of each length, with the value at a random place; models that carry no
+    state are not asked."""
+    draw = torch.Generator().manual_seed(scale.seed + 2)
+
+    def place(length: int) -> Tuple[int, int]:
+        distance = int(torch.randint(2, length + 1, (), generator=draw))
+        return distance, length - distance
+
+    asked = lengths if name in STREAMED else []
+    return {n: accuracy(name, model, scale, draw, lambda n=n: place(n)) for n in asked}
 
 
 @torch.no_grad()
@@ -250,6 +273,8 @@ def write_report(out: Path, results: Dict[str, Dict], scale: Scale) -> str:
             f"{name}: {result['parameters']:,} parameters, trained in {result['seconds']} s, "
             f"longest memories of its layers' EMAs in tokens: {memory}."
         )
+        for length, share in result["texts"].items():
+            lines.append(f"{name}: of a random place of {length:,} tokens, {share:.1%}.")
     text = "\n".join(lines) + "\n"
     (out / "results.md").write_text(text)
     return text + "\n" + chart(out / "chart.png", results, scale)
@@ -265,6 +290,10 @@ def main() -> None:
         "--ema-longest", type=int, default=EMA_LONGEST, help=f"of mega-spread ({EMA_LONGEST})"
     )
     parser.add_argument("--seed", type=int, default=1, help="of weights and samples")
+    parser.add_argument(
+        "--texts", type=int, nargs="+", default=[], metavar="TOKENS",
+        help="also test texts of these lengths, with the value at a random place",
+    )  # fmt: skip
     args = parser.parse_args()
     scale = replace(QUICK if args.quick else FULL, seed=args.seed)
     if args.updates is not None:
@@ -280,6 +309,7 @@ def main() -> None:
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "seconds": seconds,
             "accuracy": test(name, model.eval(), scale),
+            "texts": test_texts(name, model, scale, args.texts),
         }
         if name != "transformer":
             results[name]["longest_memories"] = longest_memories(model)
