@@ -29,6 +29,13 @@ def test_only_what_follows_a_query_can_be_foreseen():
     assert sum(each < 20 for each in gaps) / len(gaps) == pytest.approx(0.5, abs=0.05)
 
 
+def test_a_value_may_stand_anywhere_in_a_long_line():
+    lines = [needle.line(20, random.Random(i), first=300, length=500) for i in range(100)]
+    places = [next(i for i, word in enumerate(words) if word in needle.VALUES) for words in lines]
+    assert min(places) < 30 and 270 < max(places) < 300
+    assert all(500 < len(words) <= 520 for words in lines)
+
+
 @pytest.mark.parametrize("length, distance", [(9, 2), (9, 9), (10_000, 2), (10_000, 9_999)])
 def test_a_test_has_one_value_and_one_query(length, distance):
     dictionary = Dictionary()

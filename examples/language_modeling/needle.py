@@ -3,7 +3,7 @@
     python examples/language_modeling/needle.py data OUT
     python examples/language_modeling/needle.py score CHECKPOINT --data DATA-BIN
 
-A line is random words with one of a few values somewhere near its beginning. Queries come after it,
+A line is random words with one of a few values somewhere among the first. Queries come after it,
 each followed by the value, after gaps of all lengths: in training, the loss is of all tokens of all
 lines, and only those after queries can be foreseen. The score is of lines with a single query: the
 share of them after which the value is the likeliest token.
@@ -31,7 +31,7 @@ from fairseq_mega import MegaLanguageModel  # noqa: E402
 VALUES = [f"value{i}" for i in range(8)]
 WORDS = [f"word{i}" for i in range(8)]
 QUERY = "query"
-FIRST = 64  # words before the value, at most
+FIRST = 64  # words before the value are fewer
 PIECE = 4096  # tokens that are drawn at a time
 
 
@@ -43,26 +43,28 @@ def gap(longest: int, draw: random.Random) -> int:
     return round(2 * (longest / 2) ** draw.random())
 
 
-def line(longest: int, draw: random.Random) -> List[str]:
-    """Words with a value, and the value again after each query, ``longest`` tokens or more.
+def line(longest: int, draw: random.Random, first: int = FIRST, length: int = 0) -> List[str]:
+    """Fewer words than ``first``, a value, and the value again after each query: ``length`` tokens
+    or more, or ``longest``.
 
     A gap is from one mention of the value to the next, of which the query is the token before.
     """
     value = draw.choice(VALUES)
-    words = [*draw.choices(WORDS, k=draw.randrange(FIRST)), value]
-    while len(words) <= longest:
+    words = [*draw.choices(WORDS, k=draw.randrange(first)), value]
+    while len(words) <= (length or longest):
         words += [*draw.choices(WORDS, k=gap(longest, draw) - 2), QUERY, value]
     return words
 
 
-def write_text(out: Path, longest: int, lines: int, seed: int) -> None:
+def write_text(args: argparse.Namespace) -> None:
     """Writes ``train.txt``, and ``valid.txt`` of a hundredth as many lines."""
-    out.mkdir(parents=True, exist_ok=True)
-    draw = random.Random(seed)
-    for split, count in (("train", lines), ("valid", max(1, lines // 100))):
-        with open(out / f"{split}.txt", "w", encoding="utf-8") as file:
+    args.out.mkdir(parents=True, exist_ok=True)
+    draw = random.Random(args.seed)
+    for split, count in (("train", args.lines), ("valid", max(1, args.lines // 100))):
+        with open(args.out / f"{split}.txt", "w", encoding="utf-8") as file:
             for _ in range(count):
-                file.write(" ".join(line(longest, draw)) + "\n")
+                words = line(args.longest, draw, args.first, args.length)
+                file.write(" ".join(words) + "\n")
 
 
 # --- the score ------------------------------------------------------------------------------------
@@ -124,6 +126,8 @@ def main() -> None:
     data = commands.add_parser("data", help="writes train.txt and valid.txt")
     data.add_argument("out", type=Path)
     data.add_argument("--longest", type=int, default=1024, help="gap, in tokens")
+    data.add_argument("--first", type=int, default=FIRST, help=f"words before the value ({FIRST})")
+    data.add_argument("--length", type=int, default=0, help="of a line, at least (--longest)")
     data.add_argument("--lines", type=int, default=4000)
     data.add_argument("--seed", type=int, default=1)
     test = commands.add_parser("score", help="prints the share of values that are recalled")
@@ -136,7 +140,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.disable(logging.INFO)  # of fairseq and hydra
     if args.command == "data":
-        write_text(args.out, args.longest, args.lines, args.seed)
+        write_text(args)
         return
     model = MegaLanguageModel.from_pretrained(
         str(args.checkpoint.parent), args.checkpoint.name, str(args.data)
