@@ -36,23 +36,28 @@ def add_options(parser: argparse.ArgumentParser, updates: int, rates: Dict[str, 
     )
     parser.add_argument("--lr", help=f"highest learning rate, of all models (each its own: {own})")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(1 2 3)")
-    parser.add_argument("--gpu", action="store_true", help="train and test on a GPU, not the CPU")
+    parser.add_argument("--gpu", action="store_true", help="train and test on one GPU, not the CPU")
 
 
 def fairseq_options(args: argparse.Namespace) -> str:
-    """Of all commands, which by themselves take the CPU where no GPU is, and do not say so."""
+    """Options of all commands. (By themselves they take all GPUs that they see, or the CPU.)"""
+    return f"{USER_DIR} --distributed-world-size 1" if args.gpu else FAIRSEQ
+
+
+def check_gpu(args: argparse.Namespace) -> None:
+    """Ends the program where there is no GPU, and one was asked for."""
     if not args.gpu:
-        return FAIRSEQ
+        return
     import torch  # takes seconds
 
     if not torch.cuda.is_available():
-        sys.exit(f"--gpu: this torch ({torch.__version__}) sees no GPU; the CPU takes no option")
-    return USER_DIR
+        sys.exit(f"--gpu: torch {torch.__version__} sees no GPU: leave --gpu out to use the CPU")
 
 
 def find_data(args: argparse.Namespace, prepare: ModuleType, *words: str) -> None:
     """Sets `args.data`, where none are given, to what `prepare` makes of these words; ends the
-    program where there are none."""
+    program where there are none, or no GPU that was asked for."""
+    check_gpu(args)
     if args.data is None:
         args.data = args.workdir / words[0]
         prepare.main([*words, "--workdir", str(args.data)])

@@ -36,6 +36,15 @@ def test_a_value_may_stand_anywhere_in_a_long_line():
     assert all(500 < len(words) <= 520 for words in lines)
 
 
+@pytest.mark.parametrize("first", [0, 1025])
+def test_lines_without_a_query_are_refused(first, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["needle.py", "data", str(tmp_path), f"--first={first}"])
+    with pytest.raises(SystemExit):
+        needle.main()
+    assert f"--first {first}: a line of 1024 tokens" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("length, distance", [(9, 2), (9, 9), (10_000, 2), (10_000, 9_999)])
 def test_a_test_has_one_value_and_one_query(length, distance):
     dictionary = Dictionary()

@@ -58,17 +58,15 @@ def test_both_models_train_alike(tmp_path):
 
 
 def test_on_a_gpu(tmp_path, monkeypatch):
-    def take_the_cpu(*words):
-        trial = small_data.trials_of(arguments(tmp_path, *words))[0]
-        return ["--cpu" in trial.training.commands[0], "--cpu" in trial.test.commands[0]]
-
-    gpu = "--gpu --seeds 1 --updates 600"
-    assert take_the_cpu() == [True, True]
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert take_the_cpu(gpu) == [False, False]
+    for words, expected in (("", "--cpu"), ("--gpu", "--distributed-world-size 1")):
+        trial = small_data.trials_of(arguments(tmp_path, f"{words} --seeds 1"))[0]
+        for (command,) in (trial.training.commands, trial.test.commands):
+            common = " ".join(command).split(f"{tmp_path / 'data' / 'data-bin'} ")[1]
+            assert common.startswith(f"--user-dir fairseq_mega {expected} -")
+            assert ("--cpu" in command) == (not words)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(SystemExit, match="--gpu: this torch .* sees no GPU"):
-        small_data.trials_of(arguments(tmp_path, gpu))
+    with pytest.raises(SystemExit, match="--gpu: torch .* sees no GPU"):
+        small_data.main(["--gpu", "--data", str(tmp_path), "--workdir", str(tmp_path / "out")])
 
 
 def test_a_learning_rate_is_that_of_both(tmp_path):

@@ -108,7 +108,7 @@ torch {torch}, by `python examples/benchmark/measure.py`.
 - **Peak**: the most memory that tensors hold at once, parameters and gradients included.
 
 A training step is forward and backward pass and the loss. The update is not counted: it depends on
-the number of parameters alone. Sides: `ours` with the Triton kernel of the EMA and without;
+the number of parameters alone. Sides: `ours` with Triton's kernels and without;
 `plain`, the formulas as plain torch; `transformer`, fairseq's of the same embeddings, with its own
 attention; `fused`, the same with torch's fused attention.
 
@@ -164,7 +164,7 @@ def accuracy(found: Dict[str, Dict[str, Counts]], measured: Dict) -> Iterator[st
     for case, sides in found.items():
         for side, counts in sides.items():
             real = measured["found"].get(case, {}).get(side)
-            if real is not None:
+            if real is not None and side not in measured.get("changed", {}).get(case, ()):
                 estimate, busy = 1e3 * card.busy(counts), real["busy_ms"]
                 yield f"| {case} | {side} | {estimate:.2f} | {busy:.2f} | {estimate / busy:.2f} |"
 
@@ -177,7 +177,7 @@ def largest(counts: Counts) -> str:
 def report(found: Dict[str, Dict[str, Counts]], averages: Dict[str, Counts], measured: Dict) -> str:
     cases = measured["found"]
     names = dict(launch=1e6 * LAUNCH, card=measured["card"], torch=measured["torch"])
-    since = f"\n{measured['since']}" if "since" in measured else ""  # what changed, by hand
+    since = f"\n{measured['since']}" if "since" in measured else ""  # written by hand
     lines: List[str] = [INTRODUCTION.format(**names, since=since).rstrip("\n")]
     for card in CARDS:
         rates = f"{card.half / 1e12:g} T, {card.float32 / 1e12:g} T"

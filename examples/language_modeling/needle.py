@@ -44,8 +44,8 @@ def gap(longest: int, draw: random.Random) -> int:
 
 
 def line(longest: int, draw: random.Random, first: int = FIRST, length: int = 0) -> List[str]:
-    """Fewer words than ``first``, a value, and the value again after each query: ``length`` tokens
-    or more, or ``longest``.
+    """Fewer words than ``first``, a value, and the value again after each query: more than
+    ``length`` tokens, or than ``longest`` if that is 0.
 
     A gap is from one mention of the value to the next, of which the query is the token before.
     """
@@ -126,7 +126,9 @@ def main() -> None:
     data = commands.add_parser("data", help="writes train.txt and valid.txt")
     data.add_argument("out", type=Path)
     data.add_argument("--longest", type=int, default=1024, help="gap, in tokens")
-    data.add_argument("--first", type=int, default=FIRST, help=f"words before the value ({FIRST})")
+    data.add_argument(
+        "--first", type=int, help=f"fewer words than so many before the value ({FIRST})"
+    )
     data.add_argument("--length", type=int, default=0, help="of a line, at least (--longest)")
     data.add_argument("--lines", type=int, default=4000)
     data.add_argument("--seed", type=int, default=1)
@@ -140,6 +142,11 @@ def main() -> None:
     args = parser.parse_args()
     logging.disable(logging.INFO)  # of fairseq and hydra
     if args.command == "data":
+        length = args.length or args.longest
+        if args.first is None:
+            args.first = min(FIRST, length)
+        if not 0 < args.first <= length:
+            parser.error(f"--first {args.first}: a line of {length} tokens has from 1 to as many")
         write_text(args)
         return
     model = MegaLanguageModel.from_pretrained(

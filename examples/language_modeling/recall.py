@@ -4,7 +4,7 @@ Transformer with a window of one chunk.
 
     python examples/language_modeling/recall.py            some minutes on two CPU cores
     python examples/language_modeling/recall.py --quick    tiny, in seconds: only that it runs
-    python examples/language_modeling/recall.py --only mega-spread --texts 100000 1000000
+    python examples/language_modeling/recall.py --only mega-spread --texts 100000
 
 A sample is one of a few values somewhere in a text of random words, and a query at its end, to be
 answered with the value. All models see the same samples in the same number of updates; their
@@ -194,8 +194,8 @@ def accuracy(
 
 
 def test(name: str, model, scale: Scale) -> Dict[int, float]:
-    """Accuracy at each distance, on the same new samples for every model; a batch for each place in
-    the chunk."""
+    """Accuracy at each distance, on the same new samples for every model; each batch has its place
+    in the chunk."""
     draw = torch.Generator().manual_seed(scale.seed + 1)
     return {
         n: accuracy(name, model, scale, draw, lambda n=n: (n, offset_in(scale.chunk, draw)))
@@ -274,7 +274,7 @@ def write_report(out: Path, results: Dict[str, Dict], scale: Scale) -> str:
             f"longest memories of its layers' EMAs in tokens: {memory}."
         )
         for length, share in result["texts"].items():
-            lines.append(f"{name}: of a random place of {length:,} tokens, {share:.1%}.")
+            lines.append(f"{name}: in texts of {length:,} tokens, from random places, {share:.1%}.")
     text = "\n".join(lines) + "\n"
     (out / "results.md").write_text(text)
     return text + "\n" + chart(out / "chart.png", results, scale)
@@ -292,9 +292,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of weights and samples")
     parser.add_argument(
         "--texts", type=int, nargs="+", default=[], metavar="TOKENS",
-        help="also test texts of these lengths, with the value at a random place",
+        help=f"also test {' and '.join(STREAMED)} on texts so long, the value at a random place",
     )  # fmt: skip
     args = parser.parse_args()
+    if any(length < 2 for length in args.texts):
+        parser.error("--texts: a text has a value and a query: at least 2 tokens")
     scale = replace(QUICK if args.quick else FULL, seed=args.seed)
     if args.updates is not None:
         scale = replace(scale, updates=args.updates)

@@ -5,11 +5,12 @@ from contextlib import nullcontext
 from functools import cache, wraps
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Callable, ContextManager, Optional
+from typing import Any, Callable, Optional, Tuple
 
 import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 
 def has_triton() -> bool:
@@ -30,8 +31,9 @@ def runs_kernels(x: Tensor) -> bool:
 def operator(prefix: str) -> Callable[[Callable], Callable]:
     """Makes an operator ``{prefix}_{name}`` of an annotated function ``_name``: one launch.
 
-    What comes back takes the way through torch for the meta device, other kinds of tensors, and
-    compilers. Else the function is called: torch's dispatcher takes the host longer than a launch.
+    The decorated function goes through torch to the operator where a compiler or a counter looks
+    on, and where its first argument is of the meta device or no plain tensor. Else it calls the
+    function at once, which saves the host the time of torch's dispatcher.
     """
 
     def make(function: Callable) -> Callable:
@@ -44,23 +46,31 @@ def operator(prefix: str) -> Callable[[Callable], Callable]:
         @wraps(function)
         def call(x: Tensor, *args):
             plain = type(x) in (Tensor, torch.nn.Parameter) and not x.is_meta
-            straight = plain and not torch.compiler.is_compiling()
-            return (function if straight else through_torch)(x, *args)
+            watched = torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
+            return (function if plain and not watched else through_torch)(x, *args)
 
         return call
 
     return make
 
 
-load = cache(import_module)  # a module of kernels, by its whole name
-_nothing = nullcontext()
+def launch(module: str, kernel: str, x: Tensor, grid: Tuple[int, ...], *args, **constants) -> None:
+    """Launches a kernel of a module on the device of ``x``; on the meta device, none."""
+    if x.is_meta:
+        return
+    other = x.is_cuda and x.get_device() != torch.cuda.current_device()
+    with torch.cuda.device(x.device) if other else nullcontext():
+        getattr(load(module), kernel)[grid](*args, **constants)
 
 
-def on_device_of(x: Tensor) -> ContextManager:
-    """A context in which Triton launches on the device of ``x``."""
-    if not x.is_cuda or x.get_device() == torch.cuda.current_device():
-        return _nothing
-    return torch.cuda.device(x.device)
+load = cache(import_module)
+
+
+def type_within(*tensors: Tensor) -> Any:
+    """Triton's type that kernels of these tensors compute in: float64 if one has it, or float32."""
+    language = load("triton.language")
+    exact = any(t.dtype == torch.float64 for t in tensors)
+    return language.float64 if exact else language.float32
 
 
 def ceil(a: int, b: int) -> int:

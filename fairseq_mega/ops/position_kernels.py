@@ -7,11 +7,12 @@ from .kernel_memory import read, write
 
 
 @triton.jit
-def complex_product(x, y, out, half, CONJUGATE: tl.constexpr, C: tl.constexpr):
+def complex_product(
+    x, y, out, half, CONJUGATE: tl.constexpr, T: tl.constexpr, C: tl.constexpr
+):  # fmt: skip
     """``x y`` or ``x conj(y)`` of ``half`` complex numbers: real parts, then imaginary ones."""
     k = tl.arange(0, C)
     inside = k < half
-    T: tl.constexpr = tl.float64 if out.dtype.element_ty == tl.float64 else tl.float32
     x1, x2 = read(x, k, inside, T), read(x, half + k, inside, T)
     y1, y2 = read(y, k, inside, T), read(y, half + k, inside, T)
     if CONJUGATE:

@@ -13,7 +13,9 @@ from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from . import operators
-from .operators import on_device_of, operator, power_of_two
+from .operators import launch, operator, power_of_two, type_within
+
+KERNELS = f"{__package__}.position_kernels"
 
 
 def rotary_bias(alpha: Tensor, beta: Tensor, first: int, last: int) -> Tensor:
@@ -62,13 +64,10 @@ class _RotaryProducts(torch.autograd.Function):
 @operator("complex")
 def _product(x: Tensor, y: Tensor, conjugate: bool) -> Tensor:
     """``x y``, or ``x conj(y)``, of complex numbers ``(Z,)``: real parts, then imaginary ones."""
-    out = torch.empty_like(x)
+    out, half, x, y = torch.empty_like(x), x.numel() // 2, x.contiguous(), y.contiguous()
     if not x.is_meta:
-        half = x.numel() // 2
-        with on_device_of(x):
-            operators.load(f"{__package__}.position_kernels").complex_product[1,](
-                x.contiguous(), y.contiguous(), out, half, conjugate, C=power_of_two(half)
-            )
+        sizes = dict(T=type_within(x), C=power_of_two(half))
+        launch(KERNELS, "complex_product", x, (1,), x, y, out, half, conjugate, **sizes)
     return out
 
 

@@ -114,6 +114,16 @@ def test_one_of_queries_and_keys_and_frozen_parameters():
     assert_same_function(joined(fast(*args)), joined(slow(*args)), {"z": z})
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_step_of_generation_takes_the_formulas(length):
+    o, r = (randn(BATCH, length, DIM, seed=seed) for seed in (1, 2))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        y = gating.reset_gated(o, r)
+    assert ("aten::silu" in {event.name for event in profiler.events()}) == (length == 1)
+    assert_close(y, naive.reset_gated(o, r))
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_nothing_is_left_for_recompute(case, monkeypatch):
     """However large the arguments are, it leaves them to the kernels, which keep no more."""

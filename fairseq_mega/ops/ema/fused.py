@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .. import operators
-from ..operators import as_bytes, ceil, channels_together, on_device_of, operator, power_of_two
+from ..operators import as_bytes, ceil, channels_together, launch, operator, power_of_two
 from .coefficients import EMACoefficients, EMAParameters
 
 KERNELS = f"{__package__}.kernels"
@@ -137,10 +136,7 @@ def _outputs(
 
 
 def _launch(kernel: str, x: Tensor, grid: Tuple[int, ...], *args, **constants):
-    if x.is_meta:
-        return
-    with on_device_of(x):
-        getattr(operators.load(KERNELS), kernel)[grid](*args, **constants, D=CHANNELS, num_warps=1)
+    launch(KERNELS, kernel, x, grid, *args, **constants, D=CHANNELS, num_warps=1)
 
 
 def _ndim(coefficient: Tensor) -> Dict[str, int]:

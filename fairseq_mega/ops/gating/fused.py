@@ -1,5 +1,6 @@
 """``naive`` on a GPU: a kernel for each formula, and one for its backward pass, which computes the
-activation again. Functions take the arguments of the formula."""
+activation again. Functions take the arguments of the formula. Where nothing is dropped, ``silu`` is
+torch's, which is that already."""
 
 from typing import Any, Optional, Sequence, Tuple
 
@@ -10,8 +11,15 @@ from torch.autograd.function import once_differentiable
 
 from .. import operators
 from ..dropout import DropoutMask
-from ..operators import as_bytes, ceil, channels_together, on_device_of, operator, power_of_two
-from ..recompute import is_much
+from ..operators import (
+    as_bytes,
+    ceil,
+    channels_together,
+    launch,
+    operator,
+    power_of_two,
+    type_within,
+)
 
 KERNELS = f"{__package__}.kernels"
 # Numbers of a tile, and columns of it at most.
@@ -19,13 +27,13 @@ TILE, COLUMNS = 2048, 1024
 
 
 def is_available(*args: Any) -> bool:
-    """Whether there are kernels for a formula of these arguments, and they pay: on a GPU, of
-    tensors ``(B, L, D)``, for ``silu`` and dropout of single values. Without gradients, to launch
-    a kernel of Triton's takes the host longer than a formula of torch's, but for large tensors."""
+    """Whether there are kernels for a formula of these arguments: on a GPU, of tensors ``(B, L,
+    D)``, for ``silu`` and dropout of single values. Not in a step of generation, of one position
+    without gradients: the host launches torch's few kernels sooner than one of Triton's."""
     x = next(arg for arg in args if isinstance(arg, Tensor))
     if not operators.runs_kernels(x) or x.dim() != 3 or torch.compiler.is_compiling():
         return False
-    if not torch.is_grad_enabled() and not is_much(x.numel(), x.device):
+    if x.size(1) == 1 and not torch.is_grad_enabled():
         return False
     masks = (arg for arg in args if isinstance(arg, DropoutMask))
     activations = (arg for arg in args if callable(arg))
@@ -33,7 +41,7 @@ def is_available(*args: Any) -> bool:
 
 
 def activated(x: Tensor, activation: Any, mask: Optional[DropoutMask]) -> Tensor:
-    if mask is None:  # torch has these kernels
+    if mask is None:
         return F.silu(x)
     return _Activated.apply(channels_together(x), x.dtype, *_parts(mask))
 
@@ -215,13 +223,9 @@ def _launch(
     strides = [n for t in inputs for n in t.stride()[:2]]
     strides += [n for t in grads for n in t.stride()]
     r, c = _tile(dim)
-    kernels = operators.load(KERNELS)
-    exact = any(t.dtype == torch.float64 for t in inputs)
-    with on_device_of(x):
-        getattr(kernels, kernel)[ceil(batch * length, r), ceil(dim, c)](
-            *inputs, *grads, *others, batch * length, length, dim, *strides,
-            **constants, T=kernels.tl.float64 if exact else kernels.tl.float32, R=r, C=c
-        )  # fmt: skip
+    grid, sizes = (ceil(batch * length, r), ceil(dim, c)), (batch * length, length, dim)
+    constants.update(T=type_within(*inputs), R=r, C=c)
+    launch(KERNELS, kernel, x, grid, *inputs, *grads, *others, *sizes, *strides, **constants)
 
 
 def _tile(dim: int) -> Tuple[int, int]:
