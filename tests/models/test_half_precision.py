@@ -23,7 +23,7 @@ WAYS = {
     "memory-efficient fp16": ("--memory-efficient-fp16 --fp16-init-scale 128", torch.float16),
 }
 BOUND = 0.02  # of the mean loss of the last ten updates, of about 3.5
-BOUND_ON_GPU = 0.1  # whose products add up in another order
+BOUND_ON_GPU = 0.05  # whose products add up in another order
 
 
 def samples(arch):
