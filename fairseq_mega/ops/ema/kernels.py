@@ -135,14 +135,25 @@ def coefficients(
 
 
 @triton.jit
-def _sum_rows(x, d, rows, dim, stride, D: tl.constexpr, ROWS: tl.constexpr):
-    """The sum of so many ``rows``, ``ROWS`` of which are read at once."""
+def _lines(x, i, d, lines, dim, stride, ROWS: tl.constexpr):
+    """``ROWS`` of so many ``lines``, ``(D,)`` each, from the ``i``-th on, which ``x`` points to;
+    zero beyond the last."""
+    found = ()
+    for j in tl.static_range(ROWS):
+        inside = tl.where(i + j < lines, d, dim) < dim
+        found += (tl.load(x + j * stride, inside, 0.0),)  # type: ignore[assignment]
+    return found
+
+
+@triton.jit
+def _sum_lines(x, d, lines, dim, stride, D: tl.constexpr, ROWS: tl.constexpr):
+    """The sum of so many ``lines``, ``ROWS`` of which are read at once."""
     x += d
     total = tl.zeros((D,), x.dtype.element_ty)
-    for start in range(0, rows, ROWS):
+    for i in range(0, lines, ROWS):
+        found = _lines(x, i, d, lines, dim, stride, ROWS)
         for j in tl.static_range(ROWS):
-            inside = tl.where(start + j < rows, d, dim) < dim
-            total += tl.load(x + j * stride, inside, 0.0)
+            total += found[j]
         x += ROWS * stride
     return total
 
@@ -160,8 +171,8 @@ def coefficient_gradients(
     dtype = sum_u.dtype.element_ty
     first, stride = direction.to(tl.int64) * rows * ndim * dim + n * dim, ndim * dim
     # Gradients of the weight, and of log q divided by the weight.
-    by_weight = _sum_rows(sum_u + first, d, rows, dim, stride, D, ROWS)
-    by_log = _sum_rows(sum_v + first, d, rows, dim, stride, D, ROWS)
+    by_weight = _sum_lines(sum_u + first, d, rows, dim, stride, D, ROWS)
+    by_log = _sum_lines(sum_v + first, d, rows, dim, stride, D, ROWS)
     place = (direction * dim + d) * ndim + n
     delta, alpha = read(delta, place, inside, dtype), read(alpha, place, inside, dtype)
     root = tl.sqrt(tl.zeros((D,), dtype) + ndim)
@@ -178,7 +189,7 @@ def coefficient_gradients(
     write(grad_gamma, place, by_weight * p * beta, inside)
     if OMEGA:  # noqa: SIM102 - known to the compiler, the other when it runs
         if n + direction == 0:
-            write(grad_omega, d, _sum_rows(sum_x, d, rows, dim, dim, D, ROWS), inside)
+            write(grad_omega, d, _sum_lines(sum_x, d, rows, dim, dim, D, ROWS), inside)
 
 
 # --- the recurrence -------------------------------------------------------------------------------
@@ -244,21 +255,18 @@ def join_segments(
     tl.store(u_start + start, u, inside)
     tl.store(v_start + start, v, inside)
     for first in range(0, segments, ROWS):
-        ends = ()
-        for j in tl.static_range(ROWS):
-            present = tl.where(first + j < segments, d, dim) < dim
-            ends += (tl.load(u_end + end + j * stride, present, 0.0),)  # type: ignore[assignment]
-            ends += (tl.load(v_end + end + j * stride, present, 0.0),)  # type: ignore[assignment]
+        u_ends = _lines(u_end + end, first, d, segments, dim, stride, ROWS)
+        v_ends = _lines(v_end + end, first, d, segments, dim, stride, ROWS)
         for j in tl.static_range(ROWS):
             steps = tl.minimum(segment, length - (first + j) * segment)
             decay = tl.exp(steps * log_q)
-            v = decay * (v + steps * u) + ends[2 * j + 1]
-            u = decay * u + ends[2 * j]
+            v = decay * (v + steps * u) + v_ends[j]
+            u = decay * u + u_ends[j]
+            start += stride
             present = tl.where(first + j < segments, d, dim) < dim
-            tl.store(u_start + start + (j + 1) * stride, u, present)
-            tl.store(v_start + start + (j + 1) * stride, v, present)
+            tl.store(u_start + start, u, present)
+            tl.store(v_start + start, v, present)
         end += ROWS * stride
-        start += ROWS * stride
 
 
 @triton.jit(do_not_specialize=["dim", "length", "segment", "reverse"])
