@@ -56,8 +56,7 @@ def check_gpu(args: argparse.Namespace) -> None:
 
 def find_data(args: argparse.Namespace, prepare: ModuleType, *words: str) -> None:
     """Sets `args.data`, where none are given, to what `prepare` makes of these words; ends the
-    program where there are none, or no GPU that was asked for."""
-    check_gpu(args)
+    program where there are none."""
     if args.data is None:
         args.data = args.workdir / words[0]
         prepare.main([*words, "--workdir", str(args.data)])

@@ -3,7 +3,7 @@
     python examples/language_modeling/needle.py data OUT
     python examples/language_modeling/needle.py score CHECKPOINT --data DATA-BIN
 
-A line is random words with one of a few values somewhere among the first. Queries come after it,
+A line is random words with one of a few values among the first of them. Queries come after it,
 each followed by the value, after gaps of all lengths: in training, the loss is of all tokens of all
 lines, and only those after queries can be foreseen. The score is of lines with a single query: the
 share of them after which the value is the likeliest token.

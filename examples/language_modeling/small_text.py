@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 from examples.comparison import (  # noqa: E402
     Column,
     add_options,
+    check_gpu,
     curves,
     fairseq_options,
     find_data,
@@ -185,6 +186,7 @@ def parse(words: Optional[List[str]]) -> argparse.Namespace:
 
 def main(words: Optional[List[str]] = None) -> None:
     args = parse(words)
+    check_gpu(args)
     find_data(args, prepare, "manual", "--symbols", args.symbols)
     check_symbols(args)
     trials = trials_of(args)

@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 from examples.comparison import (  # noqa: E402
     Column,
     add_options,
+    check_gpu,
     curves,
     fairseq_options,
     find_data,
@@ -151,6 +152,7 @@ def parse(words: Optional[List[str]]) -> argparse.Namespace:
 
 def main(words: Optional[List[str]] = None) -> None:
     args = parse(words)
+    check_gpu(args)
     find_data(args, prepare, "help", "--target-lang", args.target_lang)
     trials = trials_of(args)
     for trial in trials:

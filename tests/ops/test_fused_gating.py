@@ -12,6 +12,7 @@ from helpers import (
     relative_error,
     time_first,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairseq_mega.modules import (
     GatedCrossAttention,
@@ -112,6 +113,20 @@ def test_one_of_queries_and_keys_and_frozen_parameters():
     assert_same_function(fast(z, gamma, beta)[0], slow(z, gamma, beta)[0], {"z": z, "gamma": gamma})
     args = z, gamma.detach(), beta.detach()
     assert_same_function(joined(fast(*args)), joined(slow(*args)), {"z": z})
+
+
+def test_counters_see_the_operators():
+    seen = []
+
+    class Counter(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    fast, _, args, _ = forms("reset_gated")
+    with Counter():
+        fast(*args).sum().backward()
+    assert {"gating_reset_gated", "gating_reset_gated_backward"} <= set(seen)
 
 
 @torch.no_grad()
