@@ -36,12 +36,21 @@ def add_options(parser: argparse.ArgumentParser, updates: int, rates: Dict[str, 
     )
     parser.add_argument("--lr", help=f"highest learning rate, of all models (each its own: {own})")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(1 2 3)")
+    for model in rates:
+        parser.add_argument(
+            f"--{model}", default="", metavar="OPTIONS", help="further ones of its trainings"
+        )
     parser.add_argument("--gpu", action="store_true", help="train and test on one GPU, not the CPU")
 
 
 def fairseq_options(args: argparse.Namespace) -> str:
     """Options of all commands. (By themselves they take all GPUs that they see, or the CPU.)"""
     return f"{USER_DIR} --distributed-world-size 1" if args.gpu else FAIRSEQ
+
+
+def further_options(args: argparse.Namespace, model: str) -> str:
+    """Those that were given for the trainings of a model: they come last, and count."""
+    return getattr(args, model.replace("-", "_"))
 
 
 def check_gpu(args: argparse.Namespace) -> None:

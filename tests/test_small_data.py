@@ -76,6 +76,15 @@ def test_a_learning_rate_is_that_of_both(tmp_path):
         assert words[words.index("--lr") + 1] == "1e-3"
 
 
+def test_options_of_one_model(tmp_path):
+    data, out = ["--data", str(tmp_path / "data")], ["--workdir", str(tmp_path / "out")]
+    words = small_data.parse(["--mega", "--dropout 0.3", "--seeds", "1", *data, *out])
+    for trial in small_data.trials_of(words):
+        (train,) = trial.training.commands
+        args = parse_args_and_arch(get_training_parser(), train[1:])
+        assert args.dropout == {"mega": 0.3, "transformer": 0.15}[trial.model]
+
+
 def test_tables_have_the_curves_and_a_paired_test(tmp_path, capsys):
     args = arguments(tmp_path)
     (args.data / "data-bin").mkdir(parents=True)

@@ -26,6 +26,7 @@ from examples.comparison import (  # noqa: E402
     curves,
     fairseq_options,
     find_data,
+    further_options,
     schedule,
     write_results,
 )
@@ -106,7 +107,8 @@ def trials_of(args: argparse.Namespace) -> List[Trial]:
             dims = sizes.transformer if model == "transformer" else sizes.mega
             options = TRAIN, f"--max-tokens {sizes.max_tokens}", MODELS[model], dims
             lr = args.lr or RATES[model]
-            options += schedule(args, seed, args.updates // 8, lr), "--save-dir", folder
+            options += schedule(args, seed, args.updates // 8, lr), further_options(args, model)
+            options += "--save-dir", folder
             title = f"{model}, seed {seed}"
             words = command("fairseq-train", data, common, *options)
             training = Step(f"Training: {title}", folder, [words])

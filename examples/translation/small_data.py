@@ -3,6 +3,7 @@
     python examples/translation/small_data.py                     English–German, 3 seeds
     python examples/translation/small_data.py --target-lang fr    English–French
     python examples/translation/small_data.py --data FOLDER       what prepare.py has made
+    python examples/translation/small_data.py --mega='--dropout 0.3'   and so for --transformer
 
 Each training step prints its command, and is skipped where an earlier run finished it with the same
 command.
@@ -28,6 +29,7 @@ from examples.comparison import (  # noqa: E402
     curves,
     fairseq_options,
     find_data,
+    further_options,
     schedule,
     write_results,
 )
@@ -90,7 +92,8 @@ def trials_of(args: argparse.Namespace) -> List[Trial]:
             folder = args.workdir / f"{model}-{seed}"
             lr = args.lr or RATES[model]
             options = TRAIN, MODELS[model], schedule(args, seed, args.updates // 3, lr)
-            words = command("fairseq-train", data, common, *options, "--save-dir", folder)
+            options += further_options(args, model), "--save-dir", folder
+            words = command("fairseq-train", data, common, *options)
             training = Step(f"Training: {model}, seed {seed}", folder, [words])
             path = "--path", folder / "checkpoint_last.pt"
             test = Step(
