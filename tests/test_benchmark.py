@@ -13,12 +13,13 @@ import pytest
 import torch
 from fairseq.modules import MultiheadAttention
 
-from examples.benchmark import report
+from examples.benchmark import int8, report
 from examples.benchmark.benchmark import all_cases
 from examples.benchmark.floor import Replay, record
 from examples.benchmark.fused import FusedAttention
 from examples.benchmark.models import parameters
 from examples.benchmark.plain import as_plain
+from fairseq_mega.modules.int8 import Int8Linear, is_exact_here
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = {case.name: case for case in all_cases(full=True)}
@@ -258,3 +259,15 @@ def test_the_tables_tell_what_was_missed():
     assert "**10.00** (goal ≥ 9)" in row
     assert "**10.00** (goal ≤ 2.5: missed)" in row
     assert "**0.10** (goal ≤ 0.167)" in report.memory_table([(case, result)])
+
+
+@pytest.mark.skipif(not is_exact_here(), reason="no exact products of 8 bits here")
+def test_weights_of_8_bits_beside_float32(capsys):
+    case = int8.BeamSearchCase("beam", "beam").tiny()
+    for side, rounded in int8.SIDES.values():
+        model = int8.build(case, side, rounded).model
+        kinds = [type(module) for module in model.decoder.modules()]
+        assert (Int8Linear in kinds) == bool(rounded) != (torch.nn.Linear in kinds)
+    int8.main(["--tiny"])
+    rows = [row.split("|")[1].strip() for row in capsys.readouterr().out.splitlines() if "|" in row]
+    assert rows[2:] == list(int8.SIDES)

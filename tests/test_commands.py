@@ -36,6 +36,7 @@ from helpers import TINY, assert_close, build, parse
 
 from examples.language_modeling import symbols
 from fairseq_mega import MegaLanguageModel, MegaModel
+from fairseq_mega.modules.int8 import Int8Linear, is_exact_here
 
 WORDS = [f"w{i}" for i in range(12)]
 
@@ -724,6 +725,46 @@ def test_language_models_from_python(language_model):
 
     continued = model.sample("w3 w4 w5", beam=2, max_len_b=20)
     assert continued.startswith("w3 w4 w5 w6")
+
+
+# --- weights of 8 bits --------------------------------------------------------------------------
+
+INT8 = "--model-overrides \"{'cpu_int8': True}\""
+needs_int8 = pytest.mark.skipif(not is_exact_here(), reason="no exact products of 8 bits here")
+
+
+@needs_int8
+def test_translations_with_weights_of_8_bits(translation, beam):
+    """As from Python; near those of float32, and not the same."""
+    options = "--beam 4 --batch-size 8 --max-len-b 20"
+    rounded = generate(translation.data, translation.last, f"{options} {INT8}")
+    same = sum(rounded.hypotheses[i] == beam.hypotheses[i] for i in beam.hypotheses)
+    assert same > 0.8 * len(beam.hypotheses)
+    assert rounded.scores != beam.scores
+    assert rounded.scores == pytest.approx(beam.scores, abs=0.1)
+    model = hub(MegaModel, translation, cpu_int8=True)
+    assert any(isinstance(module, Int8Linear) for module in model.modules())
+    sources = [beam.sources[i] for i in range(5)]
+    translations = model.translate(sources, beam=4, max_len_b=20)
+    assert translations == [rounded.hypotheses[i] for i in range(5)]
+
+
+@needs_int8
+def test_texts_with_weights_of_8_bits(language_model):
+    exact, rounded = (
+        run_warm("eval-lm", language_model.data, f"--path {language_model.last} {options}")
+        for options in ("", INT8)
+    )
+    found = [float(re.findall(r"Perplexity: ([\d.]+)", output)[-1]) for output in (exact, rounded)]
+    assert exact != rounded and found[1] == pytest.approx(found[0], rel=0.05)
+
+
+def test_a_bad_value_for_weights_of_8_bits(translation):
+    bad = "--model-overrides \"{'cpu_int8': 'yes'}\""
+    output = run_warm("generate", translation.data, f"--path {translation.last} {bad}", fails=True)
+    assert "cpu_int8 must be True or False, not 'yes'" in output
+    with pytest.raises(ValueError, match="cpu_int8 must be True or False, not 1"):
+        hub(MegaModel, translation, cpu_int8=1)
 
 
 def save_transformer(folder, data):

@@ -1,5 +1,6 @@
 """What all models share: how checkpoints are read, and presets registered."""
 
+import ast
 import dataclasses
 import os
 import sys
@@ -12,6 +13,7 @@ from fairseq.models import register_model
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from ..modules.int8 import multiply_in_int8_
 from .choices import check_choices
 from .config import add_options
 from .memory_metrics import log_memory_spans
@@ -53,6 +55,13 @@ class MegaCheckpointMixin:
         super().set_num_updates(num_updates)
         log_memory_spans(self)
 
+    def prepare_for_inference_(self, cfg: DictConfig) -> None:
+        """As fairseq's, which calls it before it generates or scores; with ``cpu_int8`` among its
+        ``--model-overrides``, linear layers get weights of 8 bits."""
+        super().prepare_for_inference_(cfg)
+        if _asks_for_int8(cfg.common_eval.model_overrides):
+            multiply_in_int8_(self)
+
     def _check_bias_tables(self, state_dict: Dict[str, Tensor]) -> None:
         """Names the option behind a ``simple`` bias of another size than the model's."""
         ours = self.state_dict()
@@ -78,7 +87,8 @@ class MegaCheckpointMixin:
                 ``python -m fairseq_mega export`` has made.
             checkpoint_file: a checkpoint, or several with colons between them for an ensemble.
             data_name_or_path: the folder of the dictionaries; ``.`` for that of the checkpoints.
-            **kwargs: options that replace those in the checkpoint, ``bpe``, ``tokenizer``, ...
+            **kwargs: options that replace those in the checkpoint, ``bpe``, ``tokenizer``, ...;
+                ``cpu_int8=True`` for linear layers with weights of 8 bits, on a CPU.
 
         Raises:
             ValueError: where a checkpoint cannot be read or is of another model, or chooses a task
@@ -89,6 +99,14 @@ class MegaCheckpointMixin:
             raise FileNotFoundError(
                 f"no folder of checkpoints at {model_name_or_path}; unpack archives before"
             )
+        int8 = _is_true(kwargs.pop(INT8, False))
+        loaded = cls._load(model_name_or_path, checkpoint_file, data_name_or_path, kwargs)
+        if int8:
+            multiply_in_int8_(loaded)
+        return loaded
+
+    @classmethod
+    def _load(cls, model_name_or_path, checkpoint_file, data_name_or_path, kwargs) -> nn.Module:
         from .. import exchange  # above this in the order of the package
 
         folder = Path(model_name_or_path)
@@ -113,6 +131,24 @@ class MegaCheckpointMixin:
     def hub_interface(cls, cfg: DictConfig, task, models: List[nn.Module]) -> nn.Module:
         """What ``from_pretrained`` returns: here fairseq's interface to generate and score text."""
         return hub_utils.GeneratorHubInterface(cfg, task, models)
+
+
+INT8 = "cpu_int8"
+
+
+def _asks_for_int8(overrides: str) -> bool:
+    """Of ``--model-overrides``, of which fairseq passes by what the checkpoint does not have."""
+    try:
+        given = dict(ast.literal_eval(overrides or "{}"))
+    except (SyntaxError, TypeError, ValueError):  # fairseq-eval-lm takes any expression
+        return False
+    return _is_true(given.get(INT8, False))
+
+
+def _is_true(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{INT8} must be True or False, not {value!r}")
+    return value
 
 
 def register_presets(model: type, config: type, presets: Dict[str, Dict]) -> None:

@@ -85,7 +85,7 @@ def apply_linear(projection: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     packed = None if torch.compiler.is_compiling() else _in_use.get()
     if packed is None or type(projection) is not nn.Linear:  # but an adapter or a quantiser
         return projection(x)
-    weight = packed.find(projection.weight) if _is_exact(x) and _has_no_hooks(projection) else None
+    weight = packed.find(projection.weight) if _is_exact(x) and has_no_hooks(projection) else None
     if weight is None:
         return projection(x)
     return torch.ops.mkldnn._linear_pointwise(x, weight, projection.bias, "none", [], "")
@@ -98,7 +98,7 @@ def project(projection: Callable[[Tensor], Tensor], function: Callable, *args) -
         return apply_linear(projection, x)
 
 
-def _has_no_hooks(projection: nn.Linear) -> bool:
+def has_no_hooks(projection: nn.Linear) -> bool:
     return (
         not projection._forward_hooks
         and not projection._forward_pre_hooks

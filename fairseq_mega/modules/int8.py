@@ -1,0 +1,114 @@
+"""Linear layers with weights of 8 bits: generation on a CPU in less time and memory."""
+
+from functools import cache
+from typing import Any, Dict, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from .projection import has_no_hooks
+
+LEVELS = 127  # of either sign
+
+
+class Int8Linear(nn.Module):
+    """``x W^T + b`` of a linear layer, with factors that are rounded to 8 bits.
+
+    A row of ``W`` and a row of ``x`` are multiples of a scale of their own, its largest number /
+    127. Their products are sums of integers, which are exact. ``W`` is rounded once; ``x`` at each
+    call, whose rows do not depend on each other.
+
+    Raises:
+        ValueError: where the layer is not in float32 on a CPU, or the CPU has no such products.
+    """
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        weight = linear.weight.detach()
+        if weight.device.type != "cpu" or weight.dtype != torch.float32:
+            raise ValueError(
+                f"weights of 8 bits are made from float32 on a CPU, not from {weight.dtype} on "
+                f"{weight.device}: add --cpu and leave --fp16 out, or leave cpu_int8 out"
+            )
+        if not is_exact_here():
+            raise ValueError(
+                "cpu_int8: this processor, or this torch, has no exact products of 8 bits (VNNI or "
+                "AMX, by oneDNN): leave it out"
+            )
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight: Tensor
+        self.scale: Tensor
+        self.bias: Optional[Tensor]
+        integers, scale = rounded(weight)
+        self.register_buffer("weight", integers)
+        self.register_buffer("scale", scale.flatten())
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+        self._packed = _packed(integers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x (..., in)``, float32: ``(..., out)``."""
+        if x.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError("weights of 8 bits have no gradients: load the model without them")
+        x, scale = rounded(x)
+        y = _product(x, self._packed, self.scale).mul_(scale)
+        return y if self.bias is None else y.add_(self.bias)
+
+    def __getstate__(self) -> Dict[str, Any]:
+        """Without the packed weight, of which torch makes no copies."""
+        return {name: value for name, value in self.__dict__.items() if name != "_packed"}
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._packed = _packed(self.weight)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+def multiply_in_int8_(model: nn.Module) -> None:
+    """Replaces the linear layers of a model that is to generate; they cannot be trained then.
+
+    Embeddings, norms, the EMA and products of two activations stay as they are, and so do layers
+    with hooks, and adapters.
+
+    Raises:
+        ValueError: as ``Int8Linear``.
+    """
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.Linear and has_no_hooks(child):
+                setattr(parent, name, Int8Linear(child))
+
+
+def rounded(x: Tensor) -> Tuple[Tensor, Tensor]:
+    """``x (..., D)`` as integers of 8 bits and the scale ``(..., 1)`` to multiply them by."""
+    scale = x.abs().amax(dim=-1, keepdim=True).div_(LEVELS)
+    scale.clamp_(min=torch.finfo(x.dtype).tiny)  # of a row of zeros
+    return (x / scale).round_().to(torch.int8), scale
+
+
+@cache
+def is_exact_here() -> bool:
+    """Whether oneDNN multiplies 8 bits on this CPU, and adds up without overflow: on processors
+    without instructions for it, sums of two products have 16 bits."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    largest = torch.full((2, 64), LEVELS, dtype=torch.int8)
+    try:
+        sums = _product(-largest, _packed(largest), torch.ones(2))
+        return bool((sums == -64 * LEVELS**2).all())
+    except (AttributeError, NotImplementedError, RuntimeError):  # older or other builds of torch
+        return False
+
+
+def _packed(weight: Tensor) -> Tensor:
+    """``weight (out, in)`` of 8 bits in the layout that oneDNN multiplies by."""
+    return torch.ops.onednn.qlinear_prepack(weight, None)
+
+
+def _product(x: Tensor, packed: Tensor, scale: Tensor) -> Tensor:
+    """``x (..., in)`` of 8 bits times the packed weight and the scale ``(out,)`` of its rows."""
+    zero = torch.zeros(len(scale), dtype=torch.int64)
+    return torch.ops.onednn.qlinear_pointwise(
+        x, 1.0, 0, packed, scale, zero, None, 1.0, 0, torch.float32, "none", [], ""
+    )
