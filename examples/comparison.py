@@ -38,7 +38,10 @@ def add_options(parser: argparse.ArgumentParser, updates: int, rates: Dict[str, 
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(1 2 3)")
     for model in rates:
         parser.add_argument(
-            f"--{model}", default="", metavar="OPTIONS", help="further ones of its trainings"
+            f"--{model}",
+            default="",
+            metavar="OPTIONS",
+            help=f"further ones of fairseq-train, of this model: --{model}='--dropout 0.3'",
         )
     parser.add_argument("--gpu", action="store_true", help="train and test on one GPU, not the CPU")
 
@@ -49,7 +52,7 @@ def fairseq_options(args: argparse.Namespace) -> str:
 
 
 def further_options(args: argparse.Namespace, model: str) -> str:
-    """Those that were given for the trainings of a model: they come last, and count."""
+    """Those of ``fairseq-train`` that were given for one model: after ours, which they replace."""
     return getattr(args, model.replace("-", "_"))
 
 

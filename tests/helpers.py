@@ -245,7 +245,11 @@ def parse(options):
     given = {name for name, value in vars(args).items() if value != defaults.get(name)}
     if not all(isinstance(part, DictConfig) for part in (cfg.task, cfg.model)):
         return parse_with_hydra(options)
-    if given - {*cfg.task, *cfg.model}:
+    own = {*cfg.task, *cfg.model}
+    for name, part in cfg.items():
+        if isinstance(part, DictConfig) and name not in ("task", "model"):
+            own -= {*part}  # which a task only mirrors
+    if given - own:
         return parse_with_hydra(options)
     cfg = copy.deepcopy(cfg)
     for part in (cfg.task, cfg.model):

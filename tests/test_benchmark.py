@@ -264,10 +264,10 @@ def test_the_tables_tell_what_was_missed():
 @pytest.mark.skipif(not is_exact_here(), reason="no exact products of 8 bits here")
 def test_weights_of_8_bits_beside_float32(capsys):
     case = int8.BeamSearchCase("beam", "beam").tiny()
-    for side, rounded in int8.SIDES.values():
-        model = int8.build(case, side, rounded).model
+    for side, part in int8.SIDES.values():
+        model = int8.build(case, side, part).model
         kinds = [type(module) for module in model.decoder.modules()]
-        assert (Int8Linear in kinds) == bool(rounded) != (torch.nn.Linear in kinds)
+        assert (Int8Linear in kinds) == bool(part) != (torch.nn.Linear in kinds)
     int8.main(["--tiny"])
     rows = [row.split("|")[1].strip() for row in capsys.readouterr().out.splitlines() if "|" in row]
     assert rows[2:] == list(int8.SIDES)

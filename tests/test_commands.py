@@ -729,7 +729,7 @@ def test_language_models_from_python(language_model):
 
 # --- weights of 8 bits --------------------------------------------------------------------------
 
-INT8 = "--model-overrides \"{'cpu_int8': True}\""
+EIGHT_BITS = "--model-overrides \"{'cpu_int8': True}\""
 needs_int8 = pytest.mark.skipif(not is_exact_here(), reason="no exact products of 8 bits here")
 
 
@@ -737,7 +737,7 @@ needs_int8 = pytest.mark.skipif(not is_exact_here(), reason="no exact products o
 def test_translations_with_weights_of_8_bits(translation, beam):
     """As from Python; near those of float32, and not the same."""
     options = "--beam 4 --batch-size 8 --max-len-b 20"
-    rounded = generate(translation.data, translation.last, f"{options} {INT8}")
+    rounded = generate(translation.data, translation.last, f"{options} {EIGHT_BITS}")
     same = sum(rounded.hypotheses[i] == beam.hypotheses[i] for i in beam.hypotheses)
     assert same > 0.8 * len(beam.hypotheses)
     assert rounded.scores != beam.scores
@@ -753,7 +753,7 @@ def test_translations_with_weights_of_8_bits(translation, beam):
 def test_texts_with_weights_of_8_bits(language_model):
     exact, rounded = (
         run_warm("eval-lm", language_model.data, f"--path {language_model.last} {options}")
-        for options in ("", INT8)
+        for options in ("", EIGHT_BITS)
     )
     found = [float(re.findall(r"Perplexity: ([\d.]+)", output)[-1]) for output in (exact, rounded)]
     assert exact != rounded and found[1] == pytest.approx(found[0], rel=0.05)

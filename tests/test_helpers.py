@@ -7,6 +7,7 @@ OPTIONS = (
     f"{TINY['mega']} --encoder-chunk-size 4 --share-all-embeddings --dropout 0.25",
     f"{TINY['mega_lm']} --adaptive-softmax-cutoff 4,8 --normalization-type scalenorm",
     "--task mega_language_modeling --arch mega_lm --sample-break-mode eos --tokens-per-sample 8",
+    "--task mega_language_modeling --arch mega_lm --max-tokens 8 --seed 3 --batch-size 4",
     "--task lra-text --arch mega_text --max-positions 16 --chunk-size 5",
     "--arch mega --max-tokens 8 --criterion label_smoothed_cross_entropy --label-smoothing 0.1",
 )

@@ -37,6 +37,15 @@ def test_models_train_alike_and_are_of_one_size(tmp_path, symbols, words):
     assert max(sizes) < 1.01 * min(sizes)
 
 
+def test_options_of_one_model(tmp_path):
+    args = small_text.parse(["--mega-normal", "--dropout 0.3", "--workdir", str(tmp_path)])
+    args.data = tmp_path
+    for trial in small_text.trials_of(args):
+        ((_, _, *options),) = trial.training.commands
+        dropout = parse(shlex.join(options)).model.dropout
+        assert dropout == {"mega-normal": 0.3}.get(trial.model, 0.1)
+
+
 def test_tables_have_the_curves_and_the_tests(tmp_path, capsys):
     args = arguments(tmp_path)
     args.workdir.mkdir()

@@ -1,6 +1,6 @@
 """Beam search on a CPU with weights of 8 bits: Mega's and fairseq's Transformer's, beside float32.
 
-    python examples/benchmark/int8.py            four minutes on two CPU cores
+    python examples/benchmark/int8.py            five minutes on two CPU cores
     python examples/benchmark/int8.py --tiny     in seconds: only that it runs
 
 All four take turns in one process, on the same batches. Of the Transformer, whose encoder fairseq
@@ -31,16 +31,16 @@ SIDES = {
     "ours, float32": ("ours", ""),
     "ours, 8 bits": ("ours", "model"),
     "transformer, float32": ("transformer", ""),
-    "transformer, 8 bits": ("transformer", "decoder"),
+    "transformer, decoder with 8 bits": ("transformer", "decoder"),
 }
-ROUNDS = 2  # through all batches
+ROUNDS = 3  # through all batches
 
 
-def build(case: BeamSearchCase, side: str, rounded: str) -> BeamSearch:
-    """``rounded``: what of the model has weights of 8 bits."""
+def build(case: BeamSearchCase, side: str, part: str) -> BeamSearch:
+    """``part`` of the model has weights of 8 bits; if empty, none."""
     work = case.build(side)
-    if rounded:
-        multiply_in_int8_(work.model if rounded == "model" else work.model.decoder)
+    if part:
+        multiply_in_int8_(work.model if part == "model" else work.model.decoder)
     return work
 
 
@@ -51,7 +51,7 @@ def measure(case: BeamSearchCase) -> Dict[str, float]:
     with torch.no_grad():
         for number in range(ROUNDS + 1):
             for batch in range(case.parts):
-                for name, work in list(works.items())[:: 1 if batch % 2 else -1]:
+                for name, work in list(works.items())[:: 1 if (number + batch) % 2 else -1]:
                     spent = timed(work, batch, torch.device("cpu"))
                     if number > 0:
                         seconds[name][batch].append(spent)

@@ -18,6 +18,8 @@ from .choices import check_choices
 from .config import add_options
 from .memory_metrics import log_memory_spans
 
+INT8_OPTION = "cpu_int8"  # of --model-overrides, and of from_pretrained
+
 
 class MegaCheckpointMixin:
     """Reads checkpoints of this package and of the published code; refuses others.
@@ -60,7 +62,7 @@ class MegaCheckpointMixin:
         ``--model-overrides``, linear layers get weights of 8 bits."""
         super().prepare_for_inference_(cfg)
         if _asks_for_int8(cfg.common_eval.model_overrides):
-            multiply_in_int8_(self)
+            _use_int8_(self)
 
     def _check_bias_tables(self, state_dict: Dict[str, Tensor]) -> None:
         """Names the option behind a ``simple`` bias of another size than the model's."""
@@ -99,10 +101,10 @@ class MegaCheckpointMixin:
             raise FileNotFoundError(
                 f"no folder of checkpoints at {model_name_or_path}; unpack archives before"
             )
-        int8 = _is_true(kwargs.pop(INT8, False))
+        int8 = _checked_bool(kwargs.pop(INT8_OPTION, False))
         loaded = cls._load(model_name_or_path, checkpoint_file, data_name_or_path, kwargs)
         if int8:
-            multiply_in_int8_(loaded)
+            _use_int8_(loaded)
         return loaded
 
     @classmethod
@@ -133,7 +135,14 @@ class MegaCheckpointMixin:
         return hub_utils.GeneratorHubInterface(cfg, task, models)
 
 
-INT8 = "cpu_int8"
+def _use_int8_(model: nn.Module) -> None:
+    try:
+        multiply_in_int8_(model)
+    except ValueError as error:
+        raise ValueError(
+            f"{INT8_OPTION}: {error}. It is for generation in float32 on a CPU: leave it out, or "
+            "--fp16; on a machine with a GPU, add --cpu"
+        ) from error
 
 
 def _asks_for_int8(overrides: str) -> bool:
@@ -141,13 +150,17 @@ def _asks_for_int8(overrides: str) -> bool:
     try:
         given = dict(ast.literal_eval(overrides or "{}"))
     except (SyntaxError, TypeError, ValueError):  # fairseq-eval-lm takes any expression
+        if INT8_OPTION in overrides:
+            raise ValueError(
+                f"write it as \"{{'{INT8_OPTION}': True}}\", not {overrides}"
+            ) from None
         return False
-    return _is_true(given.get(INT8, False))
+    return _checked_bool(given.get(INT8_OPTION, False))
 
 
-def _is_true(value: object) -> bool:
+def _checked_bool(value: object) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"{INT8} must be True or False, not {value!r}")
+        raise ValueError(f"{INT8_OPTION} must be True or False, not {value!r}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Linear layers with weights of 8 bits: generation on a CPU in less time and memory."""
+"""Linear layers with weights of 8 bits: generation on a CPU in less time."""
 
 from functools import cache
 from typing import Any, Dict, Optional, Tuple
@@ -28,30 +28,46 @@ class Int8Linear(nn.Module):
         if weight.device.type != "cpu" or weight.dtype != torch.float32:
             raise ValueError(
                 f"weights of 8 bits are made from float32 on a CPU, not from {weight.dtype} on "
-                f"{weight.device}: add --cpu and leave --fp16 out, or leave cpu_int8 out"
+                f"{weight.device}"
             )
         if not is_exact_here():
             raise ValueError(
-                "cpu_int8: this processor, or this torch, has no exact products of 8 bits (VNNI or "
-                "AMX, by oneDNN): leave it out"
+                "this processor, or this torch, has no exact products of 8 bits (VNNI or AMX, by "
+                "oneDNN)"
             )
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight: Tensor
         self.scale: Tensor
         self.bias: Optional[Tensor]
         integers, scale = rounded(weight)
-        self.register_buffer("weight", integers)
+        self.register_buffer("weight", integers)  # for copies and the state dict
         self.register_buffer("scale", scale.flatten())
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
         self._packed = _packed(integers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x (..., in)``, float32: ``(..., out)``."""
+        """``x (..., in)``: ``(..., out)``, float32."""
         if x.requires_grad and torch.is_grad_enabled():
-            raise RuntimeError("weights of 8 bits have no gradients: load the model without them")
-        x, scale = rounded(x)
+            raise RuntimeError(
+                "weights of 8 bits have no gradients: compute without them (torch.no_grad()), or "
+                "load the model without cpu_int8"
+            )
+        x, scale = rounded(x.float())
         y = _product(x, self._packed, self.scale).mul_(scale)
         return y if self.bias is None else y.add_(self.bias)
+
+    def _load_from_state_dict(self, *args) -> None:
+        super()._load_from_state_dict(*args)
+        self._packed = _packed(self.weight)
+
+    def _apply(self, *args, **kwargs) -> "Int8Linear":
+        super()._apply(*args, **kwargs)
+        if self.scale.dtype != torch.float32 or self.scale.device.type != "cpu":
+            raise RuntimeError(
+                "a model with weights of 8 bits stays on the CPU, the rest of it in float32: load "
+                "it without cpu_int8"
+            )
+        return self
 
     def __getstate__(self) -> Dict[str, Any]:
         """Without the packed weight, of which torch makes no copies."""
@@ -66,18 +82,25 @@ class Int8Linear(nn.Module):
 
 
 def multiply_in_int8_(model: nn.Module) -> None:
-    """Replaces the linear layers of a model that is to generate; they cannot be trained then.
+    """Replaces the linear layers of a model that is to generate, and takes no more gradients.
 
     Embeddings, norms, the EMA and products of two activations stay as they are, and so do layers
-    with hooks, and adapters.
+    with hooks, adapters, and other modules than ``nn.Linear``.
 
     Raises:
-        ValueError: as ``Int8Linear``.
+        ValueError: as ``Int8Linear``; and where there is none to replace.
     """
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if type(child) is nn.Linear and has_no_hooks(child):
-                setattr(parent, name, Int8Linear(child))
+    found = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) is nn.Linear and has_no_hooks(child)
+    ]
+    if not found:
+        raise ValueError("there is no linear layer without hooks to get weights of 8 bits")
+    for parent, name, child in found:
+        setattr(parent, name, Int8Linear(child))
+    model.requires_grad_(False)
 
 
 def rounded(x: Tensor) -> Tuple[Tensor, Tensor]:
@@ -93,10 +116,12 @@ def is_exact_here() -> bool:
     without instructions for it, sums of two products have 16 bits."""
     if not torch.backends.mkldnn.is_available():
         return False
-    largest = torch.full((2, 64), LEVELS, dtype=torch.int8)
+    largest = torch.full((32, 128), LEVELS, dtype=torch.int8)
     try:
-        sums = _product(-largest, _packed(largest), torch.ones(2))
-        return bool((sums == -64 * LEVELS**2).all())
+        return all(
+            bool((_product(x, _packed(largest), torch.ones(32)) == sum_).all())
+            for x, sum_ in ((largest, 128 * LEVELS**2), (-largest, -128 * LEVELS**2))
+        )
     except (AttributeError, NotImplementedError, RuntimeError):  # older or other builds of torch
         return False
 
