@@ -6,6 +6,7 @@ import warnings
 from functools import cache
 
 import fairseq.options
+import pytest
 import torch
 from fairseq.data import Dictionary
 from fairseq.data.data_utils import collate_tokens
@@ -24,6 +25,11 @@ from fairseq_mega.modules import (
     NormalizedFeedForwardNetwork,
 )
 from fairseq_mega.modules.state import LayerState
+
+# By what the processor has, not by the package's own probe: that is to find it there.
+needs_int8 = pytest.mark.skipif(
+    not torch.cpu._is_vnni_supported(), reason="this processor has no VNNI for products of 8 bits"
+)
 
 FUNCTIONS = ("softmax", "relu2", "laplace")
 BIASES = ("simple", "rotary")

@@ -19,7 +19,7 @@ from examples.benchmark.floor import Replay, record
 from examples.benchmark.fused import FusedAttention
 from examples.benchmark.models import parameters
 from examples.benchmark.plain import as_plain
-from fairseq_mega.modules.int8 import Int8Linear, is_exact_here
+from fairseq_mega.modules.int8 import Int8Linear
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = {case.name: case for case in all_cases(full=True)}
@@ -261,7 +261,7 @@ def test_the_tables_tell_what_was_missed():
     assert "**0.10** (goal ≤ 0.167)" in report.memory_table([(case, result)])
 
 
-@pytest.mark.skipif(not is_exact_here(), reason="no exact products of 8 bits here")
+@helpers.needs_int8
 def test_weights_of_8_bits_beside_float32(capsys):
     case = int8.BeamSearchCase("beam", "beam").tiny()
     for side, part in int8.SIDES.values():

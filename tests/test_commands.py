@@ -32,11 +32,11 @@ from commands import (
     valid_loss,
 )
 from fairseq.checkpoint_utils import load_model_ensemble_and_task
-from helpers import TINY, assert_close, build, parse
+from helpers import TINY, assert_close, build, needs_int8, parse
 
 from examples.language_modeling import symbols
 from fairseq_mega import MegaLanguageModel, MegaModel
-from fairseq_mega.modules.int8 import Int8Linear, is_exact_here
+from fairseq_mega.modules.int8 import Int8Linear
 
 WORDS = [f"w{i}" for i in range(12)]
 
@@ -730,7 +730,6 @@ def test_language_models_from_python(language_model):
 # --- weights of 8 bits --------------------------------------------------------------------------
 
 EIGHT_BITS = "--model-overrides \"{'cpu_int8': True}\""
-needs_int8 = pytest.mark.skipif(not is_exact_here(), reason="no exact products of 8 bits here")
 
 
 @needs_int8

@@ -38,10 +38,12 @@ class Int8Linear(nn.Module):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight: Tensor
         self.scale: Tensor
+        self.zero: Tensor
         self.bias: Optional[Tensor]
         integers, scale = rounded(weight)
         self.register_buffer("weight", integers)  # for copies and the state dict
         self.register_buffer("scale", scale.flatten())
+        self.register_buffer("zero", _zero(self.out_features), persistent=False)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
         self._packed = _packed(integers)
 
@@ -53,7 +55,7 @@ class Int8Linear(nn.Module):
                 "load the model without cpu_int8"
             )
         x, scale = rounded(x.float())
-        y = _product(x, self._packed, self.scale).mul_(scale)
+        y = _product(x, self._packed, self.scale, self.zero).mul_(scale)
         return y if self.bias is None else y.add_(self.bias)
 
     def _load_from_state_dict(self, *args) -> None:
@@ -119,10 +121,10 @@ def is_exact_here() -> bool:
     largest = torch.full((32, 128), LEVELS, dtype=torch.int8)
     try:
         return all(
-            bool((_product(x, _packed(largest), torch.ones(32)) == sum_).all())
+            bool((_product(x, _packed(largest), torch.ones(32), _zero(32)) == sum_).all())
             for x, sum_ in ((largest, 128 * LEVELS**2), (-largest, -128 * LEVELS**2))
         )
-    except (AttributeError, NotImplementedError, RuntimeError):  # older or other builds of torch
+    except (AttributeError, RuntimeError):  # this build of torch has no such operator or kernel
         return False
 
 
@@ -131,9 +133,13 @@ def _packed(weight: Tensor) -> Tensor:
     return torch.ops.onednn.qlinear_prepack(weight, None)
 
 
-def _product(x: Tensor, packed: Tensor, scale: Tensor) -> Tensor:
+def _zero(rows: int) -> Tensor:
+    """What oneDNN adds to the rows of a weight: nothing, as their scales have no offset."""
+    return torch.zeros(rows, dtype=torch.int64)
+
+
+def _product(x: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     """``x (..., in)`` of 8 bits times the packed weight and the scale ``(out,)`` of its rows."""
-    zero = torch.zeros(len(scale), dtype=torch.int64)
     return torch.ops.onednn.qlinear_pointwise(
         x, 1.0, 0, packed, scale, zero, None, 1.0, 0, torch.float32, "none", [], ""
     )

@@ -9,15 +9,12 @@ import sys
 import pytest
 import torch
 from commands import ROOT
-from helpers import TINY, batch_of, make_model, parse, randn, relative_error, sentences
+from helpers import TINY, batch_of, make_model, needs_int8, parse, randn, relative_error, sentences
 from torch import nn
 
-from fairseq_mega.modules.int8 import Int8Linear, is_exact_here, multiply_in_int8_
+from fairseq_mega.modules.int8 import Int8Linear, multiply_in_int8_
 
-pytestmark = [
-    pytest.mark.cpu_only,
-    pytest.mark.skipif(not is_exact_here(), reason="this CPU has no exact products of 8 bits"),
-]
+pytestmark = [pytest.mark.cpu_only, needs_int8]
 
 
 def make_linear(inputs, outputs, bias=True):
