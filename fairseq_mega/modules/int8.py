@@ -138,6 +138,7 @@ def _zero(rows: int) -> Tensor:
     return torch.zeros(rows, dtype=torch.int64)
 
 
+@torch.compiler.disable  # torch compiles this operator for models of its own quantisation alone
 def _product(x: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     """``x (..., in)`` of 8 bits times the packed weight and the scale ``(out,)`` of its rows."""
     return torch.ops.onednn.qlinear_pointwise(

@@ -10,11 +10,13 @@ import pytest
 import torch
 from commands import PLUGIN, ROOT
 from fairseq.checkpoint_utils import load_model_ensemble_and_task
+from helpers import needs_int8
 from safetensors.torch import load_file, save_file
 
 from fairseq_mega import MegaLanguageModel, MegaModel
 from fairseq_mega.__main__ import main
 from fairseq_mega.exchange import export_checkpoint, import_folder, load_exported
+from fairseq_mega.modules.int8 import Int8Linear
 
 ADAPTIVE = "--criterion adaptive_loss --adaptive-softmax-cutoff 8,14 --adaptive-softmax-factor 2"
 ADAPTIVE_INPUT = f"{ADAPTIVE} --adaptive-input --adaptive-input-cutoff 8,14"
@@ -97,6 +99,20 @@ def test_half_precision_stays_half(tmp_path):
     tensors = load_file(tmp_path / "out/model.safetensors")
     assert {value.dtype for value in tensors.values()} == {torch.half}
     assert all(torch.equal(value, state["model"][name]) for name, value in tensors.items())
+
+
+@needs_int8
+@torch.no_grad()
+def test_weights_of_8_bits_are_those_of_the_checkpoint(tmp_path):
+    write_checkpoint(tmp_path, "language_model")
+    export_checkpoint(tmp_path / "model.pt", tmp_path / "exported", tmp_path / "data")
+    places = (tmp_path, "model.pt", tmp_path / "data"), (tmp_path / "exported",)
+    ours, expected = (
+        MegaLanguageModel.from_pretrained(*map(str, place), cpu_int8=True).models[0]
+        for place in reversed(places)
+    )
+    assert any(isinstance(module, Int8Linear) for module in ours.modules())
+    assert all(map(torch.equal, outputs(ours), outputs(expected)))
 
 
 # --- what is refused ----------------------------------------------------------------------------

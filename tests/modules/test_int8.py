@@ -155,6 +155,16 @@ def test_layers_with_hooks_and_adapters_stay():
         multiply_in_int8_(model[1:])
 
 
+def test_a_compiler_leaves_the_products_to_onednn():
+    """torch's own would rewrite them, and fail."""
+    layer, x = Int8Linear(make_linear(8, 8)), randn(3, 8, dtype=torch.float32)
+    seen = []
+    compiled = torch.compile(layer, backend=lambda graph, _: seen.append(graph) or graph.forward)
+    assert torch.equal(compiled(x), layer(x))
+    operators = {node.target for graph in seen for node in graph.graph.nodes}
+    assert seen and torch.ops.onednn.qlinear_pointwise not in operators
+
+
 @pytest.mark.parametrize(
     "overrides, replaced",
     [("{}", False), ("{'cpu_int8': True}", True), ("{'cpu_int8': False}", False), ("", False)],
