@@ -72,6 +72,7 @@ def test_a_quick_run_from_end_to_end(tmp_path):
     assert list(models) == list(recall.MODELS)
     for result in models.values():
         assert list(result["accuracy"]) == [str(d) for d in recall.QUICK.distances]
+        assert result["places"].keys() == ({"0", "4", "7"} if result["texts"] else set())
     assert {name: list(result["texts"]) for name, result in models.items()} == {
         name: ["50", "2"] if name in recall.STREAMED else [] for name in recall.MODELS
     }

@@ -216,6 +216,16 @@ def test_texts(name: str, model, scale: Scale, lengths: List[int]) -> Dict[int, 
     return {n: accuracy(name, model, scale, draw, lambda n=n: place(n)) for n in asked}
 
 
+def test_places(name: str, model, scale: Scale) -> Dict[int, float]:
+    """Accuracy at the longest distance, by the value's place in its chunk: the tokens after it in
+    the chunk attend to it, so that the state gets more of an early one."""
+    draw = torch.Generator().manual_seed(scale.seed + 3)
+    places = (
+        (0, scale.chunk // 2, scale.chunk * 7 // 8, scale.chunk - 1) if name in STREAMED else ()
+    )
+    return {n: accuracy(name, model, scale, draw, lambda n=n: (scale.longest, n)) for n in places}
+
+
 @torch.no_grad()
 def longest_memories(model) -> List[int]:
     """The longest times in which a dimension of each layer's EMA decays to 1/e, in tokens."""
@@ -273,6 +283,12 @@ def write_report(out: Path, results: Dict[str, Dict], scale: Scale) -> str:
             f"{name}: {result['parameters']:,} parameters, trained in {result['seconds']} s, "
             f"longest memories of its layers' EMAs in tokens: {memory}."
         )
+        if result["places"]:
+            shares = ", ".join(f"{share:.1%} at {n}" for n, share in result["places"].items())
+            lines.append(
+                f"{name}: over {scale.longest:,} tokens, by the place of the value in its chunk: "
+                f"{shares}."
+            )
         for length, share in result["texts"].items():
             lines.append(f"{name}: in texts of {length:,} tokens, from random places, {share:.1%}.")
     text = "\n".join(lines) + "\n"
@@ -311,6 +327,7 @@ def main() -> None:
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "seconds": seconds,
             "accuracy": test(name, model.eval(), scale),
+            "places": test_places(name, model, scale),
             "texts": test_texts(name, model, scale, args.texts),
         }
         if name != "transformer":
