@@ -117,8 +117,9 @@ class PromptGenerator(SequenceGenerator):
 
     def _chooses_without_prompt(self) -> bool:
         """Other searches, the blocking of n-grams and a second language model look at the tokens of
-        the prompt themselves: with these, fairseq's generator goes through them one by one."""
-        plain = type(self.search) in (BeamSearch, Sampling)
+        the prompt themselves, and --match-source-len counts them: with these, fairseq's generator
+        goes through them one by one."""
+        plain = type(self.search) in (BeamSearch, Sampling) and not self.match_source_len
         return plain and self.repeat_ngram_blocker is None and self.lm_model is None
 
     def _prompt_lengths(self, prompts: Tensor) -> Tensor:

@@ -219,8 +219,12 @@ def test_sampled_words_come_as_often_as_they_are_probable(model):
 
 @pytest.mark.parametrize(
     "options",
-    [{"search_strategy": DiverseBeamSearch(DICTIONARY, 3, 0.5)}, {"no_repeat_ngram_size": 2}],
-    ids=["diverse", "n-grams"],
+    [
+        {"search_strategy": DiverseBeamSearch(DICTIONARY, 3, 0.5)},
+        {"no_repeat_ngram_size": 2},
+        {"match_source_len": True},
+    ],
+    ids=["diverse", "n-grams", "source's length"],
 )
 def test_searches_that_look_at_forced_tokens_see_them_all(model, options):
     prompts = [torch.arange(4, 15), torch.arange(6, 17)]

@@ -48,7 +48,7 @@ class MaskedLMHead(nn.Module):
 
 
 class ClassificationHead(nn.Module):
-    """Scores of classes from the first position, where tasks put the symbol ``<s>``."""
+    """Scores of classes from the first token, where tasks put the symbol ``<s>``."""
 
     def __init__(self, dim: int, inner_dim: int, classes: int, dropout: float):
         super().__init__()
@@ -57,8 +57,8 @@ class ClassificationHead(nn.Module):
         self.out_proj = make_linear(inner_dim, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, L, D)`` to ``(B, classes)``."""
-        x = torch.tanh(self.dense(self.dropout(x[:, 0])))
+        """The first token's features ``(B, D)`` to ``(B, classes)``."""
+        x = torch.tanh(self.dense(self.dropout(x)))
         return self.out_proj(self.dropout(x))
 
 
@@ -139,11 +139,14 @@ class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
         features, states = self._encode(src_tokens, return_all_hiddens)
         extra = {"inner_states": states}
         if classification_head_name is not None:
-            return self._classes(features, classification_head_name), extra
+            # Of rows that are padded on the left, the first token is not at the first place.
+            first = src_tokens.ne(self.encoder.padding_idx).long().argmax(dim=1)
+            rows = torch.arange(len(first), device=first.device)
+            return self._classes(features[rows, first], classification_head_name), extra
         return (features if features_only else self._words(features, masked_tokens)), extra
 
     def _classes(self, features: Tensor, head: str) -> Tensor:
-        """``(B, L, D)`` to scores of classes ``(B, classes)``."""
+        """``(B, D)`` of the first tokens to scores of classes ``(B, classes)``."""
         if head not in self.classification_heads:
             raise ValueError(
                 f"no classification head {head!r}, but {sorted(self.classification_heads)}: "

@@ -2,7 +2,8 @@
 
 ``memory_e0_longest`` and ``memory_e0_median`` are the half-lives, in positions, of the EMA of the
 encoder's layer 0: the longest of all channels and dimensions, and their median. ``d0`` is the
-decoder's layer 0.
+decoder's layer 0. A memory of ``m`` positions, as ``--ema-longest`` means it, is a half-life of
+``0.69 m``.
 """
 
 import re

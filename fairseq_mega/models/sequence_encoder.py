@@ -34,14 +34,14 @@ class RealNumberEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, L)`` to ``(B, L, D)``."""
-        return torch.addcmul(self.bias, x.unsqueeze(-1), self.weight)
+        return torch.addcmul(self.bias, x.unsqueeze(-1).to(self.weight.dtype), self.weight)
 
 
 class SequenceEncoder(EncoderLayers, nn.Module):
     """Embeds sequences, runs them through bidirectional Mega layers, and pools each to a vector.
 
     Sequences may be of any length: the layers fill up the last chunk with positions that nothing
-    sees, so that neither a chunk's size nor the batch changes what a sequence becomes.
+    sees, so that (in evaluation) the padding of a batch changes no sequence's output.
 
     Args:
         cfg: the options of the layers, see ``encoder_options``.

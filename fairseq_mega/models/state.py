@@ -31,8 +31,8 @@ class DecodingState:
 
     Attributes:
         layers: a ``LayerState`` for each layer.
-        prefix: how many tokens of the decoder's ``prev_output_tokens`` have been read. Those of a
-            prefill are not among ``prev_output_tokens``.
+        prefix: the column of the next ``prev_output_tokens`` at which reading goes on. ``prefill``
+            does not move it: after a prefill, give only the tokens that follow.
     """
 
     def __init__(self, decoder: nn.Module, layers: int, beam: int = 1, pack_weights: bool = True):

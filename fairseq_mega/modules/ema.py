@@ -25,6 +25,9 @@ LARGEST_SPREAD = 0.9  # of p: beyond it, sigma(delta) hardly moves with delta
 class MultiHeadEMA(nn.Module):
     """``silu(EMA(x) + omega x)``: a damped EMA of ``ndim`` dimensions in each channel.
 
+    The parameters have the published code's names: the paper's alpha is ``sigmoid(delta)``, its
+    delta ``sigmoid(alpha)``, and its eta ``gamma / sqrt(ndim)``.
+
     Args:
         embed_dim: channels ``D``.
         ndim: EMA dimensions ``N`` of a channel.
@@ -107,7 +110,7 @@ class MultiHeadEMA(nn.Module):
         with without_autocast(x):
             if state is None:
                 return ema(x, self.ema_parameters(), self.omega, self.truncation, padding_mask)
-            x = unpadded = x.to(torch.promote_types(x.dtype, torch.float32))
+            x = unpadded = x.to(torch.promote_types(self.gamma.dtype, torch.float32))
             if padding_mask is not None:
                 unpadded = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
             y = self._continue(unpadded, state)

@@ -120,7 +120,8 @@ class MovingAverageGatedAttention(nn.Module):
             with a state by the positions that are in its cache.
         """
         if x.numel() == 0:
-            return x, x.new_zeros(x.size(1), x.size(0), x.size(0)) if need_weights else None
+            keys = x.size(0) + (0 if state is None else state.cache.length)
+            return x, x.new_zeros(x.size(1), x.size(0), keys) if need_weights else None
         residual = x = x.transpose(0, 1)  # (B, L, D) from here on
         if self.prenorm:
             x, v = self.norm.project(x, self.v_proj)  # v (B, L, H)

@@ -54,6 +54,8 @@ class Int8Linear(nn.Module):
                 "weights of 8 bits have no gradients: compute without them (torch.no_grad()), or "
                 "load the model without cpu_int8"
             )
+        if x.numel() == 0:
+            return x.new_zeros(*x.shape[:-1], self.out_features, dtype=torch.float32)
         x, scale = rounded(x.float())
         y = _product(x, self._packed, self.scale, self.zero).mul_(scale)
         return y if self.bias is None else y.add_(self.bias)

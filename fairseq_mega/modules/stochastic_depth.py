@@ -8,7 +8,7 @@ residual.
 
 from typing import Optional
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..ops.dropout import DropoutMask, apply_mask, draw_mask
 from .dropout import Dropout
@@ -16,22 +16,27 @@ from .feed_forward import NormalizedFeedForwardNetwork
 from .gated_attention import MovingAverageGatedAttention
 
 
-class PathDropout(Dropout):
-    """Dropout of single values with probability ``p``, and of whole samples with ``path_p``, the
-    latter in training alone."""
+class PathDropout(nn.Module):
+    """Another dropout, and beside it whole samples with probability ``path_p``, the latter in
+    training alone.
 
-    def __init__(self, p: float, path_p: float, module_name: Optional[str] = None):
-        super().__init__(p, module_name=module_name)
+    Args:
+        values: the other, of single values or of whole channels.
+        path_p: of samples.
+    """
+
+    def __init__(self, values: Dropout, path_p: float):
+        super().__init__()
         if not 0 <= path_p < 1:
             raise ValueError(f"path_p is {path_p}, but must be at least 0 and below 1")
-        self.path_p = path_p
+        self.values, self.path_p = values, path_p
 
     def forward(self, x: Tensor) -> Tensor:
         return apply_mask(x, self.mask(x))
 
     def mask(self, x: Tensor) -> Optional[DropoutMask]:
         """Draws a mask for ``x (B, L, D)``; None where nothing is dropped."""
-        values = super().mask(x)
+        values = self.values.mask(x)
         if not self.training or self.path_p == 0:
             return values
         paths = draw_mask(x.new_empty(x.size(0), 1, 1), self.path_p)
@@ -50,8 +55,7 @@ class StochasticGatedAttention(MovingAverageGatedAttention):
 
     def __init__(self, drop_path: float, **options):
         super().__init__(**options)
-        name = type(self).__name__
-        self.output_dropout = PathDropout(options.get("dropout", 0.0), drop_path, name)
+        self.output_dropout = PathDropout(self.dropout, drop_path)
 
     def output_mask(self, h: Tensor) -> Optional[DropoutMask]:
         return self.output_dropout.mask(h)
@@ -67,5 +71,4 @@ class StochasticFeedForwardNetwork(NormalizedFeedForwardNetwork):
 
     def __init__(self, drop_path: float, **options):
         super().__init__(**options)
-        name = type(self).__name__
-        self.dropout = PathDropout(options.get("dropout", 0.0), drop_path, name)
+        self.dropout = PathDropout(self.dropout, drop_path)

@@ -50,6 +50,8 @@ class LinearDecaySchedule(FairseqLRScheduler):
                 f"--total-num-update is {cfg.total_num_update:g}, but must be above "
                 f"--warmup-updates ({cfg.warmup_updates}), which must not be negative"
             )
+        if cfg.warmup_power < 0:
+            raise ValueError(f"--warmup-power is {cfg.warmup_power:g}, but must not be negative")
         self.step_update(0)
 
     def learning_rate(self, num_updates: int) -> float:

@@ -58,6 +58,17 @@ def test_exported_and_imported_to_the_last_bit(kind, tmp_path):
         assert hub.task.documents == before.task.documents
 
 
+@kinds
+def test_half_precision(kind, tmp_path):
+    data = parity_data(kind, tmp_path / "data")
+    hub = load(kind, data)
+    samples = samples_of(kind, hub, data)[:3]
+    expected = [each.probabilities for each in hub.predict(samples)]
+    found = [each.probabilities for each in hub.to(torch.bfloat16).predict(samples)]
+    for ours, theirs in zip(found, expected):
+        assert list(ours.values()) == pytest.approx(list(theirs.values()), abs=0.05)
+
+
 def test_an_ensemble_averages_probabilities(tmp_path):
     data = parity_data("text", tmp_path / "data")
     state = torch.load(PARITY / "text/checkpoint.pt")

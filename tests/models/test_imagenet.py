@@ -180,6 +180,21 @@ def test_a_dropped_path_of_the_feed_forward_network_leaves_the_residual():
     assert_close(y[:, ~dropped], (x + (kept - x) / 0.75)[:, ~dropped], 1e-6)
 
 
+@pytest.mark.parametrize(
+    "kind, sizes, dropout",
+    [
+        (StochasticGatedAttention, {"zdim": 4, "hdim": 20, "ndim": 2}, "output_dropout"),
+        (StochasticFeedForwardNetwork, {"ffn_hidden_dim": 20}, "dropout"),
+    ],
+)
+def test_feature_dropout_drops_whole_channels_and_samples(kind, sizes, dropout):
+    layer = kind(0.25, embed_dim=12, dropout=0.4, feature_dropout=True, **sizes)
+    y = getattr(layer, dropout)(torch.ones(60, 9, 12))
+    assert (y == y[:, :1]).all()
+    assert y.unique().tolist() == pytest.approx([0, 1 / 0.75 / 0.6], rel=1e-3)
+    assert 5 < (y == 0).all(dim=(1, 2)).sum() < 25
+
+
 def test_stochastic_depth_rises_from_layer_to_layer():
     model = build(f"{TINY} --drop-path 0.3 --encoder-layers 4")
     rates = [layer.mega_layer.output_dropout.path_p for layer in model.blocks]

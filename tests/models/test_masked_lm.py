@@ -66,9 +66,10 @@ def test_padding_and_batches_never_change_scores(chunks, left_pad):
 
 
 @modes
-def test_padding_and_batches_never_change_classes(chunks):
+@pytest.mark.parametrize("left_pad", [False, True])
+def test_padding_and_batches_never_change_classes(chunks, left_pad):
     model, rows = make_model(CLASSES, **chunks), sentences(*LENGTHS)
-    together = scores(model, rows, features_only=True, classification_head_name=HEAD)
+    together = scores(model, rows, left_pad, features_only=True, classification_head_name=HEAD)
     assert together.shape == (len(rows), 3)
     for row, got in zip(rows, together):
         alone = scores(model, [row], features_only=True, classification_head_name=HEAD)

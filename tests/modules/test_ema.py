@@ -108,6 +108,14 @@ def test_segments_equal_one_pass(sizes, batch, ndim):
     assert_close(run_segments(module, x, sizes), module(x))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_segments_of_another_type_than_the_parameters(dtype):
+    other = torch.float64 if dtype == torch.float32 else torch.float32
+    module = make_ema().to(dtype)
+    x = randn(7, 2, 4, dtype=other)
+    assert_close(run_segments(module, x, [3, 1, 3]), module(x), 1e-5)
+
+
 @pytest.mark.parametrize("sizes", [[300, 1, 1, 299], [1, 600], [400, 400], [1] * 300])
 def test_long_segments_equal_one_pass(sizes):
     module = make_ema()

@@ -47,3 +47,5 @@ def test_a_state_that_reads_nothing_stays_as_it_is():
     x, state = randn(6, 2, 6), LayerState()
     parts = [layer(part, state=state)[0] for part in x.split([3, 0, 3])]
     assert torch.allclose(torch.cat(parts), layer(x)[0])
+    _, weights = layer(x[:0], state=state, need_weights=True)
+    assert weights.shape == (2, 0, 2)  # of the last chunk, there are two in the cache

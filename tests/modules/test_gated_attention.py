@@ -409,6 +409,26 @@ def test_hypotheses_can_leave_their_sentence_at_the_end_of_a_chunk():
     assert_close(torch.cat(steps), module(x[:, [1]])[0][4:])
 
 
+@pytest.mark.parametrize("sizes", [[2, 2, 2], [1, 1, 1, 1], [3, 5, 2]])
+@pytest.mark.parametrize("chunk_size", [-1, 4])
+def test_gradients_of_several_reads_may_come_together(chunk_size, sizes):
+    """Those of each read alone, as states hold none. Later reads write where its keys were."""
+    layer, _ = make_gated(chunk_size=chunk_size, rel_pos_bias="rotary")
+    x, gradients = randn(sum(sizes), 2, 6), []
+    for together in (False, True):
+        layer.zero_grad()
+        state, losses = LayerState(), []
+        for part in x.split(sizes):
+            losses.append(layer(part, state=state)[0].square().sum())
+            if not together:
+                losses.pop().backward()
+        if together:
+            sum(losses).backward()
+        gradients.append([p.grad.clone() for p in layer.parameters()])
+    for ours, expected in zip(*reversed(gradients)):
+        assert_close(ours, expected)
+
+
 def test_a_state_can_be_read_on_without_autocast():
     module, _ = make_gated(torch.float32)
     x, state = randn(9, 2, 6, dtype=torch.float32), LayerState()

@@ -62,6 +62,11 @@ def test_zeros_stay_zeros_and_what_is_not_finite_stays_so():
     assert not layer(torch.full((1, 8), torch.nan)).isfinite().any()
 
 
+def test_no_rows():
+    for shape in ((0, 8), (2, 0, 8)):
+        assert Int8Linear(make_linear(8, 5))(torch.zeros(shape)).shape == (*shape[:-1], 5)
+
+
 def test_weights_of_zeros_give_the_bias():
     linear = make_linear(8, 4)
     linear.weight.zero_()

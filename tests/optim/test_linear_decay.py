@@ -94,6 +94,7 @@ def test_the_learning_rate_in_a_published_checkpoint(parity):
         ),
         ("--lr 1", ("--total-num-update is 0", "above --warmup-updates (0)")),
         ("--lr 1 --warmup-updates -3 --total-num-update 9", ("--warmup-updates (-3)", "negative")),
+        ("--lr 1 --warmup-power -1 --total-num-update 9", ("--warmup-power is -1", "negative")),
     ],
 )
 def test_bad_options(options, says):

@@ -75,6 +75,8 @@ class BeamKVCache:
         keys, start = self.length, self.length - queries
         # Of the type of this step: autocast may have begun or ended since the others.
         k, v = self.keys.to(q.dtype), self.values.to(q.dtype)
+        if q.requires_grad:  # the backward pass may come after positions that overwrite them
+            k, v = k.clone(), v.clone()
         if self.beam == 1:
             mask = self._key_padding_mask
             table = bias(queries, keys, start, causal=True)

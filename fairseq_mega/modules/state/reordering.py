@@ -10,12 +10,12 @@ class Reordering(NamedTuple):
     """Row ``b`` of the new state goes on from row ``rows[b]`` of the old one.
 
     In beam search every ``beam`` rows that follow each other are the hypotheses of one sentence. As
-    long as hypotheses go on from others of their own sentence, ``sentences`` says where each
-    sentence was before.
+    long as they all go on from hypotheses of one sentence, ``sentences`` says where each sentence
+    was before.
     """
 
     rows: Tensor  # (B,)
-    sentences: Optional[Tensor]  # (B / beam,), or None where a sentence's hypotheses have parted
+    sentences: Optional[Tensor]  # (B / beam,), or None: from then on, rows share nothing
     sentence_list: List[int]  # the same on the host
 
     @classmethod

@@ -82,8 +82,8 @@ class _Weights(NamedTuple):
         return draw_mask(weights, self.dropout) if self.dropout > 0 else None
 
     def dropped(self, weights: Tensor, small: bool) -> Tensor:
-        """``weights`` after dropout. Large ones by a mask as ``_TiledAttention`` draws it, which
-        the other pass of activation checkpointing takes."""
+        """``weights`` after dropout. Activation checkpointing's first pass comes here, without
+        gradients, its second to ``_TiledAttention``: for large weights, both draw the same mask."""
         if small and self.dropout > 0:
             return dropout(weights, self.dropout)
         return apply_mask(weights, self.draw(weights))
