@@ -33,12 +33,15 @@ def encode(model: Path, out: Path, files: list[Path]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for file in files:
         lines = count = 0
-        # Only \n ends a line here: other separators may stand inside a sentence.
+        # Only \n ends a line here: other separators may stand inside a sentence. fairseq, which
+        # reads what is written, also ends lines at \r.
         with (
             file.open(encoding="utf-8", newline="\n") as source,
             (out / file.name).open("w", encoding="utf-8", newline="\n") as target,
         ):
-            while batch := [line.rstrip("\n") for line in islice(source, BATCH)]:
+            while batch := [
+                line.rstrip("\r\n").replace("\r", " ") for line in islice(source, BATCH)
+            ]:
                 encoded = pieces.encode(batch, out_type=str)
                 target.writelines(" ".join(line) + "\n" for line in encoded)
                 lines += len(batch)

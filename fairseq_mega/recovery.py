@@ -10,6 +10,7 @@ import re
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Optional
 
 from .files import replaced_file
 from .models.choices import read_checkpoint
@@ -36,7 +37,8 @@ def recover(folder: Path) -> str:
     if is_whole(last):
         return f"{last} is whole"
     others = [path for path in sorted(folder.iterdir()) if OTHERS.fullmatch(path.name)]
-    updates = {path: number_of_updates(path) for path in others if is_whole(path)}
+    found = {path: number_of_updates(path) for path in others if is_whole(path)}
+    updates = {path: number for path, number in found.items() if number is not None}
     if not updates:
         if not last.exists():
             return f"{folder} has no checkpoint: a training begins from the start"
@@ -55,11 +57,19 @@ def is_whole(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as file:
             return file.testzip() is None
-    except (FileNotFoundError, zipfile.BadZipFile):
+    except FileNotFoundError:
+        return False
+    except OSError:  # as where it may not be read
+        raise
+    except Exception:  # whatever damaged bytes make zipfile raise
         return False
 
 
-def number_of_updates(path: Path) -> int:
-    """After how many updates a checkpoint was written; 0 where it does not say."""
-    history = read_checkpoint(str(path)).get("optimizer_history") or [{}]
+def number_of_updates(path: Path) -> Optional[int]:
+    """After how many updates a checkpoint was written; 0 where it does not say, and None where the
+    file is another one."""
+    try:
+        history = read_checkpoint(str(path)).get("optimizer_history") or [{}]
+    except ValueError:
+        return None
     return history[-1].get("num_updates", 0)

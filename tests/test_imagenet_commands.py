@@ -9,7 +9,15 @@ import torch
 from commands import losses, made_once, run_warm
 from PIL import Image
 
-from fairseq_mega.data.images import MEAN, STD, find_images, load_image, middle, normalise
+from fairseq_mega.data.images import (
+    MEAN,
+    STD,
+    ImageFolderDataset,
+    find_images,
+    load_image,
+    middle,
+    normalise,
+)
 from fairseq_mega.tasks.image_folder import ImageFolderConfig, ImageFolderTask
 
 CLASSES = ("blue", "green", "red")
@@ -88,6 +96,16 @@ def test_samples_are_all_images_with_the_class_of_their_folder(data):
     np.random.seed(1)
     first, second = (task.datasets["train"].ordered_indices() for _ in range(2))
     assert sorted(first) == list(range(48)) and list(first) != list(second)
+
+
+def test_few_images_are_all_in_batches(data):
+    """Whose number is no multiple of --required-batch-size-multiple."""
+    paths, targets = find_images(data / "val", CLASSES)
+    for count in (21, 5):
+        dataset = ImageFolderDataset(paths[:count], targets[:count], lambda image: image, False)
+        limits = {"max_sentences": 16, "required_batch_size_multiple": 8}
+        batches = dataset.batch_by_size(dataset.ordered_indices(), **limits)
+        assert np.concatenate(batches).tolist() == list(range(count))
 
 
 def test_the_middle_of_an_image_is_normalised(tmp_path):

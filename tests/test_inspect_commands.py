@@ -174,6 +174,21 @@ def test_nothing_half_written_is_left(tmp_path, parity):
     assert "cannot be made: File name too long. Give another --out" in said
 
 
+def test_attend_takes_its_data_from_where_it_is_called(parity, tmp_path, monkeypatch):
+    """Though fairseq takes a path that begins with a dot as one in the checkpoint's folder."""
+    (tmp_path / "here").mkdir()
+    checkpoint = shutil.copy(parity / "language_model/checkpoint.pt", tmp_path)
+    monkeypatch.chdir(shutil.copytree(parity / "language_model/data-bin", tmp_path / "here/data"))
+    command("attend", checkpoint, ".", "--index", 0, "--out", tmp_path / "out")
+    check_page(tmp_path / "out")
+
+
+def test_attend_names_a_colon_in_the_name(parity, tmp_path):
+    checkpoint = shutil.copy(parity / "language_model/checkpoint.pt", tmp_path / "a:b.pt")
+    says = refused("attend", checkpoint, parity / "language_model/data-bin", "--index", 0)
+    assert "a:b.pt has a :, with which fairseq names several: give the file another name" in says
+
+
 @pytest.mark.parametrize(
     "words, says",
     [

@@ -18,6 +18,7 @@ from sacremoses import MosesTokenizer
 from sentencepiece import SentencePieceProcessor
 from server import running_server
 
+from examples import subword
 from examples.language_modeling import prepare as language_modeling
 from examples.language_modeling import symbols
 from examples.quickstart import demo
@@ -439,6 +440,15 @@ def test_only_newlines_end_the_lines_of_symbols(tmp_path, kind):
     decode = symbols.ENCODERS[kind].decode
     assert [decode(rows[i]) for i in (0, 2, 3, 4)] == ["a b", "", "e f", "g"]
     assert decode(rows[1])[0] == "c" and decode(rows[1])[-1] == "d"
+
+
+def test_only_newlines_end_the_lines_of_subwords(tmp_path):
+    text, lines = tmp_path / "text", [f"a b{SEPARATORS}c", "", "d\re", "f a b c d e"]
+    text.write_bytes("\n".join(lines).encode() + b"\r\n")
+    subword.learn(tmp_path / "model", 20, [text])
+    subword.encode(tmp_path / "model.model", tmp_path / "out", [text])
+    with open(tmp_path / "out/text", encoding="utf-8") as written:  # as fairseq opens it
+        assert len(list(written)) == len(lines)
 
 
 def test_only_newlines_end_the_lines_of_the_demo(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from preparing import SPLITS, lines, make, refused, serving_all, train
 
-from examples.classification import listops
+from examples.classification import listops, prepare
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +69,26 @@ def test_listops_are_generated_in_the_published_layout(tmp_path):
     "options, message",
     [
         ("--max-arguments 1", "--max-arguments is 1, but must be from 2"),
+        ("--operator-rate 2", "--operator-rate is 2.0, but must be from 0 to 1"),
         ("--min-length 90 --max-length 60", "--min-length is 90, but must be from 4 to 60"),
         ("--max-depth 1 --min-length 500", "hardly another one of depth 1.*raise --max-depth"),
     ],
 )
 def test_impossible_listops(options, message, tmp_path):
     refused(message, "listops", *options.split(), "--workdir", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["table", "--from", "a.csv", "--longest", "0"], "argument --longest: 0 is below 1"),
+        (["listops", "--sizes", "3", "-1", "2"], "argument --sizes: -1 is below 1"),
+    ],
+)
+def test_numbers_below_1(words, says, capsys):
+    with pytest.raises(SystemExit):
+        prepare.main(words)
+    assert says in capsys.readouterr().err
 
 
 def write_arena_listops(folder, row="( ( ( ( [MAX 1 ) 2 ) 7 ) ] )\t7"):

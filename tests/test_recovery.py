@@ -1,6 +1,7 @@
 """Folders of checkpoints whose writing was interrupted, and files that are never there in part."""
 
 import resource
+import zipfile
 
 import pytest
 import torch
@@ -58,6 +59,22 @@ def test_a_byte_that_was_written_wrong_is_noticed(tmp_path):
     data[len(data) // 2 : len(data) // 2 + 64] = bytes(64)
     last.write_bytes(data)
     assert not is_whole(last)
+
+
+@pytest.mark.parametrize("offset, value", [(10, 99), (46, 0xFF), (46, 0x00)])
+def test_whatever_bytes_are_wrong_in_the_list_of_entries(offset, value, tmp_path):
+    """The kind of compression, or a name, which is said to be in UTF-8."""
+    last = write(tmp_path / LAST, 80)
+    content = bytearray(last.read_bytes())
+    entry = content.find(b"PK\x01\x02")
+    content[entry + 9] |= 8
+    content[entry + offset] = value
+    for name in (LAST, "checkpoint3.pt"):
+        (tmp_path / name).write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "checkpoint2.pt", "w") as other:
+        other.writestr("notes", "no checkpoint")
+    write(tmp_path / "checkpoint1.pt", 70)
+    assert recover(tmp_path).endswith("is checkpoint1.pt now, of 70 updates")
 
 
 def test_where_there_is_nothing_to_go_on_from(tmp_path):

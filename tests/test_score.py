@@ -96,6 +96,12 @@ def test_checkpoints_of_different_models_are_refused(tmp_path, weight, more, nam
     assert not (tmp_path / "averaged.pt").exists()
 
 
+def test_a_folder_that_is_not_there_is_named_at_once(tmp_path):
+    output = tmp_path / "nosuch/a.pt"
+    with pytest.raises(SystemExit, match=f"--output is {output}, but there is no folder "):
+        average_checkpoints.main([str(tmp_path), "--last", "2", "--output", str(output)])
+
+
 @pytest.mark.parametrize("last", ["3", "0"])
 def test_too_few_checkpoints_are_refused(tmp_path, last):
     for i in (1, 2):

@@ -43,12 +43,20 @@ class Commands:
     ) -> argparse.ArgumentParser:
         action = self.add(name, help, work, epilog, source)
         cores = usable_cores()
-        action.add_argument("--workers", type=int, default=cores, help="processes (all cores)")
+        action.add_argument("--workers", type=positive, default=cores, help="processes (all cores)")
         if name != "listops":
             action.add_argument(
-                "--longest", type=int, default=4000, help="symbols kept of a text (4000)"
+                "--longest", type=positive, default=4000, help="symbols kept of a text (4000)"
             )
         return action
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is below 1")
+    return number
 
 
 def parse(words: Optional[List[str]], description: str) -> argparse.Namespace:
@@ -67,7 +75,7 @@ def parse(words: Optional[List[str]], description: str) -> argparse.Namespace:
     pathfinder = commands.add(
         "pathfinder", "are two dots on one contour?", "lra/pathfinder", source=False
     )
-    pathfinder.add_argument("--size", type=int, default=32, help="pixels on a side (32)")
+    pathfinder.add_argument("--size", type=positive, default=32, help="pixels on a side (32)")
     add_generated(pathfinder, [160_000, 20_000, 20_000])
     add_own(commands)
     return parser.parse_args(words)
@@ -91,7 +99,7 @@ def add_generated(action: argparse.ArgumentParser, sizes: List[int]) -> None:
     action.add_argument("--seed", type=int, default=1, help="of what is generated (1)")
     action.add_argument(
         "--sizes",
-        type=int,
+        type=positive,
         nargs=3,
         default=sizes,
         metavar=("TRAIN", "VALID", "TEST"),
@@ -102,7 +110,7 @@ def add_generated(action: argparse.ArgumentParser, sizes: List[int]) -> None:
 def add_own(commands: Commands) -> None:
     """People's own data."""
     audio = commands.add("audio", "a folder of .wav files for each class", "audio", source=True)
-    audio.add_argument("--samples", type=int, default=16_000, help="of a clip (16000)")
+    audio.add_argument("--samples", type=positive, default=16_000, help="of a clip (16000)")
     audio.add_argument("--fit", action="store_true", help="pad and cut clips of other lengths")
     audio.add_argument(
         "--standardise",
@@ -112,7 +120,7 @@ def add_own(commands: Commands) -> None:
     )
     pictures = commands.add("pictures", "a folder of pictures for each class", "own", source=True)
     pictures.add_argument(
-        "--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help="scale pictures to this"
+        "--size", type=positive, nargs=2, metavar=("WIDTH", "HEIGHT"), help="scale pictures to this"
     )
     table = commands.text("table", "a .csv or .tsv of texts and labels", "own", source=True)
     table.add_argument("--text-column", default="text", help="its name in the header (text)")

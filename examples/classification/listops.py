@@ -61,6 +61,7 @@ class Limits:
             ("--max-depth", self.max_depth, 1, 100),
             ("--max-arguments", self.max_arguments, 2, 1000),
             ("--min-length", self.min_length, 4, self.max_length),
+            ("--operator-rate", self.operator_rate, 0, 1),
         ]:
             if not low <= value <= high:
                 raise PreparationError(f"{option} is {value}, but must be from {low} to {high}")

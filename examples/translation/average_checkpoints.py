@@ -96,6 +96,8 @@ def main(words: Optional[List[str]] = None) -> None:
     args = parser.parse_args(words)
 
     output = args.output or args.folder / "averaged.pt"
+    if args.output and not output.parent.is_dir():
+        sys.exit(f"--output is {output}, but there is no folder {output.parent}.")
     try:
         paths = last_checkpoints(args.folder, args.last, UPDATES if args.updates else EPOCHS)
         checkpoint = average(paths)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from .arrays import MappedArray
+from .batches import EveryBatch
 
 POOL = 64  # batches among which samples are sorted by length
 
@@ -84,7 +85,7 @@ def as_numbers(document, what: str) -> np.ndarray:
     return row
 
 
-class ClassificationDataset(FairseqDataset):
+class ClassificationDataset(EveryBatch, FairseqDataset):
     """Samples of one or two sequences and a class.
 
     In the order ``anew``, for training, samples are put together in batches anew in every epoch:
@@ -165,14 +166,23 @@ class ClassificationDataset(FairseqDataset):
     def batch_by_size(
         self, indices, max_tokens=None, max_sentences=None, required_batch_size_multiple=1
     ):
-        """As fairseq's, but without leaving any sample out."""
+        """As fairseq's, but without leaving any sample out.
+
+        Raises:
+            ValueError: where the two texts of a pair, of which fairseq has seen the longer one, are
+                too long together.
+        """
+        longest = int(self._tokens[indices].max(initial=0))
+        if max_tokens is not None and longest > max_tokens:
+            raise ValueError(
+                f"--max-tokens is {max_tokens}, but a pair has {longest} symbols in its two texts: "
+                "raise it, or give --batch-size in its place"
+            )
         if self.order == "anew" and len(indices):
             indices = self._sort_in_pools(indices, max_tokens, max_sentences)
-        batches = super().batch_by_size(
+        return super().batch_by_size(
             indices, max_tokens, max_sentences, required_batch_size_multiple
         )
-        left = indices[sum(map(len, batches)) :]
-        return [*batches, left] if len(left) else batches
 
     def _sort_in_pools(self, indices, max_tokens, max_sentences) -> np.ndarray:
         size = max_sentences or max(1, max_tokens // int(self._tokens.mean()))

@@ -45,6 +45,9 @@ def cut_into_samples(ends: np.ndarray, lengths: np.ndarray, break_mode: str) -> 
     - ``complete_doc``: the same within documents, which lines of a single token divide; these are
       in no slice.
     - ``eos``: a line each.
+
+    Raises:
+        ValueError: where ``complete_doc`` finds no document.
     """
     if break_mode == "none":
         stops = np.cumsum(lengths)
@@ -52,7 +55,13 @@ def cut_into_samples(ends: np.ndarray, lengths: np.ndarray, break_mode: str) -> 
     if break_mode == "complete":
         return _whole_lines(ends, lengths, [(0, len(ends))])
     if break_mode == "complete_doc":
-        return _whole_lines(ends, lengths, _documents(ends))
+        documents = _documents(ends)
+        if not len(documents):
+            raise ValueError(
+                "--sample-break-mode is complete_doc, but all lines of the text are empty: there "
+                "is no document"
+            )
+        return _whole_lines(ends, lengths, documents)
     return _between(ends)
 
 

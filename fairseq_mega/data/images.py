@@ -8,6 +8,8 @@ import torch
 from fairseq.data import FairseqDataset
 from torch import Tensor
 
+from .batches import EveryBatch
+
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 # Of the three colours over ImageNet, from 0 to 1.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -110,7 +112,7 @@ def find_images(folder: Path, classes: Sequence[str]) -> Tuple[List[Path], np.nd
     return paths, np.array(targets, dtype=np.int64)
 
 
-class ImageFolderDataset(FairseqDataset):
+class ImageFolderDataset(EveryBatch, FairseqDataset):
     """Images with a class each.
 
     Args:

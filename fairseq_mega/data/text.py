@@ -6,6 +6,7 @@ import numpy as np
 from fairseq.data import BaseWrapperDataset, FairseqDataset, MonolingualDataset, TokenBlockDataset
 from fairseq.data.plasma_utils import PlasmaArray
 
+from .batches import EveryBatch
 from .cutting import cut_into_samples, line_ends, most_samples
 
 
@@ -31,12 +32,8 @@ class TextSlices(TokenBlockDataset):
         self._block_to_dataset_index = PlasmaArray(np.stack([first, offsets, last], axis=1))
 
 
-class CutText(BaseWrapperDataset):
-    """fairseq's dataset for language modeling, cut in another way.
-
-    Unlike fairseq's, it loses no samples where their number is no multiple of
-    ``--required-batch-size-multiple``.
-    """
+class CutText(EveryBatch, BaseWrapperDataset):
+    """fairseq's dataset for language modeling, cut in another way."""
 
     def __init__(self, dataset: MonolingualDataset):
         super().__init__(dataset)
@@ -47,11 +44,6 @@ class CutText(BaseWrapperDataset):
         before = self.dataset.dataset
         self.dataset.dataset = TextSlices(self.lines, slices, before.pad, before.eos)
         self.dataset.sizes = self.dataset.dataset.sizes
-
-    def batch_by_size(self, indices, **limits):
-        batches = self.dataset.batch_by_size(indices, **limits)
-        left = indices[sum(map(len, batches)) :]
-        return [*batches, left] if len(left) else batches
 
 
 class EpochSamples(CutText):

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import os
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -86,6 +87,13 @@ def load(checkpoint: Path, data: str, options: Dict[str, Any]) -> GeneratorHubIn
         )
     if not Path(data).is_dir():
         raise FileNotFoundError(f"no folder of data at {data}")
+    if os.pathsep in checkpoint.name:
+        raise ValueError(
+            f"the name of {checkpoint} has a {os.pathsep}, with which fairseq names several: give "
+            "the file another name"
+        )
+    # A path that begins with a dot would be one from the checkpoint's folder.
+    data = str(Path(data).resolve())
     hub = kind.from_pretrained(str(checkpoint.parent), checkpoint.name, data, **options)
     return hub.eval()
 

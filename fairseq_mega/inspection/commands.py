@@ -49,7 +49,10 @@ def add_commands(actions: Any) -> None:
     action.add_argument("--index", type=int, metavar="N", help="the sample N of the data, from 0")
     action.add_argument("--split", default="test", help="the set of the sample (default: test)")
     action.add_argument(
-        "--layers", type=_layer_numbers, metavar="N,N", help="default: the first and the last, 0,-1"
+        "--layers",
+        type=_layer_numbers,
+        metavar="N,N",
+        help="as in --layers=-1,0 (default: the first and the last, 0,-1)",
     )
     action.add_argument("--bpe", choices=["sentencepiece", "subword_nmt", "fastbpe"])
     action.add_argument("--sentencepiece-model", metavar="FILE", help="of --bpe sentencepiece")

@@ -8,7 +8,7 @@ residual.
 
 from typing import Optional
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..ops.dropout import DropoutMask, apply_mask, draw_mask
 from .dropout import Dropout
@@ -16,7 +16,7 @@ from .feed_forward import NormalizedFeedForwardNetwork
 from .gated_attention import MovingAverageGatedAttention
 
 
-class PathDropout(nn.Module):
+class PathDropout(Dropout):
     """Another dropout, and beside it whole samples with probability ``path_p``, the latter in
     training alone.
 
@@ -26,7 +26,7 @@ class PathDropout(nn.Module):
     """
 
     def __init__(self, values: Dropout, path_p: float):
-        super().__init__()
+        super().__init__(values.p, module_name=values.module_name)
         if not 0 <= path_p < 1:
             raise ValueError(f"path_p is {path_p}, but must be at least 0 and below 1")
         self.values, self.path_p = values, path_p

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Dict, List, Tuple
 
 import torch
@@ -24,12 +25,23 @@ class Predictions:
     ``summary-SET.json`` has what ``summary`` returns.
 
     Args:
-        folder: made if it is not there.
+        folder: ``--results-path``, made if it is not there.
         split: name of the set.
         names: those of the classes.
+
+    Raises:
+        OSError: where nothing can be written there, before there is anything to write.
     """
 
     def __init__(self, folder: Path, split: str, names: List[str]):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise OSError(
+                f"--results-path is {folder}, which cannot be written ({error})"
+            ) from error
         self.folder, self.split, self.names = folder, split, names
         self.rows: List[Row] = []
 
@@ -42,7 +54,6 @@ class Predictions:
         rows = sorted({row[0]: row for row in self._gather()}.values())
         if distributed.is_initialized() and distributed.get_rank() > 0:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         header = ["sample", "class", "predicted", *(f"log p({name})" for name in self.names)]
         lines = ["\t".join(header)]
         for number, target, lprobs in rows:

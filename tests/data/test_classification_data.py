@@ -124,6 +124,15 @@ def test_a_batch_of_pairs():
     assert dataset.num_tokens(4) == sum(len(each[4]) for each in dataset.documents)
 
 
+def test_pairs_that_are_too_long_together():
+    """fairseq leaves out what it finds too long by the longer text."""
+    dataset = make_texts(6, documents=2)
+    longest = max(dataset.num_tokens(i) for i in range(6))
+    assert len(dataset.batch_by_size(np.arange(6), max_tokens=longest)) > 1
+    with pytest.raises(ValueError, match=f"--max-tokens is {longest - 1}.*{longest} symbols in"):
+        dataset.batch_by_size(np.arange(6), max_tokens=longest - 1)
+
+
 def test_a_batch_of_nothing():
     """That of some workers, at the end of an epoch."""
     assert make_texts(3).collater([]) == {}

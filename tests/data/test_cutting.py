@@ -18,6 +18,8 @@ MODES = ("none", "complete", "complete_doc", "eos")
 # Sizes of lines; in fairseq's texts, an empty line has the end of the sentence alone.
 TEXTS = st.lists(st.integers(1, 12), min_size=1, max_size=40).map(np.array)
 
+WITH_WORDS = TEXTS.filter(lambda sizes: sizes.max() > 1)
+
 
 def cut(sizes, block, mode):
     ends = line_ends(sizes)
@@ -28,13 +30,13 @@ def tokens_of(slices):
     return [token for start, stop in slices for token in range(start, stop)]
 
 
-@given(TEXTS.filter(lambda sizes: sizes.max() > 1), st.integers(1, 30), st.sampled_from(MODES))
+@given(WITH_WORDS, st.integers(1, 30), st.sampled_from(MODES))
 def test_equal_lengths_give_the_blocks_of_fairseq(sizes, block, mode):
     _, _, expected = TokenBlockDataset._build_slice_indices(sizes, mode, 1, block)
     assert cut(sizes, block, mode).tolist() == expected.tolist()
 
 
-@given(TEXTS, st.integers(1, 9), st.integers(0, 99), st.sampled_from(MODES))
+@given(WITH_WORDS, st.integers(1, 9), st.integers(0, 99), st.sampled_from(MODES))
 def test_every_token_is_in_one_block(sizes, shortest, seed, mode):
     ends = line_ends(sizes)
     most = most_samples(ends, shortest, mode)
@@ -74,6 +76,11 @@ def test_lines_without_tokens_make_no_block():
     assert line_ends(sizes).tolist() == [5, 8]
     assert cut(sizes, 4, "complete").tolist() == [[0, 5], [5, 8]]
     assert cut(sizes, 4, "eos").tolist() == [[0, 5], [5, 8]]
+
+
+def test_a_text_of_empty_lines_has_no_document():
+    with pytest.raises(ValueError, match="complete_doc, but all lines of the text are empty"):
+        cut(np.ones(9, dtype=np.int64), 4, "complete_doc")
 
 
 def streams_of(sizes, option, mode):

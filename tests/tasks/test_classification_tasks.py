@@ -225,6 +225,15 @@ def test_a_set_that_is_missing(kind, tmp_path):
     says(error, "test2", "the folder has", "train", "--valid-subset")
 
 
+def test_results_that_cannot_be_written(tmp_path):
+    """Before there are any."""
+    (tmp_path / "file").write_text("mine")
+    data = make_data("text", tmp_path / "data", 3)
+    task, _, _ = make_task("text", data, results_path=str(tmp_path / "file/results"))
+    with pytest.raises(OSError, match="--results-path is .*file/results, which cannot be written"):
+        task.load_dataset("test")
+
+
 def test_no_data(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder of data at.*nowhere"):
         make_task("text", tmp_path / "nowhere")
