@@ -219,10 +219,8 @@ def test_texts(name: str, model, scale: Scale, lengths: List[int]) -> Dict[int, 
 def test_places(name: str, model, scale: Scale) -> Dict[int, float]:
     """Accuracy at the longest distance, by the value's place in its chunk: the tokens after it in
     the chunk attend to it, so that the state gets more of an early one."""
-    draw = torch.Generator().manual_seed(scale.seed + 3)
-    places = (
-        (0, scale.chunk // 2, scale.chunk * 7 // 8, scale.chunk - 1) if name in STREAMED else ()
-    )
+    draw, chunk = torch.Generator().manual_seed(scale.seed + 3), scale.chunk
+    places = (0, chunk // 2, chunk * 7 // 8, chunk - 1) if name in STREAMED else ()
     return {n: accuracy(name, model, scale, draw, lambda n=n: (scale.longest, n)) for n in places}
 
 
