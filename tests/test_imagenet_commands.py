@@ -132,9 +132,10 @@ def test_folders_and_files_that_are_not_as_they_should_be(data, tmp_path):
         load_image(tmp_path / "red" / "a.jpg")
 
 
-def test_the_package_imports_neither_pillow_nor_transformers():
+def test_the_package_imports_neither_pillow_nor_transformers_nor_a_compiler():
+    """Which would take each command a second, as what disables the compiler does."""
     code = (
         "import sys; sys.modules['PIL'] = sys.modules['transformers'] = None; import fairseq_mega, "
-        "fairseq_mega.convert"
+        "fairseq_mega.convert; assert 'torch._dynamo' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

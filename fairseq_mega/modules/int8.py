@@ -6,6 +6,7 @@ from typing import Any, Dict, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
+from ..ops.operators import operator
 from .projection import has_no_hooks
 
 LEVELS = 127  # of either sign
@@ -140,9 +141,11 @@ def _zero(rows: int) -> Tensor:
     return torch.zeros(rows, dtype=torch.int64)
 
 
-@torch.compiler.disable  # torch compiles this operator for models of its own quantisation alone
+@operator("int8")  # torch compiles oneDNN's for models of its own quantisation alone, else fails
 def _product(x: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     """``x (..., in)`` of 8 bits times the packed weight and the scale ``(out,)`` of its rows."""
+    if x.is_meta:
+        return scale.new_empty(*x.shape[:-1], len(scale))
     return torch.ops.onednn.qlinear_pointwise(
         x, 1.0, 0, packed, scale, zero, None, 1.0, 0, torch.float32, "none", [], ""
     )

@@ -1,5 +1,5 @@
-"""Operators of torch that launch a Triton kernel: ``torch.ops.fairseq_mega.*``, so that counters
-and the meta device know them. Kernels are imported, and Triton with them, when one first runs."""
+"""Operators of torch of our own, ``torch.ops.fairseq_mega.*``, so that counters, compilers and the
+meta device know them. Triton's kernels are imported, and Triton, when one first runs."""
 
 from contextlib import nullcontext
 from functools import cache, wraps
@@ -39,7 +39,8 @@ def operator(prefix: str) -> Callable[[Callable], Callable]:
     def make(function: Callable) -> Callable:
         name = prefix + function.__name__
         _library.define(f"{name}{torch.library.infer_schema(function, mutates_args=())}")
-        for key in ("CPU", "CUDA", "Meta"):  # on a CPU, Triton's interpreter runs them
+        # On a CPU, Triton's interpreter runs kernels. MkldnnCPU: with a weight packed for oneDNN.
+        for key in ("CPU", "MkldnnCPU", "CUDA", "Meta"):
             _library.impl(name, function, key)
         through_torch = getattr(torch.ops.fairseq_mega, name)
 

@@ -161,13 +161,18 @@ def test_layers_with_hooks_and_adapters_stay():
 
 
 def test_a_compiler_leaves_the_products_to_onednn():
-    """torch's own would rewrite them, and fail."""
-    layer, x = Int8Linear(make_linear(8, 8)), randn(3, 8, dtype=torch.float32)
-    seen = []
-    compiled = torch.compile(layer, backend=lambda graph, _: seen.append(graph) or graph.forward)
+    """In one graph. torch's own would rewrite oneDNN's operator, and fail."""
+    layer, x, seen = Int8Linear(make_linear(8, 5)), randn(3, 8, dtype=torch.float32), []
+    compiled = torch.compile(
+        layer, fullgraph=True, backend=lambda graph, _: seen.append(graph) or graph.forward
+    )
     assert torch.equal(compiled(x), layer(x))
     operators = {node.target for graph in seen for node in graph.graph.nodes}
-    assert seen and torch.ops.onednn.qlinear_pointwise not in operators
+    assert torch.ops.fairseq_mega.int8_product in operators
+    assert torch.ops.onednn.qlinear_pointwise not in operators
+    torch._dynamo.reset()
+    ahead = torch.compile(layer, fullgraph=True, backend="aot_eager")  # knows the shape before
+    assert torch.equal(ahead(x), layer(x))
 
 
 @pytest.mark.parametrize(
