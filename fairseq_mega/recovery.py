@@ -6,6 +6,7 @@ interrupted, ``checkpoint_last.pt`` is cut off, and ``fairseq-train`` fails to l
 to be a copy of is whole.
 """
 
+import errno
 import re
 import shutil
 import zipfile
@@ -37,8 +38,11 @@ def recover(folder: Path) -> str:
     if is_whole(last):
         return f"{last} is whole"
     others = [path for path in sorted(folder.iterdir()) if OTHERS.fullmatch(path.name)]
-    found = {path: number_of_updates(path) for path in others if is_whole(path)}
-    updates = {path: number for path, number in found.items() if number is not None}
+    updates = {
+        path: number
+        for path in others
+        if is_whole(path) and (number := number_of_updates(path)) is not None
+    }
     if not updates:
         if not last.exists():
             return f"{folder} has no checkpoint: a training begins from the start"
@@ -59,9 +63,12 @@ def is_whole(path: Path) -> bool:
             return file.testzip() is None
     except FileNotFoundError:
         return False
-    except OSError:  # as where it may not be read
+    except (OSError, MemoryError) as error:
+        # It was not read, and may be whole; but EINVAL is of a place before the file's beginning.
+        if getattr(error, "errno", None) == errno.EINVAL:
+            return False
         raise
-    except Exception:  # whatever damaged bytes make zipfile raise
+    except Exception:  # whatever else damaged bytes make zipfile raise
         return False
 
 

@@ -77,6 +77,34 @@ def test_whatever_bytes_are_wrong_in_the_list_of_entries(offset, value, tmp_path
     assert recover(tmp_path).endswith("is checkpoint1.pt now, of 70 updates")
 
 
+def test_a_list_of_entries_that_begins_before_the_file(tmp_path):
+    """Each byte of the number that says where it begins, in a file for more than 4 GB."""
+    last = write(tmp_path / LAST, 80)
+    whole = last.read_bytes()
+    record = whole.rindex(b"PK\x06\x06")
+    for offset in range(48, 56):
+        content = bytearray(whole)
+        content[record + offset] ^= 0xFF
+        last.write_bytes(content)
+        assert not is_whole(last)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), PermissionError(), OSError(5, "Input/output")])
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch, error):
+    """Another checkpoint would take the place of one that is whole."""
+    last = write(tmp_path / LAST, 80)
+    write(tmp_path / "checkpoint1.pt", 70)
+    before = last.read_bytes()
+
+    def fails(_):
+        raise error
+
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", fails)
+    with pytest.raises(type(error)):
+        recover(tmp_path)
+    assert last.read_bytes() == before
+
+
 def test_where_there_is_nothing_to_go_on_from(tmp_path):
     assert recover(tmp_path) == f"{tmp_path} has no checkpoint: a training begins from the start"
     last = write(tmp_path / LAST, 80, cut=100)
