@@ -34,14 +34,8 @@ class Predictions:
     """
 
     def __init__(self, folder: Path, split: str, names: List[str]):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise OSError(
-                f"--results-path is {folder}, which cannot be written ({error})"
-            ) from error
+        if _writes():
+            _check_folder(folder)
         self.folder, self.split, self.names = folder, split, names
         self.rows: List[Row] = []
 
@@ -52,7 +46,7 @@ class Predictions:
     def write(self) -> None:
         """Writes both files, with the predictions of all processes."""
         rows = sorted({row[0]: row for row in self._gather()}.values())
-        if distributed.is_initialized() and distributed.get_rank() > 0:
+        if not _writes():
             return
         header = ["sample", "class", "predicted", *(f"log p({name})" for name in self.names)]
         lines = ["\t".join(header)]
@@ -76,6 +70,20 @@ class Predictions:
         parts: List[List[Row]] = [[]] * distributed.get_world_size()
         distributed.all_gather_object(parts, self.rows)
         return sum(parts, [])
+
+
+def _writes() -> bool:
+    """Whether this process is the one that writes."""
+    return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"--results-path is {folder}, which cannot be written ({error})") from error
 
 
 def _write(path: Path, text: str) -> None:
