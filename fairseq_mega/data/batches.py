@@ -7,8 +7,8 @@ from fairseq.data import FairseqDataset
 
 
 class EveryBatch(FairseqDataset):
-    """To put before a dataset's other base: where the number of samples is no multiple of
-    ``--required-batch-size-multiple``, 8 by default, what fairseq leaves out is a last batch."""
+    """A dataset that loses no samples where their number is no multiple of
+    ``--required-batch-size-multiple``, 8 by default: what fairseq leaves out is a last batch."""
 
     def batch_by_size(self, indices: np.ndarray, *limits, **more_limits) -> List[np.ndarray]:
         batches = super().batch_by_size(indices, *limits, **more_limits)

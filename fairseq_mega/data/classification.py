@@ -4,7 +4,6 @@ from typing import Dict, List, Optional, Sequence
 
 import numpy as np
 import torch
-from fairseq.data import FairseqDataset
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -85,7 +84,7 @@ def as_numbers(document, what: str) -> np.ndarray:
     return row
 
 
-class ClassificationDataset(EveryBatch, FairseqDataset):
+class ClassificationDataset(EveryBatch):
     """Samples of one or two sequences and a class.
 
     In the order ``anew``, for training, samples are put together in batches anew in every epoch:

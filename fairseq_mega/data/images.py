@@ -5,7 +5,6 @@ from typing import Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 import torch
-from fairseq.data import FairseqDataset
 from torch import Tensor
 
 from .batches import EveryBatch
@@ -112,7 +111,7 @@ def find_images(folder: Path, classes: Sequence[str]) -> Tuple[List[Path], np.nd
     return paths, np.array(targets, dtype=np.int64)
 
 
-class ImageFolderDataset(EveryBatch, FairseqDataset):
+class ImageFolderDataset(EveryBatch):
     """Images with a class each.
 
     Args:
