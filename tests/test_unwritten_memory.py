@@ -10,6 +10,7 @@ from helpers import (
     FUNCTIONS,
     TINY,
     batch_of,
+    build,
     first,
     make_cross,
     make_dictionary,
@@ -57,6 +58,18 @@ def with_gradients(module, output):
     module.zero_grad()
     output.backward(randn(*output.shape, seed=7).to(output.dtype))
     return [output.detach(), *(p.grad.clone() for p in module.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize("tied", ["", "--tie-adaptive-weights --tie-adaptive-proj"])
+def test_what_checkpoints_hold_of_adaptive_tables(filled, tied):
+    options = "--criterion adaptive_loss --adaptive-softmax-cutoff 8,14 --adaptive-softmax-factor 2"
+    options += f" --adaptive-input --adaptive-input-cutoff 8,14 --adaptive-input-factor 2 {tied}"
+
+    def work():
+        torch.manual_seed(1)
+        return list(build(f"{TINY['mega_lm']} {options}").state_dict().values())
+
+    check(filled, work)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

@@ -76,6 +76,10 @@ class MegaDecoder(FairseqIncrementalDecoder):
             else:
                 nn.init.normal_(self.output_projection.weight, std=dim**-0.5)
 
+        for name, buffer in self.named_buffers():
+            if name.endswith("_float_tensor"):  # fairseq's adaptive tables leave it unwritten
+                buffer.zero_()
+
         chunked = cfg.decoder_chunk_size > 0 and not cross_attention
         limited = cfg.rel_pos_bias == "simple" and not chunked
         self._max_positions = cfg.max_target_positions if limited else sys.maxsize
