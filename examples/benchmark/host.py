@@ -1,0 +1,202 @@
+"""Host time of Mega next to fairseq's Transformer: what a step costs before it computes anything.
+
+    python examples/benchmark/host.py [--compile]
+
+Models are so small (D 16, 8 tokens) that almost all time goes to Python and to launching
+operators, as it does on a GPU in small trainings. Both sides run interleaved in one process on one
+thread; times are medians. Also counts the operators that a forward pass launches (views excluded)
+and, for Mega, the calls of this package's own Python functions.
+"""
+
+import argparse
+import logging
+import statistics
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Callable, Dict, List
+
+import torch
+from fairseq.criterions.cross_entropy import CrossEntropyCriterion
+from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+logging.disable(logging.INFO)  # of fairseq and hydra
+warnings.simplefilter("ignore", UserWarning)  # of torch, about how fairseq uses it
+
+from examples.benchmark.models import build  # noqa: E402
+
+WORDS, LENGTH = 40, 8
+ROUNDS, STEPS = 30, 5  # medians of 30 rounds; a round is 5 steps of each side
+BEAM, SENTENCES, LONGEST = 5, 2, 32
+MEGA = dict(embed_dim=16, hidden_dim=32, ffn_embed_dim=32, z_dim=8, n_dim=4)
+TRANSFORMER = dict(embed_dim=16, ffn_embed_dim=32, attention_heads=2)
+# Every kind of dropout that a side has, as in both models' recipes for WMT and WikiText-103.
+DROPOUTS = dict(dropout=0.1, attention_dropout=0.1, activation_dropout=0.1)
+OWN = str(ROOT / "fairseq_mega")
+
+Step = Callable[[], object]
+
+
+def sized(sizes: Dict[str, int], *parts: str) -> Dict[str, int]:
+    return {f"{part}_{name}": value for part in parts for name, value in sizes.items()}
+
+
+def translation_model(side: str):
+    if side == "mega":
+        sizes = sized(MEGA, "encoder")
+        return build("mega_wmt_en_de", WORDS, {**sizes, **DROPOUTS, "hidden_dropout": 0.1})
+    ends = dict(decoder_input_dim=16, decoder_output_dim=16)
+    sizes = sized(TRANSFORMER, "encoder", "decoder")
+    return build("transformer_wmt_en_de", WORDS, {**sizes, **ends, **DROPOUTS})
+
+
+def language_model(side: str):
+    positions = dict(tokens_per_sample=LENGTH, max_target_positions=LENGTH)
+    if side == "mega":
+        sizes = {**sized(MEGA, "decoder"), **positions, **DROPOUTS, "hidden_dropout": 0.1}
+        return build("mega_lm", WORDS, sizes)
+    ends = dict(decoder_input_dim=16, decoder_output_dim=16)
+    sizes = {**sized(TRANSFORMER, "decoder"), **ends, **positions, **DROPOUTS}
+    return build("transformer_lm", WORDS, sizes)
+
+
+def tokens() -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(4, WORDS, (1, LENGTH), generator=generator)
+
+
+def training_step(model, criterion, net_input: Dict[str, Tensor]) -> Dict[str, Step]:
+    """The forward pass alone, and both passes."""
+    sample = {"net_input": net_input, "target": tokens(), "ntokens": LENGTH}
+    model.train()
+
+    def forward():
+        return criterion(model, sample)[0]
+
+    def both():
+        model.zero_grad()
+        forward().backward()
+
+    return {"forward": forward, "step": both}
+
+
+def translation(side: str) -> Dict[str, Step]:
+    model, task = translation_model(side)
+    criterion = LabelSmoothedCrossEntropyCriterion(task, False, 0.1)
+    source = {"src_tokens": tokens(), "src_lengths": torch.tensor([LENGTH])}
+    return training_step(model, criterion, {**source, "prev_output_tokens": tokens()})
+
+
+def language(side: str) -> Dict[str, Step]:
+    model, task = language_model(side)
+    criterion = CrossEntropyCriterion(task, sentence_avg=False)
+    return training_step(
+        model, criterion, {"src_tokens": tokens(), "src_lengths": torch.tensor([LENGTH])}
+    )
+
+
+def beam_search(side: str) -> Dict[str, Step]:
+    """Reorders the hypotheses and scores the next word; after ``LONGEST`` words, starts again."""
+    model, _ = translation_model(side)
+    model.eval()
+    sentences = tokens().expand(SENTENCES, -1)
+    with torch.no_grad():
+        source = model.encoder(sentences, torch.full((SENTENCES,), LENGTH))
+        rows = torch.arange(SENTENCES).repeat_interleave(BEAM)
+        source = model.encoder.reorder_encoder_out(source, rows)
+    order = torch.arange(len(rows)).view(-1, BEAM).flip(1).flatten()
+    words = torch.full((len(rows), LONGEST), WORDS - 1)
+    encoded, state, length = source, {}, 0
+
+    @torch.no_grad()
+    def step():
+        nonlocal encoded, state, length
+        if length == LONGEST:
+            encoded, state, length = source, {}, 0
+        length += 1
+        if length > 1:
+            model.decoder.reorder_incremental_state_scripting(state, order)
+            encoded = model.encoder.reorder_encoder_out(encoded, order)
+        logits, _ = model.decoder(words[:, :length], encoder_out=encoded, incremental_state=state)
+        return torch.log_softmax(logits[:, -1].float(), dim=-1)
+
+    return {"forward": step, "step": step}
+
+
+CASES = {"translation": translation, "language model": language, "beam search": beam_search}
+
+
+def seconds(sides: List[Step]) -> List[float]:
+    """The median time of each side's step, the sides interleaved."""
+    times: List[List[float]] = [[] for _ in sides]
+    for _ in range(ROUNDS):
+        for side, found in zip(sides, times):
+            start = time.perf_counter()
+            for _ in range(STEPS):
+                side()
+            found.append((time.perf_counter() - start) / STEPS)
+    return [statistics.median(found) for found in times]
+
+
+class OperatorCount(TorchDispatchMode):
+    """Counts the operators that run inside it, views and uninitialised memory excluded."""
+
+    FREE = {"empty", "empty_like", "new_empty", "empty_strided", "_unsafe_view", "detach"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.total += not (func.is_view or func.overloadpacket.__name__ in self.FREE)
+        return func(*args, **(kwargs or {}))
+
+
+def operators(step: Step) -> int:
+    with OperatorCount() as count:
+        step()
+    return count.total
+
+
+def own_calls(step: Step) -> int:
+    """Calls of Python functions of this package."""
+    calls = 0
+
+    def note(frame, event, _):
+        nonlocal calls
+        calls += event == "call" and frame.f_code.co_filename.startswith(OWN)
+
+    sys.setprofile(note)
+    step()
+    sys.setprofile(None)
+    return calls
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", default=list(CASES), choices=list(CASES))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    print("| step | Mega | Transformer | ratio | operators | Transformer's | own calls |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name in args.only:
+        mega, transformer = (CASES[name](side) for side in ("mega", "transformer"))
+        for side in (mega, transformer):
+            for _ in range(2 * LENGTH):
+                side["step"]()
+        ours, theirs = seconds([mega["step"], transformer["step"]])
+        counts = [operators(side["forward"]) for side in (mega, transformer)]
+        print(
+            f"| {name} | {1e3 * ours:.2f} ms | {1e3 * theirs:.2f} ms | {ours / theirs:.2f} "
+            f"| {counts[0]} | {counts[1]} | {own_calls(mega['forward'])} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
