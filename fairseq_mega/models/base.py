@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from ..modules.int8 import multiply_in_int8_
+from ..modules.packed import pack_linear_layers_
 from .choices import check_choices
 from .config import add_options
 from .memory_metrics import log_memory_spans
@@ -58,11 +59,13 @@ class MegaCheckpointMixin:
         log_memory_spans(self)
 
     def prepare_for_inference_(self, cfg: DictConfig) -> None:
-        """As fairseq's, which calls it before it generates or scores; with ``cpu_int8`` among its
-        ``--model-overrides``, linear layers get weights of 8 bits."""
+        """As fairseq's, which calls it before it generates or scores. With ``cpu_int8`` among its
+        ``--model-overrides``, linear layers get int8 weights; else, on a CPU, packed ones."""
         super().prepare_for_inference_(cfg)
         if _asks_for_int8(cfg.common_eval.model_overrides):
             _use_int8_(self)
+        else:
+            pack_linear_layers_(self)
 
     def _check_bias_tables(self, state_dict: Dict[str, Tensor]) -> None:
         """Names the option behind a ``simple`` bias of another size than the model's."""

@@ -2,8 +2,7 @@
 
 import math
 import sys
-from contextlib import nullcontext
-from typing import Any, ContextManager, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from fairseq.models import FairseqIncrementalDecoder
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 
 from ..modules import SequenceNorm
 from ..modules.dropout import make_dropout
-from ..modules.projection import apply_linear
 from .config import cutoffs
 from .layers import DecoderLayer, make_layers, may_have_padding, zero_padding
 from .state import DecodingState, beam_size
@@ -118,9 +116,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
         )
         if features_only:
             return x, extra
-        state = None if incremental_state is None else DecodingState.of(self, incremental_state)
-        with _packed_weights(state):
-            return self.output_layer(x), extra
+        return self.output_layer(x), extra
 
     def extract_features(
         self,
@@ -157,14 +153,10 @@ class MegaDecoder(FairseqIncrementalDecoder):
         with state.reading():
             return self._features(tokens, state)[0]
 
-    def new_state(
-        self, encoder_out: Optional[EncoderOut] = None, pack_weights: bool = True
-    ) -> DecodingState:
+    def new_state(self, encoder_out: Optional[EncoderOut] = None) -> DecodingState:
         """The state at the start of a sentence, or of several in a batch."""
         rows = None if encoder_out is None else encoder_out.get("rows")
-        return DecodingState(
-            self, len(self.layers), beam_size(rows[0]) if rows else 1, pack_weights
-        )
+        return DecodingState(self, len(self.layers), beam_size(rows[0]) if rows else 1)
 
     def _features(
         self,
@@ -188,24 +180,20 @@ class MegaDecoder(FairseqIncrementalDecoder):
         else:
             aligned = None
 
-        x = x.transpose(0, 1)  # (T, B, D)
         hiddens = [x] if return_all_hiddens else []
         attn = None
         states = [None] * len(self.layers) if state is None else state.layers
-        with _packed_weights(state):
-            for i, (layer, layer_state) in enumerate(zip(self.layers, states)):
-                x, weights = layer(
-                    x, key_padding_mask, source, source_mask, layer_state, i == aligned
-                )
-                attn = weights if weights is not None else attn
-                if return_all_hiddens:
-                    hiddens.append(x)
+        for i, (layer, layer_state) in enumerate(zip(self.layers, states)):
+            x, weights = layer(x, key_padding_mask, source, source_mask, layer_state, i == aligned)
+            attn = weights if weights is not None else attn
+            if return_all_hiddens:
+                hiddens.append(x)
         if self.final_norm is not None:
             x = self.final_norm(x)
-        x = x.transpose(0, 1)  # (B, T, D)
         if has_padding:
             x = zero_padding(x, padding_mask)
-        return x, {"attn": [_aligned(attn, encoder_out)], "inner_states": hiddens}
+        inner_states = [hidden.transpose(0, 1) for hidden in hiddens]
+        return x, {"attn": [_aligned(attn, encoder_out)], "inner_states": inner_states}
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """``(B, T)`` to ``(B, T, D)``."""
@@ -218,9 +206,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
 
     def output_layer(self, features: Tensor, **unused) -> Tensor:
         """Logits ``(B, T, V)``; the features themselves where the criterion projects them."""
-        if self.output_projection is None:
-            return features
-        return apply_linear(self.output_projection, features)
+        return features if self.output_projection is None else self.output_projection(features)
 
     def reorder_incremental_state(
         self, incremental_state: Dict[str, Any], new_order: Tensor
@@ -241,10 +227,6 @@ class MegaDecoder(FairseqIncrementalDecoder):
         return state_dict
 
 
-def _packed_weights(state: Optional[DecodingState]) -> ContextManager:
-    return nullcontext() if state is None else state.packed_weights()
-
-
 def _can_be_attended(padding_mask: Tensor, state: Optional[DecodingState]) -> bool:
     """Whether any later token could attend to the padding. A causal mask hides padding at the end;
     with a state, tokens may still follow it."""
@@ -254,17 +236,17 @@ def _can_be_attended(padding_mask: Tensor, state: Optional[DecodingState]) -> bo
 def _encoder_output(
     encoder_out: Optional[EncoderOut], state: Optional[DecodingState]
 ) -> Tuple[Optional[Tensor], Optional[Tensor]]:
-    """What the layers attend to: encoder output ``(S, B, D)`` and key padding mask ``(B, S)``, each
+    """What the layers attend to: encoder output ``(B, S, D)`` and key padding mask ``(B, S)``, each
     None where there is none. With a state, of one row for all hypotheses of a sentence, and only
     until the layers have read it."""
     if encoder_out is None or (state is not None and state.has_source):
         return None, None
-    source = encoder_out["encoder_out"][0]
+    source = encoder_out["encoder_out"][0].transpose(0, 1)
     mask = encoder_out["encoder_padding_mask"][0] if encoder_out["encoder_padding_mask"] else None
     rows = encoder_out.get("rows")
     if rows:
         index = rows[0] if state is None else rows[0][:: state.beam]
-        source = source.index_select(1, index)
+        source = source.index_select(0, index)
         mask = None if mask is None else mask.index_select(0, index)
     return source, mask
 

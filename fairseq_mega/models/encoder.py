@@ -61,9 +61,9 @@ class MegaEncoder(EncoderLayers, FairseqEncoder):
         states: Optional[List[Tensor]] = [] if return_all_hiddens else None
         x = self.run_layers(x, padding_mask if has_padding else None, states)
         return {
-            "encoder_out": [x],
+            "encoder_out": [x.transpose(0, 1)],
             "encoder_padding_mask": [padding_mask] if has_padding else [],
-            "encoder_states": states or [],
+            "encoder_states": [state.transpose(0, 1) for state in states or []],
             "left_padding": left_padding,
             "rows": [],
         }

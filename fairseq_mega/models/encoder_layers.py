@@ -31,10 +31,10 @@ class EncoderLayers:
             x: embeddings ``(B, L, D)``.
             padding_mask: ``(B, L)``, true at padding; None without padding.
             states: a list, to which the first layer's input and all layers' outputs are added,
-                ``(L, B, D)`` each.
+                ``(B, L, D)`` each.
 
         Returns:
-            ``(L, B, D)``, zero at padding.
+            ``(B, L, D)``, zero at padding.
         """
         if self.embed_norm is not None:
             x = self.embed_norm(x)
@@ -42,7 +42,6 @@ class EncoderLayers:
         if padding_mask is not None:
             x = zero_padding(x, padding_mask)
 
-        x = x.transpose(0, 1)  # (L, B, D)
         if states is not None:
             states.append(x)
         for layer in self.layers:
@@ -51,6 +50,4 @@ class EncoderLayers:
                 states.append(x)
         if self.final_norm is not None:
             x = self.final_norm(x)
-        if padding_mask is None:
-            return x
-        return zero_padding(x.transpose(0, 1), padding_mask).transpose(0, 1)
+        return x if padding_mask is None else zero_padding(x, padding_mask)

@@ -57,7 +57,7 @@ class ImageLayer(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(L, B, D)`` to ``(L, B, D)``."""
+        """``(B, L, D)`` to ``(B, L, D)``."""
         x, _ = self.mega_layer(x)
         return self.nffn(x)
 
@@ -112,11 +112,11 @@ class MegaImageNet(MegaCheckpointMixin, BaseFairseqModel):
                 f"images of {tuple(images.shape[2:])} pixels have {x.size(1)} patches, but the "
                 f"model has {self.pos_embed.size(1)}: see --image-size"
             )
-        x = self.dropout(x + self.pos_embed).transpose(0, 1)  # (L, B, D)
+        x = self.dropout(x + self.pos_embed)
         for layer in self.blocks:
             x = layer(x)
         x = F.silu(self.out_proj["fc"](self.final_norm(x)))
-        return self.head(x.mean(dim=0))
+        return self.head(x.mean(dim=1))
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         super().upgrade_state_dict_named(state_dict, name)

@@ -14,7 +14,6 @@ from ..modules import (
     MovingAverageGatedAttention,
     NormalizedFeedForwardNetwork,
 )
-from ..modules.norm import BatchNorm, SyncBatchNorm
 from ..modules.state import LayerState
 from .config import longest_memory
 from .initial import initialise
@@ -58,9 +57,6 @@ def make_layers(kind: type, count: int, cfg, **kwargs) -> nn.ModuleList:
     layers = [kind(cfg, **kwargs) for _ in range(count)]
     initialise(layers, str(cfg.weight_init))
     if cfg.checkpoint_activations:
-        for module in nn.ModuleList(layers).modules():
-            if isinstance(module, (BatchNorm, SyncBatchNorm)):
-                module.checkpointed = True
         layers = [checkpoint_wrapper(layer) for layer in layers]
     return nn.ModuleList(fsdp_wrap(layer) for layer in layers)
 
@@ -87,7 +83,7 @@ class EncoderLayer(nn.Module):
         self.nffn = _feed_forward(cfg, "encoder")
 
     def forward(self, x: Tensor, padding_mask: Optional[Tensor]) -> Tensor:
-        """``x (L, B, D)``, ``padding_mask (B, L)`` to ``(L, B, D)``."""
+        """``x (B, L, D)``, ``padding_mask (B, L)`` to ``(B, L, D)``."""
         x, _ = self.mega_layer(x, padding_mask)
         return x if self.nffn is None else self.nffn(x)
 
@@ -110,7 +106,7 @@ class DecoderLayer(nn.Module):
         state: Optional[LayerState],
         need_weights: bool,
     ) -> Tuple[Tensor, Optional[Tensor]]:
-        """``x (L, B, D)``, ``encoder_out (S, B, D)`` to ``(L, B, D)``, attention ``(B, L, S)``."""
+        """``x (B, L, D)``, ``encoder_out (B, S, D)`` to ``(B, L, D)``, attention ``(B, L, S)``."""
         x, _ = self.mega_layer(x, padding_mask, state)
         weights = None
         if self.cross_attn is not None:

@@ -68,11 +68,11 @@ class SequenceEncoder(EncoderLayers, nn.Module):
         padding_mask = positions >= src_lengths.unsqueeze(1)  # (B, L)
         has_padding = may_have_padding(padding_mask)
         x = self.run_layers(self.embed_tokens(src_tokens), padding_mask if has_padding else None)
-        return x[0] if self.pooling == "cls" else mean_of_positions(x, src_lengths)
+        return x[:, 0] if self.pooling == "cls" else mean_of_positions(x, src_lengths)
 
 
 def mean_of_positions(x: Tensor, lengths: Tensor) -> Tensor:
-    """``(L, B, D)``, zero from ``lengths (B,)`` on, to ``(B, D)``; summed in float32 at least, as
+    """``(B, L, D)``, zero from ``lengths (B,)`` on, to ``(B, D)``; summed in float32 at least, as
     half precision cannot sum over thousands of positions."""
-    total = x.sum(dim=0, dtype=torch.promote_types(x.dtype, torch.float32))
+    total = x.sum(dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
     return (total / lengths.unsqueeze(1)).to(x.dtype)

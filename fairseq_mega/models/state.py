@@ -1,12 +1,11 @@
 """The one state of decoding: what a decoder has read, and what its layers keep of it."""
 
 import weakref
-from contextlib import contextmanager, nullcontext
-from typing import Any, ContextManager, Dict, Iterator, Optional
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, Optional
 
 from torch import Tensor, nn
 
-from ..modules.projection import PackedWeights
 from ..modules.state import LayerState, Reordering
 
 KEY = "mega"  # of our entry in fairseq's incremental_state
@@ -26,8 +25,6 @@ class DecodingState:
         decoder: whose state it is.
         layers: how many it has.
         beam: rows that follow each other and are hypotheses of one sentence, in beam search.
-        pack_weights: whether large weights are packed at the first step; not worth their memory
-            for a state of which many are kept.
 
     Attributes:
         layers: a ``LayerState`` for each layer.
@@ -35,11 +32,10 @@ class DecodingState:
             does not move it: after a prefill, give only the tokens that follow.
     """
 
-    def __init__(self, decoder: nn.Module, layers: int, beam: int = 1, pack_weights: bool = True):
+    def __init__(self, decoder: nn.Module, layers: int, beam: int = 1):
         self._decoder = weakref.ref(decoder)
         self.layers = [LayerState(beam) for _ in range(layers)]
         self.prefix = 0
-        self._packed = PackedWeights() if pack_weights else None
         self._interrupted = False
         self._rows: Optional[int] = None
 
@@ -88,10 +84,6 @@ class DecodingState:
                 "reorder it, or give a new incremental_state for another batch"
             )
         self._rows = tokens.size(0)
-
-    def packed_weights(self) -> ContextManager:
-        """A context in which linear layers multiply by packed weights, if this state packs them."""
-        return nullcontext() if self._packed is None else self._packed.in_use()
 
     @contextmanager
     def reading(self) -> Iterator[None]:

@@ -53,7 +53,7 @@ class _Features:
         self._segments = (
             part
             for row in tokens.split(1)
-            for part in read_segments(decoder, row, segment, decoder.new_state(pack_weights=False))
+            for part in read_segments(decoder, row, segment, decoder.new_state())
         )
         self._rest = torch.empty(1, 0)  # of the last segment, what was not taken
         self._taken = 0

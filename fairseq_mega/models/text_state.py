@@ -35,7 +35,7 @@ class TextState:
         if batch < 1:
             raise ValueError(f"batch is {batch}, but a state has at least one row")
         self._model = model
-        self._state = model.decoder.new_state(pack_weights=False)  # many may be kept
+        self._state = model.decoder.new_state()
         self._read = 0
         eos = model.decoder.dictionary.eos()
         device = next(model.parameters()).device

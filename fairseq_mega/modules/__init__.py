@@ -1,7 +1,6 @@
 """The layers of Mega: ``nn.Module``s that hold the parameters and call ``fairseq_mega.ops``.
 
-Sequences are time first, ``(L, B, D)``, as everywhere in fairseq; padding masks are ``(B, L)``,
-true at padding.
+Sequences are batch first, ``(B, L, D)``; padding masks are ``(B, L)``, true at padding.
 """
 
 from .cross_attention import GatedCrossAttention

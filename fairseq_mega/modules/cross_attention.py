@@ -2,17 +2,17 @@
 
 from typing import Optional, Tuple
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.attention import ATTENTION_FUNCTIONS, tiled_attention
-from ..ops.gating import activated, gated_update, reset_gated
-from ..ops.recompute import recompute, recomputed
+from ..ops.gating import formulas
+from ..ops.recompute import recomputed
 from .activations import ACTIVATIONS
 from .checks import check_choice, check_positive
 from .dropout import make_dropout
 from .linear import make_linear
 from .norm import SequenceNorm
-from .projection import apply_linear, project
 from .relative_bias import make_relative_bias
 from .state import LayerState, SourceCache
 
@@ -57,6 +57,7 @@ class GatedCrossAttention(nn.Module):
         self.prenorm = prenorm
         self.activation = ACTIVATIONS[activation]
         self.attention_activation = attention_activation
+        self.have_kernels = self.activation is F.silu and not feature_dropout
         self.dropout = make_dropout(dropout, self, feature_dropout)
         self.hidden_dropout = make_dropout(hidden_dropout, self, feature_dropout)
         self.attention_dropout = make_dropout(attention_dropout, self)
@@ -78,8 +79,8 @@ class GatedCrossAttention(nn.Module):
     ) -> Tuple[Tensor, Optional[Tensor]]:
         """
         Args:
-            query: ``(L, B, D)``.
-            key: ``(S, B, D)``, of which keys and values are made.
+            query: ``(B, L, D)``.
+            key: ``(B, S, D)``, of which keys and values are made.
             key_padding_mask: ``(B, S)``, true at padding.
             state: ``query`` continues (any number of positions) what it has read. At the first of
                 them it takes over keys, values and mask, of ``B / state.beam`` sentences in
@@ -87,53 +88,56 @@ class GatedCrossAttention(nn.Module):
             need_weights: also return the attention weights.
 
         Returns:
-            y ``(L, B, D)`` and, if asked for, the weights ``(B, L, S)``.
+            y ``(B, L, D)`` and, if asked for, the weights ``(B, L, S)``.
         """
         if query.numel() == 0:
             known = None if state is None else state.source
-            keys = key.size(0) if known is None else known.keys.size(1)
-            weights = query.new_zeros(query.size(1), query.size(0), keys)
-            return query, weights if need_weights else None
-        residual = x = query.transpose(0, 1)  # (B, L, D) from here on
-        if self.prenorm:
-            x = self.norm(x)
+            keys = key.size(1) if known is None else known.keys.size(1)
+            return query, query.new_zeros(*query.shape[:2], keys) if need_weights else None
+        paper = formulas(query, self.have_kernels)
+        residual = query
+
         # u, r, Q = X W + b
         sizes = [self.embed_dim, self.embed_dim, self.zdim]
-        u, r, q = apply_linear(self.q_proj, x).split(sizes, dim=-1)
+        u, r, q = self._gates(query).split(sizes, dim=-1)
 
-        # O = A V
+        # K = E W_k + b_k;  V = activation(E W_v + b_v);  O = A V
         if state is None:
-            o, weights = self._attend(q, key.transpose(0, 1), key_padding_mask, need_weights)
+            o, weights = self._attend(q, key, key_padding_mask, need_weights)
         else:
             if state.source is None:
-                state.source = self._make_source_cache(
-                    key.transpose(0, 1), key_padding_mask, state.beam
-                )
+                state.source = self._make_source_cache(key, key_padding_mask, state.beam)
             o, weights = self._attend_to(state.source, q, need_weights)
 
         # Y = (1 - u) X + u dropout(activation((O * silu(r)) W_h + b_h))
-        h = project(self.h_proj, reset_gated, o, r)
-        y = recompute(gated_update, residual, None, h, u, self.activation, self.dropout.mask(h))
-        if not self.prenorm:
-            y = self.norm(y)
-        return y.transpose(0, 1), weights
+        h = self._output(o, r, paper)
+        y = paper.gated_update(residual, None, h, u, self.activation, self.dropout)
+        return y if self.prenorm else self.norm(y), weights
+
+    @recomputed
+    def _gates(self, x: Tensor) -> Tensor:
+        """``u``, ``r`` and ``Q``, the gates before their activations."""
+        return self.q_proj(self.norm(x) if self.prenorm else x)
+
+    @recomputed
+    def _output(self, o: Tensor, r: Tensor, paper) -> Tensor:
+        return self.h_proj(paper.reset_gated(o, r))
 
     def _attend(self, q, source, key_padding_mask, need_weights):
         """Attention of ``q (B, L, Z)`` to K and V = activation(V) of ``source (B, S, D)``."""
         k, v = self.k_proj(source), self.v_proj(source)
-        mask = self.hidden_dropout.mask(v)
-        values = recompute(activated, v, self.activation, mask)
-        with recomputed(values, activated, v, self.activation, mask):
-            return tiled_attention(
-                q,
-                k,
-                values,
-                self.rel_pos_bias(q.size(1), k.size(1)),
-                self.attention_activation,
-                key_padding_mask=key_padding_mask,
-                dropout=self.attention_dropout.rate,
-                need_weights=need_weights,
-            )
+        dropout = self.hidden_dropout.drawn(v)
+        return tiled_attention(
+            q,
+            k,
+            v,
+            self.rel_pos_bias(q.size(1), k.size(1)),
+            self.attention_activation,
+            key_padding_mask=key_padding_mask,
+            dropout=self.attention_dropout.rate,
+            need_weights=need_weights,
+            values=lambda v: dropout(self.activation(v)),
+        )
 
     def _make_source_cache(
         self, source: Tensor, key_padding_mask: Optional[Tensor], beam: int

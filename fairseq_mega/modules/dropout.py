@@ -1,7 +1,8 @@
 """Dropout, of single values or of whole channels."""
 
-from typing import Optional
+from typing import Callable, Optional
 
+import torch
 from fairseq.modules import FairseqDropout
 from torch import Tensor
 
@@ -17,11 +18,22 @@ class Dropout(FairseqDropout):
         return self.p if self.training or self.apply_during_inference else 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        return dropout(x, self.rate) if self.rate > 0 else x
+        rate = self.rate
+        return dropout(x, rate) if rate > 0 else x
 
     def mask(self, x: Tensor) -> Optional[DropoutMask]:
-        """Draws a mask for ``x (B, L, D)``; None where nothing is dropped."""
-        return draw_mask(x, self.rate) if self.rate > 0 else None
+        """Draws which values of ``x`` are kept; None where nothing is dropped."""
+        rate = self.rate
+        return draw_mask(x, rate) if rate > 0 else None
+
+    def drawn(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """Dropout for values like ``x`` that drops the same ones at each call."""
+        if self.rate == 0:
+            return _itself
+        if torch.compiler.is_compiling():  # calls it once
+            return self
+        mask = draw_mask(x, self.rate)
+        return lambda values: apply_mask(values, mask)
 
 
 class FeatureDropout(Dropout):
@@ -29,12 +41,18 @@ class FeatureDropout(Dropout):
     sequence."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return apply_mask(x, self.mask(x))
+        return self.drawn(x)(x)
 
-    def mask(self, x: Tensor) -> Optional[DropoutMask]:
-        if self.rate == 0:
-            return None
-        return draw_mask(x.new_empty(x.size(0), 1, x.size(2)), self.rate)
+    def drawn(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        rate = self.rate
+        if rate == 0:
+            return _itself
+        channels = dropout(x.new_ones(x.size(0), 1, x.size(2)), rate)
+        return lambda values: values * channels
+
+
+def _itself(x: Tensor) -> Tensor:
+    return x
 
 
 def make_dropout(p: float, owner: object, feature_dropout: bool = False) -> Dropout:

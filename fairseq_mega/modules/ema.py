@@ -3,7 +3,6 @@
 from typing import List, Optional
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.autocast import without_autocast
@@ -23,7 +22,7 @@ LARGEST_SPREAD = 0.9  # of p: beyond it, sigma(delta) hardly moves with delta
 
 
 class MultiHeadEMA(nn.Module):
-    """``silu(EMA(x) + omega x)``: a damped EMA of ``ndim`` dimensions in each channel.
+    """``EMA(x) + omega x``: a damped EMA of ``ndim`` dimensions in each channel.
 
     The parameters have the published code's names: the paper's alpha is ``sigmoid(delta)``, its
     delta ``sigmoid(alpha)``, and its eta ``gamma / sqrt(ndim)``.
@@ -84,27 +83,18 @@ class MultiHeadEMA(nn.Module):
         padding_mask: Optional[Tensor] = None,
         state: Optional[LayerState] = None,
     ) -> Tensor:
-        """
+        """``EMA(x) + omega x``, before its ``silu``, which layers apply with what follows.
+
         Args:
-            x: ``(L, B, D)``.
+            x: ``(B, L, D)``.
             padding_mask: ``(B, L)``, true at padding, which contributes nothing.
             state: continues from the positions that it has read, and reads these.
 
         Returns:
-            ``(L, B, D)``, laid out in memory as ``x`` is.
+            ``(B, L, D)``, in at least float32 or, from the GPU's kernels, in the type of ``x``.
 
         Raises:
             ValueError: where a bidirectional EMA is given a state.
-        """
-        y = self.average(x.transpose(0, 1), padding_mask, state)
-        return F.silu(y).to(x.dtype).transpose(0, 1)
-
-    def average(
-        self, x: Tensor, padding_mask: Optional[Tensor], state: Optional[LayerState]
-    ) -> Tensor:
-        """``EMA(x) + omega x`` of ``x (B, L, D)``, ``(B, L, D)`` in what ``ops.ema`` returns.
-
-        For a layer that applies ``silu`` together with what follows.
         """
         # The whole sublayer computes in at least float32, whatever the model's precision.
         with without_autocast(x):
@@ -113,8 +103,7 @@ class MultiHeadEMA(nn.Module):
             x = unpadded = x.to(torch.promote_types(self.gamma.dtype, torch.float32))
             if padding_mask is not None:
                 unpadded = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
-            y = self._continue(unpadded, state)
-            return torch.addcmul(y, x.to(y.dtype), self.omega.to(y.dtype))
+            return torch.addcmul(self._continue(unpadded, state), x, self.omega.to(x.dtype))
 
     def ema_parameters(self) -> EMAParameters:
         return EMAParameters(self.delta, self.alpha, self.beta, self.gamma)

@@ -1,14 +1,15 @@
 """The feed-forward sublayer (Mega, section "Mega Blocks")."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.gating import activated
+from ..ops.gating import formulas
+from ..ops.recompute import recomputed
 from .activations import ACTIVATIONS
 from .checks import check_choice, check_positive
 from .dropout import make_dropout
 from .linear import make_linear
 from .norm import SequenceNorm
-from .projection import apply_linear, project
 
 
 class NormalizedFeedForwardNetwork(nn.Module):
@@ -39,6 +40,7 @@ class NormalizedFeedForwardNetwork(nn.Module):
         check_choice("activation", activation, ACTIVATIONS)
         self.prenorm = prenorm
         self.activation = ACTIVATIONS[activation]
+        self.have_kernels = self.activation is F.silu and not feature_dropout
         self.dropout = make_dropout(dropout, self, feature_dropout)
         self.hidden_dropout = make_dropout(hidden_dropout, self, feature_dropout)
         self.norm = SequenceNorm(norm_type, embed_dim, affine=norm_affine)
@@ -46,14 +48,17 @@ class NormalizedFeedForwardNetwork(nn.Module):
         self.fc2 = make_linear(ffn_hidden_dim, embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(L, B, D)`` to ``(L, B, D)``."""
-        residual = x.transpose(0, 1)  # (B, L, D), the order in memory inside the models
-        if self.prenorm:
-            _, h = self.norm.project(residual, self.fc1)
-        else:
-            h = apply_linear(self.fc1, residual)
-        h = project(self.fc2, activated, h, self.activation, self.hidden_dropout.mask(h))
-        y = residual + self.dropout(h)
-        if not self.prenorm:
-            y = self.norm(y)
-        return y.transpose(0, 1)
+        """``(B, L, D)`` to ``(B, L, D)``."""
+        residual = x
+        h = self._hidden(x)
+        y = residual + self.dropout(self._output(h, formulas(x, self.have_kernels)))
+        return y if self.prenorm else self.norm(y)
+
+    @recomputed
+    def _hidden(self, x: Tensor) -> Tensor:
+        """The hidden layer before its activation, ``(B, L, H)``."""
+        return self.fc1(self.norm(x) if self.prenorm else x)
+
+    @recomputed
+    def _output(self, h: Tensor, formulas) -> Tensor:
+        return self.fc2(formulas.activated(h, self.activation, self.hidden_dropout))

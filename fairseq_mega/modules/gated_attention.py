@@ -1,21 +1,14 @@
 """The Mega layer (Mega, section "Moving Average Equipped Gated Attention", and "Mega-chunk")."""
 
-from typing import Optional, Sequence, Tuple
+from typing import Callable, Optional, Tuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.attention import ATTENTION_FUNCTIONS, tiled_attention
-from ..ops.dropout import DropoutMask
-from ..ops.gating import (
-    activated,
-    ema_output,
-    gated_update,
-    queries_and_keys,
-    reset_gated,
-    split,
-)
-from ..ops.recompute import recompute, recomputed
+from ..ops.gating import formulas
+from ..ops.recompute import recomputed
 from .activations import ACTIVATIONS
 from .checks import check_choice, check_chunk_size, check_positive
 from .chunks import block_diagonal, chunk_mask, join_weights, to_chunks
@@ -23,11 +16,11 @@ from .dropout import make_dropout
 from .ema import MultiHeadEMA
 from .linear import INIT_STD, make_linear
 from .norm import SequenceNorm
-from .projection import apply_linear, project
 from .relative_bias import make_relative_bias
 from .state import BeamKVCache, LayerState
 
 Attended = Tuple[Tensor, Optional[Tensor]]
+Values = Callable[[Tensor], Tensor]
 
 
 class MovingAverageGatedAttention(nn.Module):
@@ -85,8 +78,10 @@ class MovingAverageGatedAttention(nn.Module):
         self.bidirectional = bidirectional
         self.activation = ACTIVATIONS[activation]
         self.attention_activation = attention_activation
+        self.have_kernels = self.activation is F.silu and not feature_dropout
 
         self.dropout = make_dropout(dropout, self, feature_dropout)
+        self.output_dropout = self.dropout
         self.hidden_dropout = make_dropout(hidden_dropout, self, feature_dropout)
         self.attention_dropout = make_dropout(attention_dropout, self)
 
@@ -110,64 +105,63 @@ class MovingAverageGatedAttention(nn.Module):
     ) -> Attended:
         """
         Args:
-            x: ``(L, B, D)``.
+            x: ``(B, L, D)``.
             padding_mask: ``(B, L)``, true at padding.
             state: continues (any number of positions) what it has read, and reads these.
             need_weights: also return the attention weights.
 
         Returns:
-            y ``(L, B, D)`` and, if asked for, the weights ``(B, L, S)``: ``S`` is ``L``, preceded
+            y ``(B, L, D)`` and, if asked for, the weights ``(B, L, S)``: ``S`` is ``L``, preceded
             with a state by the positions that are in its cache.
         """
         if x.numel() == 0:
-            keys = x.size(0) + (0 if state is None else state.cache.length)
-            return x, x.new_zeros(x.size(1), x.size(0), keys) if need_weights else None
-        residual = x = x.transpose(0, 1)  # (B, L, D) from here on
-        if self.prenorm:
-            x, v = self.norm.project(x, self.v_proj)  # v (B, L, H)
-        else:
-            v = apply_linear(self.v_proj, x)
+            keys = x.size(1) + (0 if state is None else state.cache.length)
+            return x, x.new_zeros(*x.shape[:2], keys) if need_weights else None
+        paper = formulas(x, self.have_kernels)
+        residual = x
+        x, v = self._normalised_and_values(x)  # v = X W_v + b_v, (B, L, H)
 
-        # X' = dropout(EMA(X));  u, z, r, hx = X' W + b
-        average = self.move.average(x, padding_mask, state)
-        u, z, r, hx = self._gates(average, x.dtype)  # (B, L, D | Z | H | D)
+        # X' = dropout(silu(EMA(X) + omega X));  u, z, r, hx = X' W + b
+        average = self.move(x, padding_mask, state)
+        gates = self._gates(average, x.dtype, paper)
+        u, z, r, hx = gates.split([self.embed_dim, self.zdim, self.hdim, self.embed_dim], dim=-1)
 
         # Q = gamma_0 silu(z) + beta_0;  K = gamma_1 silu(z) + beta_1;  O = A activation(V)
-        q, k = recompute(queries_and_keys, z, self.gamma, self.beta)  # (B, L, Z)
+        q, k = paper.queries_and_keys(z, self.gamma, self.beta)  # (B, L, Z)
         o, weights = self._attention(q, k, v, padding_mask, state, need_weights)
 
-        # H = dropout(activation(hx + (O * silu(r)) U_h + b_h));  Y = (1 - u) X + u H
-        h = project(self.h_proj, reset_gated, o, r)
-        mask = self.output_mask(h)
-        addend: Optional[Tensor] = hx
-        if not gated_update.keeps_arguments(residual, hx, h, u, self.activation, mask):
-            addend, h = None, hx + h  # one tensor for the backward pass, not both
-        y = recompute(gated_update, residual, addend, h, u, self.activation, mask)
-        if not self.prenorm:
-            y = self.norm(y)
-        return y.transpose(0, 1), weights
+        # H = dropout(activation(hx + (O * silu(r)) W_h + b_h));  Y = (1 - u) X + u H
+        h = self._output(o, r, paper)
+        y = paper.gated_update(residual, hx, h, u, self.activation, self.output_dropout)
+        return y if self.prenorm else self.norm(y), weights
 
-    def output_mask(self, h: Tensor) -> Optional[DropoutMask]:
-        """What is dropped of ``H (B, L, D)`` before the gate: for stochastic depth, more."""
-        return self.dropout.mask(h)
+    @recomputed
+    def _normalised_and_values(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+        if self.prenorm:
+            x = self.norm(x)
+        return x, self.v_proj(x)
 
-    def _gates(self, average: Tensor, dtype: torch.dtype) -> Sequence[Tensor]:
-        """``u, z, r, hx`` of ``EMA(X) + omega X``, each before its activation."""
-        mask = self.dropout.mask(average)
-        sizes = [self.embed_dim, self.zdim, self.hdim, self.embed_dim]
-        gates = project(self.mx_proj, ema_output, average, dtype, mask)
-        return split(gates, sizes, self.activation)
+    @recomputed
+    def _gates(self, average: Tensor, dtype: torch.dtype, paper) -> Tensor:
+        """``u, z, r, hx``, each before its activation, of ``EMA(X) + omega X``."""
+        return self.mx_proj(paper.ema_output(average, dtype, self.dropout))
+
+    @recomputed
+    def _output(self, o: Tensor, r: Tensor, paper) -> Tensor:
+        return self.h_proj(paper.reset_gated(o, r))
 
     def _attention(self, q, k, v, padding_mask, state, need_weights) -> Attended:
         """Attention to the values of ``v``: ``(B, L, H)`` and the weights or None."""
-        mask = self.hidden_dropout.mask(v)
-        values = recompute(activated, v, self.activation, mask)
-        with recomputed(values, activated, v, self.activation, mask):
-            if state is None:
-                return self._attend_in_chunks(q, k, values, padding_mask, need_weights)
-            return self._continue_chunks(state.cache, q, k, values, padding_mask, need_weights)
+        dropout = self.hidden_dropout.drawn(v)
 
-    def _attend(self, q, k, v, padding_mask, need_weights) -> Attended:
+        def values(v: Tensor) -> Tensor:
+            return dropout(self.activation(v))
+
+        if state is None:
+            return self._attend_in_chunks(q, k, v, padding_mask, need_weights, values)
+        return self._continue_chunks(state.cache, q, k, values(v), padding_mask, need_weights)
+
+    def _attend(self, q, k, v, padding_mask, need_weights, values: Optional[Values] = None) -> Attended:
         """Attention over all positions: ``(B, L, H)`` and the weights ``(B, L, L)`` or None."""
         causal, length = not self.bidirectional, q.size(1)
         return tiled_attention(
@@ -180,17 +174,24 @@ class MovingAverageGatedAttention(nn.Module):
             padding_mask,
             self.attention_dropout.rate,
             need_weights,
+            values=values,
         )
 
-    def _attend_in_chunks(self, q, k, v, padding_mask, need_weights) -> Attended:
+    def _attend_in_chunks(
+        self, q, k, v, padding_mask, need_weights, values: Optional[Values] = None
+    ) -> Attended:
         """Attention inside each chunk, or over the whole if that is one chunk."""
         batch, length, size = q.size(0), q.size(1), self.chunk_size
         if size < 0 or length <= size:
-            return self._attend(q, k, v, padding_mask, need_weights)
+            return self._attend(q, k, v, padding_mask, need_weights, values)
         # A causal mask hides the padding of the last chunk; else a key padding mask must.
         padding_mask = chunk_mask(padding_mask, q, size, self.bidirectional)
-        q, k, v = (to_chunks(t, size) for t in (q, k, v))
-        o, weights = self._attend(q, k, v, padding_mask, need_weights)
+        q, k = to_chunks(q, size), to_chunks(k, size)
+
+        def values_in_chunks(v: Tensor) -> Tensor:
+            return to_chunks(v if values is None else values(v), size)
+
+        o, weights = self._attend(q, k, v, padding_mask, need_weights, values_in_chunks)
         o = o.reshape(batch, -1, self.hdim)[:, :length]
         return o, None if weights is None else block_diagonal(weights, batch, length)
 

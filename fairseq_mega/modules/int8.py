@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.operators import operator
-from .projection import has_no_hooks
+from .packed import has_no_hooks
 
 LEVELS = 127  # of either sign
 
@@ -141,11 +141,16 @@ def _zero(rows: int) -> Tensor:
     return torch.zeros(rows, dtype=torch.int64)
 
 
-@operator("int8")  # torch compiles oneDNN's for models of its own quantisation alone, else fails
-def _product(x: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+def _multiply(x: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     """``x (..., in)`` of 8 bits times the packed weight and the scale ``(out,)`` of its rows."""
-    if x.is_meta:
-        return scale.new_empty(*x.shape[:-1], len(scale))
     return torch.ops.onednn.qlinear_pointwise(
         x, 1.0, 0, packed, scale, zero, None, 1.0, 0, torch.float32, "none", [], ""
     )
+
+
+# torch compiles oneDNN's operator for models of its own quantisation alone, and else fails.
+_product = operator(
+    "int8_product",
+    _multiply,
+    lambda x, packed, scale, zero: scale.new_empty(*x.shape[:-1], len(scale)),
+)

@@ -1,14 +1,12 @@
 """Normalisation layers behind one name (``--normalization-type``)."""
 
-from typing import Callable, Dict, Tuple
+from typing import Callable, Dict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.recompute import recomputed
 from .checks import check_choice
-from .projection import apply_linear
 
 
 class ScaleNorm(nn.Module):
@@ -27,15 +25,12 @@ class ScaleNorm(nn.Module):
 class _OverPositions(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation of the last dimension over all others.
 
-    Activation checkpointing runs a layer twice: first without gradients, then for the backward
-    pass. Where ``checkpointed`` is set, the second run leaves the running statistics alone.
+    What is recomputed in a backward pass leaves the running statistics alone.
     """
-
-    checkpointed = False
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.size(-1))
-        if not (self.checkpointed and self.training and torch.is_grad_enabled()):
+        if not (self.training and in_backward_pass()):
             return super().forward(rows).view(x.shape)
         momentum, self.momentum = self.momentum, 0.0
         try:
@@ -45,6 +40,11 @@ class _OverPositions(nn.modules.batchnorm._BatchNorm):
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.sub_(1)
         return y.view(x.shape)
+
+
+def in_backward_pass() -> bool:
+    """Whether autograd is running a backward pass, in which activations are recomputed."""
+    return torch._C._current_graph_task_id() != -1
 
 
 class BatchNorm(_OverPositions, nn.BatchNorm1d):
@@ -74,14 +74,3 @@ class SequenceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(x)
-
-    def project(self, x: Tensor, projection: nn.Module) -> Tuple[Tensor, Tensor]:
-        """``x (..., D)`` normalised, and the projection of that. For the backward pass of the
-        projection, ``x`` is kept and normalised again."""
-        normalised = self.norm(x)
-        # Batch norms update running statistics, and hooks would be called again.
-        pure = type(self.norm) in (nn.LayerNorm, nn.RMSNorm, ScaleNorm)
-        if not pure or self.norm._forward_hooks or self.norm._forward_pre_hooks:
-            return normalised, apply_linear(projection, normalised)
-        with recomputed(normalised, self.norm, x):
-            return normalised, apply_linear(projection, normalised)

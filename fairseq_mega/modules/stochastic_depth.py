@@ -10,19 +10,18 @@ from typing import Optional
 
 from torch import Tensor
 
-from ..ops.dropout import DropoutMask, apply_mask, draw_mask
+from ..ops.dropout import DropoutMask, draw_mask, dropout
 from .dropout import Dropout
 from .feed_forward import NormalizedFeedForwardNetwork
 from .gated_attention import MovingAverageGatedAttention
 
 
 class PathDropout(Dropout):
-    """Another dropout, and beside it whole samples with probability ``path_p``, the latter in
-    training alone.
+    """Another dropout and, in training, dropout of whole samples.
 
     Args:
-        values: the other, of single values or of whole channels.
-        path_p: of samples.
+        values: the other dropout, of single values or of whole channels.
+        path_p: the probability of dropping a sample.
     """
 
     def __init__(self, values: Dropout, path_p: float):
@@ -32,17 +31,22 @@ class PathDropout(Dropout):
         self.values, self.path_p = values, path_p
 
     def forward(self, x: Tensor) -> Tensor:
-        return apply_mask(x, self.mask(x))
+        """``(B, L, D)`` to ``(B, L, D)``."""
+        return self._paths(self.values(x))
 
     def mask(self, x: Tensor) -> Optional[DropoutMask]:
-        """Draws a mask for ``x (B, L, D)``; None where nothing is dropped."""
         values = self.values.mask(x)
         if not self.training or self.path_p == 0:
             return values
-        paths = draw_mask(x.new_empty(x.size(0), 1, 1), self.path_p)
+        keep, scale = draw_mask(x.new_empty(x.size(0), 1, 1), self.path_p)
         if values is None:
-            return paths
-        return DropoutMask(values.keep * paths.keep, values.scale * paths.scale)
+            return DropoutMask(keep.expand(x.shape), scale)
+        return DropoutMask(keep & values.keep, scale * values.scale)
+
+    def _paths(self, x: Tensor) -> Tensor:
+        if not self.training or self.path_p == 0:
+            return x
+        return x * dropout(x.new_ones(x.size(0), 1, 1), self.path_p)
 
 
 class StochasticGatedAttention(MovingAverageGatedAttention):
@@ -56,9 +60,6 @@ class StochasticGatedAttention(MovingAverageGatedAttention):
     def __init__(self, drop_path: float, **options):
         super().__init__(**options)
         self.output_dropout = PathDropout(self.dropout, drop_path)
-
-    def output_mask(self, h: Tensor) -> Optional[DropoutMask]:
-        return self.output_dropout.mask(h)
 
 
 class StochasticFeedForwardNetwork(NormalizedFeedForwardNetwork):

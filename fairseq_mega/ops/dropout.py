@@ -1,53 +1,58 @@
-"""Dropout with explicit masks, as fast as random numbers come."""
+"""Dropout. On a CPU, masks of large tensors come from 16 random bits a value."""
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 LANES = 4  # random numbers of 16 bits in one of 64
+# From so many values on, drawing bits takes a CPU less time than torch's dropout: at 2M values and
+# one thread 4 ms, not 19.
+LEAST_FOR_BITS = 2**14
 
 
 class DropoutMask(NamedTuple):
-    """Which values are kept, drawn once: the forward and the backward pass use the same."""
+    """Which values are kept, drawn once."""
 
-    keep: Tensor  # true (on CPUs a uint8 of 1) where a value is kept; broadcasts to the values
+    keep: Tensor  # true where a value is kept; the shape of the values
     scale: float  # 1 / (1 - p)
+
+
+def dropout(x: Tensor, p: float) -> Tensor:
+    """``x`` with each value zeroed with probability ``p``, the others divided by ``1 - p``.
+
+    The backward pass needs the mask alone, a byte for each value.
+    """
+    if p == 0:
+        return x
+    if torch.compiler.is_compiling() or not _draws_bits(x):
+        return torch.native_dropout(x, p, True)[0]
+    return _ApplyMask.apply(x, *draw_mask(x, p))
 
 
 def draw_mask(x: Tensor, p: float) -> DropoutMask:
     """A mask for values like ``x``, each dropped with probability ``p``.
 
-    torch draws a float for each value on CPUs, one after the other, which takes longer than most
-    matrix products of a small model, and keeps it for the backward pass. Here, 16 random bits
-    decide, and a byte is kept: ``p`` and ``1 - p`` are rounded to multiples of 2^-16.
+    torch draws a float for each value on a CPU, one after the other. Where 16 random bits decide,
+    ``p`` is rounded to a multiple of 2^-16.
     """
-    kept = round((1 - p) * 2**16)
-    scale = 2**16 / max(kept, 1)
-    if x.device.type != "cpu" or kept in (0, 2**16) or torch.compiler.is_compiling():
-        kind = torch.uint8 if x.device.type == "cpu" else torch.bool
-        return DropoutMask(torch.empty_like(x, dtype=kind).bernoulli_(kept / 2**16), scale)
-    bits = torch.empty(-(-x.numel() // LANES), dtype=torch.int64)
+    if not _draws_bits(x):
+        keep = torch.empty_like(x, dtype=torch.bool).bernoulli_(1 - p)
+        return DropoutMask(keep, 1 / (1 - p))
+    kept = min(max(round((1 - p) * 2**16), 1), 2**16 - 1)
+    bits = torch.empty(-(-x.numel() // LANES), dtype=torch.int64, device=x.device)
     bits = bits.random_(-(2**63), None).view(torch.int16)[: x.numel()]
-    return DropoutMask((bits < kept - 2**15).view(torch.uint8).view(x.shape), scale)
+    return DropoutMask((bits < kept - 2**15).view(x.shape), 2**16 / kept)
 
 
-def apply_mask(x: Tensor, mask: Optional[DropoutMask]) -> Tensor:
-    """``x`` with the dropped values zeroed and the others scaled; ``x`` itself if the mask is None.
-    For the backward pass only the mask is kept."""
-    if mask is None:
-        return x
-    if torch.compiler.is_compiling():
-        return x * (mask.keep * mask.scale).to(x.dtype)
-    return _ApplyMask.apply(x, mask.keep, mask.scale)
+def apply_mask(x: Tensor, mask: DropoutMask) -> Tensor:
+    """``x`` with the dropped values zeroed and the others scaled."""
+    return _ApplyMask.apply(x, *mask)
 
 
-def dropout(x: Tensor, p: float) -> Tensor:
-    """``x`` with each value zeroed with probability ``p``, the others divided by ``1 - p``."""
-    if x.device.type != "cpu":
-        return F.dropout(x, p)
-    return apply_mask(x, draw_mask(x, p))
+def _draws_bits(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.numel() >= LEAST_FOR_BITS
 
 
 class _ApplyMask(torch.autograd.Function):
@@ -58,15 +63,14 @@ class _ApplyMask(torch.autograd.Function):
         return _masked(x, keep, scale)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor):
         (keep,) = ctx.saved_tensors
         return _masked(grad, keep, ctx.scale), None, None
 
 
 def _masked(x: Tensor, keep: Tensor, scale: float) -> Tensor:
-    if keep.shape != x.shape:  # a mask of whole channels
-        return x * (keep * scale).to(x.dtype)
-    if keep.dtype == torch.bool:  # one launch for the whole formula
-        return torch.ops.aten.native_dropout_backward(x, keep, scale)
-    # A product of different types would cast the mask, too, and make another tensor.
-    return keep.to(x.dtype).mul_(x).mul_(scale)
+    if x.device.type != "cpu":
+        return torch.ops.aten.native_dropout_backward(x, keep, scale)  # one kernel
+    # On a CPU, products of bytes and floats take three times as long as this.
+    return keep.view(torch.uint8).to(x.dtype).mul_(x).mul_(scale)

@@ -1,8 +1,8 @@
-"""Operators of torch of our own, ``torch.ops.fairseq_mega.*``, so that counters, compilers and the
-meta device know them. Triton's kernels are imported, and Triton, when one first runs."""
+"""How Triton kernels are launched, and operators of torch of our own, ``torch.ops.fairseq_mega.*``,
+which compilers leave alone. The kernels are imported, and Triton, when one first runs."""
 
 from contextlib import nullcontext
-from functools import cache, wraps
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Callable, Optional, Tuple
@@ -10,55 +10,32 @@ from typing import Any, Callable, Optional, Tuple
 import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-
-def has_triton() -> bool:
-    """Whether there is a Triton that knows the kernels' language: 3.3, which comes with torch 2.7;
-    before, kernels had no tuples of blocks."""
-    return find_spec("triton") is not None and TorchVersion(torch.__version__) >= "2.7"
-
-
-_has_triton = has_triton()
+# Triton 3.3, which comes with torch 2.7: before, kernels had no tuples of blocks.
+_has_triton = find_spec("triton") is not None and TorchVersion(torch.__version__) >= "2.7"
 _library = torch.library.Library("fairseq_mega", "DEF")
 
 
 def runs_kernels(x: Tensor) -> bool:
-    """Whether kernels run on the device of ``x``; the meta device is taken for a GPU."""
-    return _has_triton and x.device.type in ("cuda", "meta")
+    """Whether Triton kernels run on the device of ``x``."""
+    return x.is_cuda and _has_triton
 
 
-def operator(prefix: str) -> Callable[[Callable], Callable]:
-    """Makes an operator ``{prefix}_{name}`` of an annotated function ``_name``: one launch.
+def operator(name: str, function: Callable, shapes: Callable) -> Any:
+    """Registers an annotated function as ``torch.ops.fairseq_mega.{name}``.
 
-    The decorated function goes through torch to the operator where a compiler or a counter looks
-    on, and where its first argument is of the meta device or no plain tensor. Else it calls the
-    function at once, which saves the host the time of torch's dispatcher.
+    Args:
+        shapes: the function on tensors without values, for compilers.
     """
-
-    def make(function: Callable) -> Callable:
-        name = prefix + function.__name__
-        _library.define(f"{name}{torch.library.infer_schema(function, mutates_args=())}")
-        # On a CPU, Triton's interpreter runs kernels. MkldnnCPU: with a weight packed for oneDNN.
-        for key in ("CPU", "MkldnnCPU", "CUDA", "Meta"):
-            _library.impl(name, function, key)
-        through_torch = getattr(torch.ops.fairseq_mega, name)
-
-        @wraps(function)
-        def call(x: Tensor, *args):
-            plain = type(x) in (Tensor, torch.nn.Parameter) and not x.is_meta
-            watched = torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
-            return (function if plain and not watched else through_torch)(x, *args)
-
-        return call
-
-    return make
+    _library.define(f"{name}{torch.library.infer_schema(function, mutates_args=())}")
+    for key in ("CPU", "MkldnnCPU", "CUDA"):  # MkldnnCPU: with a weight packed for oneDNN
+        _library.impl(name, function, key)
+    torch.library.register_fake(f"fairseq_mega::{name}", shapes, lib=_library)
+    return getattr(torch.ops.fairseq_mega, name)
 
 
 def launch(module: str, kernel: str, x: Tensor, grid: Tuple[int, ...], *args, **constants) -> None:
-    """Launches a kernel of a module on the device of ``x``; on the meta device, none."""
-    if x.is_meta:
-        return
+    """Launches a kernel of a module on the device of ``x``."""
     other = x.is_cuda and x.get_device() != torch.cuda.current_device()
     with torch.cuda.device(x.device) if other else nullcontext():
         getattr(load(module), kernel)[grid](*args, **constants)

@@ -4,15 +4,15 @@ A tile is some queries of some sequences, with the keys that they see. Its weigh
 its scores, used, and forgotten; the backward pass recomputes them.
 """
 
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..autocast import in_autocast_type, without_autocast
+from ..autocast import in_autocast_type, is_autocast_on, without_autocast
 from ..dropout import DropoutMask, apply_mask, draw_mask, dropout
-from ..recompute import is_much
+from ..recompute import is_large
 from .functions import ATTENTION_FUNCTIONS, attention_scale, attention_scores
 
 # Queries of a tile where the mask is causal: on two CPU cores, tiles of 256 queries took two thirds
@@ -78,16 +78,6 @@ class _Weights(NamedTuple):
         scores = attention_scores(q, k, bias, self.function, self.scale, mask)
         return ATTENTION_FUNCTIONS[self.function](scores)
 
-    def draw(self, weights: Tensor) -> Optional[DropoutMask]:
-        return draw_mask(weights, self.dropout) if self.dropout > 0 else None
-
-    def dropped(self, weights: Tensor, small: bool) -> Tensor:
-        """``weights`` after dropout. Activation checkpointing's first pass comes here, without
-        gradients, its second to ``_TiledAttention``: for large weights, both draw the same mask."""
-        if small and self.dropout > 0:
-            return dropout(weights, self.dropout)
-        return apply_mask(weights, self.draw(weights))
-
 
 def tiled_attention(
     q: Tensor,
@@ -100,18 +90,19 @@ def tiled_attention(
     dropout: float = 0.0,
     need_weights: bool = False,
     scale: Optional[float] = None,
-    tile_queries: Optional[int] = None,
-    tile_weights: Optional[int] = None,
+    values: Optional[Callable[[Tensor], Tensor]] = None,
+    tiles: Optional[List[Tile]] = None,
 ) -> Tuple[Tensor, Optional[Tensor]]:
     """``naive.attention``, with dropout of the weights.
 
-    Tiles, and so the order in which dropout masks are drawn, are the same with and without
-    gradients: activation checkpointing relies on it. With ``need_weights`` there are no tiles.
+    With few weights, for a compiler, and with ``need_weights`` there are no tiles. Tiles, and so
+    the order in which dropout masks are drawn, are the same with and without gradients: activation
+    checkpointing relies on it.
 
     Args:
         q: ``(B, L, Z)``.
         k: ``(B, S, Z)``.
-        v: ``(B, S, H)``.
+        v: ``(B, S, H)``, or the argument of ``values``.
         bias: ``(L, S)`` or ``(B, L, S)``, minus infinity where a query may not see a key, which
             all attention functions turn into a weight of exactly 0.
         function: ``softmax``, ``relu2`` or ``laplace``.
@@ -121,52 +112,67 @@ def tiled_attention(
         dropout: probability for the weights.
         need_weights: also return the weights, before dropout.
         scale: replaces ``attention_scale``'s, which would also count keys that ``bias`` hides.
-        tile_queries, tile_weights: as ``make_tiles`` has them; by default what suits the device.
+        values: a pure function of ``v`` that returns the values ``(B, S, H)``; tiles keep ``v``,
+            of any shape, for the backward pass. None: ``v`` itself has the values.
+        tiles: by default those of ``make_tiles`` that suit the device.
 
     Returns:
         ``(B, L, H)`` and, if asked for, the weights ``(B, L, S)``.
     """
-    if torch.compiler.is_compiling():  # a compiler makes tiles of its own
-        tile_queries, tile_weights = q.size(1), 0
-    if tile_queries is None:
-        tile_queries = TILE_QUERIES if q.device.type == "cpu" else TILE_QUERIES_GPU
-    if tile_weights is None:
-        tile_weights = TILE_WEIGHTS if q.device.type == "cpu" else 0
     if scale is None:
         by_query = attention_scale(function, q, k.size(1), causal, key_padding_mask)
         if isinstance(by_query, Tensor):
             q, scale = (q * by_query).to(q.dtype), 1.0
         else:
             scale = by_query
-    q, k, v, bias = (in_autocast_type(t) for t in (q, k, v, bias))
     weights = _Weights(function, scale, key_padding_mask, dropout)
+    if not is_autocast_on(q):
+        return _attention(q, k, v, bias, weights, causal, need_weights, values, tiles)
+    q, k, v, bias = (in_autocast_type(t) for t in (q, k, v, bias))
     with without_autocast(q):
-        tiles = make_tiles(q.size(0), q.size(1), k.size(1), causal, tile_queries, tile_weights)
-        small = not is_much(q.size(0) * q.size(1) * k.size(1), q.device)
-        plain = small or torch.compiler.is_compiling() or not torch.is_grad_enabled()
-        if need_weights or (len(tiles) == 1 and plain):
-            w = weights.of(q, k, bias)
-            return torch.bmm(weights.dropped(w, small), v), w if need_weights else None
-        return _TiledAttention.apply(q, k, v, bias, weights, tiles), None
+        return _attention(q, k, v, bias, weights, causal, need_weights, values, tiles)
+
+
+def _attention(
+    q, k, v, bias, weights: _Weights, causal: bool, need_weights: bool, values, tiles
+) -> Tuple[Tensor, Optional[Tensor]]:
+    if need_weights or torch.compiler.is_compiling():
+        plain = True
+    else:
+        plain = tiles is None and not is_large(q.size(0) * q.size(1) * k.size(1), q.device)
+    if plain:
+        w = weights.of(q, k, bias)
+        v = v if values is None else values(v)
+        return torch.bmm(dropout(w, weights.dropout), v), w if need_weights else None
+    if tiles is None:
+        cpu = q.device.type == "cpu"
+        sizes = (TILE_QUERIES, TILE_WEIGHTS) if cpu else (TILE_QUERIES_GPU, 0)
+        tiles = make_tiles(q.size(0), q.size(1), k.size(1), causal, *sizes)
+    return _TiledAttention.apply(q, k, v, bias, weights, values or _itself, tiles), None
+
+
+def _itself(v: Tensor) -> Tensor:
+    return v
 
 
 class _TiledAttention(torch.autograd.Function):
-    """Keeps ``q, k, v, bias`` and dropout masks for the backward pass, which recomputes the weights
-    of each tile: one product of width ``Z`` more than the three of width ``Z`` and three of width
-    ``H`` that there are."""
+    """Keeps ``q, k, v, bias`` and dropout masks for the backward pass, which recomputes the values
+    and the weights of each tile: one product of width ``Z`` more than the three of width ``Z`` and
+    three of width ``H`` that there are."""
 
     @staticmethod
-    def forward(ctx, q, k, v, bias, weights, tiles):
+    def forward(ctx, q, k, v, bias, weights, values, tiles):
         masks = []
-        ctx.weights, ctx.tiles, ctx.scale = weights, tiles, 1.0
-        o = v.new_empty(q.size(0), q.size(1), v.size(2))
+        ctx.weights, ctx.values, ctx.tiles, ctx.scale = weights, values, tiles, 1.0
+        seen = values(v)
+        o = seen.new_empty(q.size(0), q.size(1), seen.size(2))
         for tile in tiles:
             w = weights.of(tile.of_queries(q), tile.of_keys(k), tile.of_bias(bias), tile)
-            mask = weights.draw(w)
-            torch.bmm(apply_mask(w, mask), tile.of_keys(v), out=tile.of_queries(o))
-            if mask is not None:
+            if weights.dropout > 0:
+                mask = draw_mask(w, weights.dropout)
+                w, ctx.scale = apply_mask(w, mask), mask.scale
                 masks.append(mask.keep)
-                ctx.scale = mask.scale
+            torch.bmm(w, tile.of_keys(seen), out=tile.of_queries(o))
         ctx.save_for_backward(q, k, v, bias, *masks)
         return o
 
@@ -175,19 +181,26 @@ class _TiledAttention(torch.autograd.Function):
     def backward(ctx, grad_o):
         q, k, v, bias, *masks = ctx.saved_tensors
         drops = [DropoutMask(keep, ctx.scale) for keep in masks] or [None] * len(ctx.tiles)
+        with torch.enable_grad():
+            leaf = v.detach().requires_grad_()
+            values = ctx.values(leaf)
+        inputs = q, k, values.detach(), bias
         if len(ctx.tiles) == 1:  # nothing to add up
-            w, grads = _tile_gradients(ctx.weights, (q, k, v, bias), ctx.tiles[0], drops[0], grad_o)
-            return *grads[:2], torch.bmm(w.transpose(1, 2), grad_o), grads[2], None, None
-        grad_q, grad_k, grad_v, grad_bias = (_zero_gradient(t) for t in (q, k, v, bias))
-        for tile, mask in zip(ctx.tiles, drops):
-            grad = tile.of_queries(grad_o)
-            w, grads = _tile_gradients(ctx.weights, (q, k, v, bias), tile, mask, grad)
-            _add_product(tile.of_keys(grad_v), w.transpose(1, 2), grad)
-            totals = tile.of_queries(grad_q), tile.of_keys(grad_k), tile.of_bias(grad_bias)
-            for total, part in zip(totals, grads):
-                total += part
+            w, grads = _tile_gradients(ctx.weights, inputs, ctx.tiles[0], drops[0], grad_o)
+            grad_q, grad_k, grad_bias = grads
+            grad_values = torch.bmm(w.transpose(1, 2), grad_o)
+        else:
+            grad_q, grad_k, grad_values, grad_bias = (_zero_gradient(t) for t in inputs)
+            for tile, mask in zip(ctx.tiles, drops):
+                grad = tile.of_queries(grad_o)
+                w, grads = _tile_gradients(ctx.weights, inputs, tile, mask, grad)
+                _add_product(tile.of_keys(grad_values), w.transpose(1, 2), grad)
+                totals = tile.of_queries(grad_q), tile.of_keys(grad_k), tile.of_bias(grad_bias)
+                for total, part in zip(totals, grads):
+                    total += part
+        (grad_v,) = torch.autograd.grad(values, leaf, grad_values.to(values.dtype))
         grads = (grad_q, q), (grad_k, k), (grad_v, v), (grad_bias, bias)
-        return *(grad.to(t.dtype) for grad, t in grads), None, None
+        return *(grad.to(t.dtype) for grad, t in grads), None, None, None
 
 
 def _tile_gradients(
@@ -200,7 +213,7 @@ def _tile_gradients(
     """The weights of a tile again, after dropout, and its gradients of ``q, k, bias``.
 
     Args:
-        inputs: ``q, k, v, bias``, whole.
+        inputs: ``q``, ``k``, the values and ``bias``, whole.
         grad: of the tile's outputs.
     """
     q, k, v, bias = inputs
@@ -209,7 +222,8 @@ def _tile_gradients(
             t.detach().requires_grad_()
             for t in (tile.of_queries(q), tile.of_keys(k), tile.of_bias(bias))
         )
-        w = apply_mask(weights.of(q, k, bias, tile), mask)
+        w = weights.of(q, k, bias, tile)
+        w = w if mask is None else apply_mask(w, mask)
     grad_w = torch.bmm(grad, tile.of_keys(v).transpose(1, 2))
     return w.detach(), torch.autograd.grad(w, (q, k, bias), grad_w)
 

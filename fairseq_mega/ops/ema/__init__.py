@@ -5,8 +5,8 @@
 
 ``D`` is the number of channels, ``N`` the EMA dimensions of a channel. ``naive`` has this as it
 stands; ``fft``, ``blocks``, ``fused`` and ``step`` compute the same faster. The functions here take
-the fastest: ``ema`` of a whole sequence, ``ema_segment`` of one that goes on, ``ema_step_`` of one
-position. Sequences are ``(B, L, D)``.
+the fastest: ``ema`` of a whole sequence, ``ema_segment`` of one that continues, ``ema_step_`` of
+one position. Sequences are ``(B, L, D)``.
 """
 
 from typing import List, Optional, Tuple
@@ -45,14 +45,14 @@ __all__ = [
     "half_lives",
 ]
 
-# The rule: which form is fastest, forward and backward. On a GPU with Triton, the fused one, by the
-# counts of examples/benchmark/COUNTS.md; else, as measured on two CPU cores, D 512, N 16:
+# The rule: which form is fastest, forward and backward. On a GPU with Triton, the fused one; else, as
+# measured on two CPU cores, D 512, N 16:
 # - one block: up to LONGEST_BLOCK positions, if the batch is large enough to pay for its matrix;
-# - blocks: longer sequences, both ways from SHORTEST_BIDIRECTIONAL positions on;
-# - FFTs: all else, truncated kernels above all, and compilers.
+# - blocks: whole kernels from SHORTEST positions on, of one direction or of both;
+# - FFTs: all else, truncated kernels above all.
 # Larger blocks take more products and keep fewer states: faster where the batch has many positions.
 LONGEST_BLOCK = 64
-SHORTEST_BIDIRECTIONAL = 1024
+SHORTEST = {1: 512, 2: 1024}
 BLOCK, LARGE_BLOCK, MANY_POSITIONS = 32, 64, 8192
 
 
@@ -76,6 +76,8 @@ def ema(
         ``(B, L, D)``, in at least float32; the fused form's is in the type of ``x``, as it is all
         that form writes.
     """
+    if torch.compiler.is_compiling():
+        return compiled_ema(x, *parameters, omega, truncation, padding_mask)
     if x.numel() == 0:
         return x.clone()
     if operators.runs_kernels(x):
@@ -115,22 +117,16 @@ def _fastest(
     """``ema`` without padding, by all forms but the fused one."""
     batch, length, _ = x.shape
     taps = min(length, truncation or length)
-    bidirectional = len(directions) > 1
-    if length <= LONGEST_BLOCK and batch >= length // 4 and not torch.compiler.is_compiling():
+    if length <= LONGEST_BLOCK and batch >= length // 8:
         forward, backward = _kernels(directions, taps)
         return ema_in_one_block(x, within_block(forward, backward, length, omega))
-    if _is_for_blocks(x, taps, bidirectional):
-        return ema_by_blocks(x, block_matrices(directions, _block_size(x), omega), bidirectional)
+    if taps == length >= SHORTEST[len(directions)]:
+        matrices = block_matrices(directions, _block_size(x), omega)
+        return ema_by_blocks(x, matrices, bidirectional=len(directions) > 1)
     forward, backward = _kernels(directions, taps)
     if omega is not None:
         forward = forward + F.pad(omega.unsqueeze(1), (0, taps - 1))
     return fft_convolution(x, forward, backward)
-
-
-def _is_for_blocks(x: Tensor, taps: int, bidirectional: bool) -> bool:
-    length = x.size(1)
-    whole = taps == length and not torch.compiler.is_compiling()
-    return whole and (not bidirectional or length >= SHORTEST_BIDIRECTIONAL)
 
 
 def _block_size(x: Tensor) -> int:
@@ -141,3 +137,52 @@ def _kernels(directions: List[EMACoefficients], taps: int) -> Tuple[Tensor, Opti
     """The forward kernel and the backward one or None, ``(D, taps)`` each."""
     kernels = [kernel_taps(direction, taps) for direction in directions]
     return kernels[0], kernels[1] if len(kernels) > 1 else None
+
+
+# --- one operator of a compiled graph, which chooses its form when it runs ------------------------
+
+
+def _forward(
+    x: Tensor, delta: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor, omega: Tensor,
+    truncation: Optional[int], padding_mask: Optional[Tensor],
+) -> Tensor:  # fmt: skip
+    y = ema(x, EMAParameters(delta, alpha, beta, gamma), omega, truncation, padding_mask)
+    return y.contiguous()
+
+
+def _forward_shapes(x, delta, *_):
+    dtype = x.dtype if operators.runs_kernels(x) else torch.promote_types(delta.dtype, torch.float32)
+    return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
+
+
+def _backward(
+    grad: Tensor, x: Tensor, delta: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor,
+    omega: Tensor, truncation: Optional[int], padding_mask: Optional[Tensor],
+) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Computes the average again."""
+    with torch.enable_grad():
+        leaves = [t.detach().requires_grad_() for t in (x, delta, alpha, beta, gamma, omega)]
+        x, *parameters, omega = leaves
+        y = ema(x, EMAParameters(*parameters), omega, truncation, padding_mask)
+        grads = torch.autograd.grad(y, leaves, grad)
+    dx, ddelta, dalpha, dbeta, dgamma, domega = (g.contiguous() for g in grads)
+    return dx, ddelta, dalpha, dbeta, dgamma, domega
+
+
+def _backward_shapes(grad, *inputs):
+    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs[:6])
+
+
+def _keep(ctx, inputs, output):
+    *tensors, ctx.truncation, padding_mask = inputs
+    ctx.save_for_backward(*tensors, padding_mask)
+
+
+def _differentiate(ctx, grad):
+    *tensors, padding_mask = ctx.saved_tensors
+    return *compiled_ema_backward(grad, *tensors, ctx.truncation, padding_mask), None, None
+
+
+compiled_ema = operators.operator("ema", _forward, _forward_shapes)
+compiled_ema_backward = operators.operator("ema_backward", _backward, _backward_shapes)
+torch.library.register_autograd("fairseq_mega::ema", _differentiate, setup_context=_keep)

@@ -6,6 +6,7 @@ from typing import List, NamedTuple
 import torch
 from torch import Tensor
 
+FEW_TAPS = 64  # of so many, each has its own exponential
 
 class EMAParameters(NamedTuple):
     """What is learned: of ``K`` channels, ``D``, or ``2 D`` if bidirectional, the forward EMA's
@@ -19,6 +20,8 @@ class EMAParameters(NamedTuple):
     def directions(self, channels: int) -> "List[EMACoefficients]":
         """Coefficients ``(D, N)`` of the forward EMA, and of the backward EMA if there is one."""
         both = ema_coefficients(*self)
+        if len(self.gamma) == channels:
+            return [both]
         return [EMACoefficients(*each) for each in zip(*(c.split(channels) for c in both))]
 
 
@@ -33,18 +36,15 @@ class EMACoefficients(NamedTuple):
 def ema_coefficients(delta: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor) -> EMACoefficients:
     """Coefficients in at least float32 from ``delta, alpha, beta: (D, N, 1)``, ``gamma: (D, N)``.
 
-    ``log q`` is taken from ``1 - p a`` where ``p a`` is small and from the equal sum of positive
-    terms ``(1 - p) + p (1 - a)`` where it is not, so that it is exact at both ends.
+    ``log q = log1p(-p a)`` keeps the digits of a ``q`` near 1, which is a long memory; of one near
+    0, those that can be seen in ``q h_{t-1} + p beta x_t``.
     """
     dtype = torch.promote_types(delta.dtype, torch.float32)
     delta, alpha, beta = (t.squeeze(-1).to(dtype) for t in (delta, alpha, beta))
-    p, a = torch.sigmoid(delta), torch.sigmoid(alpha)
-    damping = p * a
-    near_one = torch.log1p(-damping.clamp(max=0.5))
-    tiny = torch.finfo(dtype).tiny
-    near_zero = torch.log((torch.sigmoid(-delta) + p * torch.sigmoid(-alpha)).clamp(min=tiny))
-    log_decay = torch.where(damping < 0.5, near_one, near_zero)
-    return EMACoefficients(log_decay, p * beta, gamma.to(dtype) / math.sqrt(gamma.size(-1)))
+    p = torch.sigmoid(delta)
+    damping = (p * torch.sigmoid(alpha)).clamp(max=1 - torch.finfo(dtype).eps)
+    scale = gamma.size(-1) ** -0.5
+    return EMACoefficients(torch.log1p(-damping), p * beta, gamma.to(dtype) * scale)
 
 
 def half_lives(log_decay: Tensor) -> Tensor:
@@ -64,10 +64,12 @@ def kernel_taps(coefficients: EMACoefficients, taps: int) -> Tensor:
     where the definition takes ``taps``, and no ``(D, N, taps)`` tensor.
     """
     log_decay, input_weight, output_weight = coefficients
-    m = math.isqrt(max(taps - 1, 0)) + 1
+    weight = (input_weight * output_weight).unsqueeze(1)  # (D, 1, N)
+    m = taps if taps <= FEW_TAPS else math.isqrt(taps - 1) + 1
     rows = -(-taps // m)
     step = torch.arange(max(m, rows), dtype=log_decay.dtype, device=log_decay.device)
     fine = torch.exp(log_decay.unsqueeze(2) * step[:m])  # (D, N, m)
-    coarse = torch.exp(log_decay.unsqueeze(1) * (m * step[:rows]).unsqueeze(1))  # (D, rows, N)
-    coarse = coarse * (input_weight * output_weight).unsqueeze(1)
-    return torch.bmm(coarse, fine).flatten(1)[:, :taps]
+    if rows > 1:
+        coarse = torch.exp(log_decay.unsqueeze(1) * (m * step[:rows]).unsqueeze(1))
+        weight = coarse * weight  # (D, rows, N)
+    return torch.bmm(weight, fine).flatten(1)[:, :taps]

@@ -1,4 +1,4 @@
-"""The EMA as a convolution with its kernel, by FFTs: for truncated kernels, and on GPUs."""
+"""The EMA as a convolution with its kernel, by FFTs: for truncated kernels above all."""
 
 from typing import Optional, Tuple
 
@@ -12,8 +12,6 @@ from .layout import channels_first, channels_last
 
 def fft_convolution(x: Tensor, kernel: Tensor, backward_kernel: Optional[Tensor] = None) -> Tensor:
     """``naive.ema_convolution`` as a product of spectra; ``(D, T)`` with ``T <= L``."""
-    if torch.compiler.is_compiling():
-        return _convolve(x, kernel, backward_kernel)[0]
     return _FFTConvolution.apply(x, kernel, backward_kernel)
 
 
@@ -69,6 +67,4 @@ class _FFTConvolution(torch.autograd.Function):
 
 def fast_length(n: int) -> int:
     """The smallest even length of at least ``n`` at which an FFT is fast: ``2^a 3^b 5^c``."""
-    if torch.compiler.is_compiling():
-        return 1 << max(n - 1, 1).bit_length()
     return 2 * next_fast_len(-(-n // 2), real=True)

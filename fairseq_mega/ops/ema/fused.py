@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..operators import as_bytes, ceil, channels_together, launch, operator, power_of_two
+from ..operators import as_bytes, ceil, channels_together, launch, power_of_two
 from .coefficients import EMACoefficients, EMAParameters
 
 KERNELS = f"{__package__}.kernels"
@@ -132,7 +132,7 @@ def _outputs(
     return y
 
 
-# --- the operators: each is one launch ------------------------------------------------------------
+# --- each is one launch ---------------------------------------------------------------------------
 
 
 def _launch(kernel: str, x: Tensor, grid: Tuple[int, ...], *args, **constants):
@@ -147,7 +147,6 @@ def _tiny(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).tiny
 
 
-@operator("ema")
 def _coefficients(
     delta: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor, channels: int
 ) -> Tuple[Tensor, Tensor, Tensor]:
@@ -161,7 +160,6 @@ def _coefficients(
     return out[0], out[1], out[2]
 
 
-@operator("ema")
 def _coefficient_gradients(
     delta: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor, omega: Optional[Tensor],
     sum_u: Tensor, sum_v: Tensor, sum_x: Tensor,
@@ -179,7 +177,6 @@ def _coefficient_gradients(
     return grads[0], grads[1], grads[2], grads[3], grads[4]
 
 
-@operator("ema")
 def _segment_states(
     x: Tensor, padding: Optional[Tensor], log_decay: Tensor, decay: Tensor,
     segment: int, delay: int, reverse: bool,
@@ -198,7 +195,6 @@ def _segment_states(
     return ends
 
 
-@operator("ema")
 def _join_segments(ends: Tensor, log_decay: Tensor, length: int, segment: int) -> Tensor:
     """The states before each segment and after the last: ``(2, directions, B, S + 1, N, D)``."""
     _, directions, batch, segments, ndim, channels = ends.shape
@@ -209,7 +205,6 @@ def _join_segments(ends: Tensor, log_decay: Tensor, length: int, segment: int) -
     return states
 
 
-@operator("ema")
 def _scan(
     x: Tensor, padding: Optional[Tensor], other: Optional[Tensor],
     log_decay: Tensor, decay: Tensor, weight: Tensor, omega: Optional[Tensor],
@@ -239,7 +234,6 @@ def _scan(
     return y
 
 
-@operator("ema")
 def _gradients(
     x: Tensor, padding: Optional[Tensor], grad_y: Tensor, log_decay: Tensor, decay: Tensor,
     states: Optional[Tensor], segment: int, delay: int, reverse: bool,

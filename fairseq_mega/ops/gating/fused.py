@@ -1,6 +1,7 @@
 """``naive`` on a GPU: a kernel for each formula, and one for its backward pass, which computes the
-activation again. Functions take the arguments of the formula. Where nothing is dropped, ``silu`` is
-torch's, which is that already."""
+activation again. Functions take the arguments of the formula: tensors ``(B, L, D)``, ``silu`` as
+the activation, and a dropout module whose ``mask`` draws which values are kept.
+"""
 
 from typing import Any, Optional, Sequence, Tuple
 
@@ -9,14 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .. import operators
-from ..dropout import DropoutMask
 from ..operators import (
     as_bytes,
     ceil,
     channels_together,
     launch,
-    operator,
     power_of_two,
     type_within,
 )
@@ -26,30 +24,15 @@ KERNELS = f"{__package__}.kernels"
 TILE, COLUMNS = 2048, 1024
 
 
-def is_available(*args: Any) -> bool:
-    """Whether there are kernels for a formula of these arguments: on a GPU, of tensors ``(B, L,
-    D)``, for ``silu`` and dropout of single values. Not in a step of generation, of one position
-    without gradients: the host launches torch's few kernels sooner than one of Triton's."""
-    x = next(arg for arg in args if isinstance(arg, Tensor))
-    if not operators.runs_kernels(x) or x.dim() != 3 or torch.compiler.is_compiling():
-        return False
-    if x.size(1) == 1 and not torch.is_grad_enabled():
-        return False
-    masks = (arg for arg in args if isinstance(arg, DropoutMask))
-    activations = (arg for arg in args if callable(arg))
-    return all(f is F.silu for f in activations) and all(m.keep.shape == x.shape for m in masks)
+def activated(x: Tensor, activation: Any, dropout: Any) -> Tensor:
+    return ema_output(x, x.dtype, dropout)
 
 
-def activated(x: Tensor, activation: Any, mask: Optional[DropoutMask]) -> Tensor:
-    if mask is None:
-        return F.silu(x)
-    return _Activated.apply(channels_together(x), x.dtype, *_parts(mask))
-
-
-def ema_output(y: Tensor, dtype: torch.dtype, mask: Optional[DropoutMask]) -> Tensor:
-    if mask is None and y.dtype == dtype:
+def ema_output(y: Tensor, dtype: torch.dtype, dropout: Any) -> Tensor:
+    keep, scale = _mask(y, dropout)
+    if keep is None and y.dtype == dtype:  # torch's silu keeps its argument alone, too
         return F.silu(y)
-    return _Activated.apply(channels_together(y), dtype, *_parts(mask))
+    return _Activated.apply(channels_together(y), dtype, keep, scale)
 
 
 def queries_and_keys(z: Tensor, gamma: Tensor, beta: Tensor) -> Tuple[Tensor, Tensor]:
@@ -61,19 +44,16 @@ def reset_gated(o: Tensor, r: Tensor) -> Tensor:
 
 
 def gated_update(
-    residual: Tensor,
-    hx: Optional[Tensor],
-    h: Tensor,
-    u: Tensor,
-    activation: Any,
-    mask: Optional[DropoutMask],
+    residual: Tensor, hx: Optional[Tensor], h: Tensor, u: Tensor, activation: Any, dropout: Any
 ) -> Tensor:
     residual, h, u = (channels_together(t) for t in (residual, h, u))
     hx = None if hx is None else channels_together(hx)
-    return _GatedUpdate.apply(residual, hx, h, u, *_parts(mask))
+    return _GatedUpdate.apply(residual, hx, h, u, *_mask(h, dropout))
 
 
-def _parts(mask: Optional[DropoutMask]) -> Tuple[Optional[Tensor], float]:
+def _mask(x: Tensor, dropout: Any) -> Tuple[Optional[Tensor], float]:
+    """Which values are kept, as one piece of memory, and their scale."""
+    mask = dropout.mask(x)
     return (None, 1.0) if mask is None else (mask.keep.contiguous(), mask.scale)
 
 
@@ -136,38 +116,33 @@ class _QueriesAndKeys(torch.autograd.Function):
         return grad_z, grad_gamma, grad_beta
 
 
-# --- the operators: each is one launch ------------------------------------------------------------
+# --- each is one launch ---------------------------------------------------------------------------
 
 
-@operator("gating")
 def _activated(x: Tensor, keep: Optional[Tensor], scale: float, dtype: torch.dtype) -> Tensor:
     y = _like(x, dtype)
     _launch("activated", (x,), (), (as_bytes(keep, x), y), SCALE=scale)
     return y
 
 
-@operator("gating")
 def _activated_backward(x: Tensor, keep: Optional[Tensor], scale: float, grad: Tensor) -> Tensor:
     grad_x = _like(x)
     _launch("activated_backward", (x,), (grad,), (as_bytes(keep, x), grad_x), SCALE=scale)
     return grad_x
 
 
-@operator("gating")
 def _reset_gated(o: Tensor, r: Tensor) -> Tensor:
     y = _like(o, torch.promote_types(o.dtype, r.dtype))
     _launch("reset_gated", (o, r), (), (y,))
     return y
 
 
-@operator("gating")
 def _reset_gated_backward(o: Tensor, r: Tensor, grad: Tensor) -> Tuple[Tensor, Tensor]:
     grads = _like(o), _like(r)
     _launch("reset_gated_backward", (o, r), (grad,), grads)
     return grads
 
 
-@operator("gating")
 def _gated_update(
     residual: Tensor, hx: Optional[Tensor], h: Tensor, u: Tensor,
     keep: Optional[Tensor], scale: float,
@@ -178,7 +153,6 @@ def _gated_update(
     return y
 
 
-@operator("gating")
 def _gated_update_backward(
     residual: Tensor, hx: Optional[Tensor], h: Tensor, u: Tensor,
     keep: Optional[Tensor], scale: float, grad: Tensor,
@@ -190,7 +164,6 @@ def _gated_update_backward(
     return grads
 
 
-@operator("gating")
 def _queries_and_keys(z: Tensor, gamma: Tensor, beta: Tensor) -> Tuple[Tensor, Tensor]:
     dtype = torch.promote_types(z.dtype, gamma.dtype)
     q, k = _like(z, dtype), _like(z, dtype)
@@ -198,7 +171,6 @@ def _queries_and_keys(z: Tensor, gamma: Tensor, beta: Tensor) -> Tuple[Tensor, T
     return q, k
 
 
-@operator("gating")
 def _queries_and_keys_backward(
     z: Tensor, gamma: Tensor, grad_q: Tensor, grad_k: Tensor
 ) -> Tuple[Tensor, Tensor]:
@@ -217,8 +189,6 @@ def _launch(
     """Positions of ``inputs`` and ``grads`` are at any distance in memory, of ``grads`` channels,
     too; ``others`` are contiguous."""
     x = inputs[0]
-    if x.is_meta:
-        return
     batch, length, dim = x.shape
     strides = [n for t in inputs for n in t.stride()[:2]]
     strides += [n for t in grads for n in t.stride()]

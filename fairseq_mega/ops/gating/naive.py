@@ -1,4 +1,4 @@
-"""The formulas between projections, as printed."""
+"""The formulas between projections, as the paper prints them."""
 
 from typing import Callable, Optional, Tuple
 
@@ -6,19 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..dropout import DropoutMask, apply_mask
-
-Activation = Callable[[Tensor], Tensor]
+Elementwise = Callable[[Tensor], Tensor]
 
 
-def activated(x: Tensor, activation: Activation, mask: Optional[DropoutMask]) -> Tensor:
+def activated(x: Tensor, activation: Elementwise, dropout: Elementwise) -> Tensor:
     """``dropout(activation(x))``."""
-    return apply_mask(activation(x), mask)
+    return dropout(activation(x))
 
 
-def ema_output(y: Tensor, dtype: torch.dtype, mask: Optional[DropoutMask]) -> Tensor:
+def ema_output(y: Tensor, dtype: torch.dtype, dropout: Elementwise) -> Tensor:
     """``X' = dropout(silu(y))`` of ``y = EMA(X) + omega X``, in the layer's type."""
-    return apply_mask(F.silu(y).to(dtype), mask)
+    return dropout(F.silu(y).to(dtype))
 
 
 def queries_and_keys(z: Tensor, gamma: Tensor, beta: Tensor) -> Tuple[Tensor, Tensor]:
@@ -31,8 +29,7 @@ def queries_and_keys(z: Tensor, gamma: Tensor, beta: Tensor) -> Tuple[Tensor, Te
     Returns:
         q and k, ``(B, L, Z)`` each.
     """
-    z = F.silu(z)
-    q, k = (torch.addcmul(b, z, g) for g, b in zip(gamma, beta))
+    q, k = torch.addcmul(beta, F.silu(z).unsqueeze(2), gamma).unbind(2)  # of (B, L, 2, Z)
     return q, k
 
 
@@ -46,13 +43,13 @@ def gated_update(
     hx: Optional[Tensor],
     h: Tensor,
     u: Tensor,
-    activation: Activation,
-    mask: Optional[DropoutMask],
+    activation: Elementwise,
+    dropout: Elementwise,
 ) -> Tensor:
     """``(1 - u) residual + u dropout(activation(hx + h))`` with ``u = sigmoid(u)``: ``(B, L, D)``.
 
-    ``hx`` is what the EMA adds before the activation, None in cross attention. All in the
-    residual's type, whatever autocast made of the others.
+    ``hx`` is the EMA's share before the activation, None in cross attention. The result has the
+    residual's type, whatever autocast made of the other tensors.
     """
-    new = activated(h if hx is None else hx + h, activation, mask).to(residual.dtype)
+    new = dropout(activation(h if hx is None else hx + h)).to(residual.dtype)
     return torch.lerp(residual, new, torch.sigmoid(u).to(residual.dtype))
