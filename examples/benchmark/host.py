@@ -73,13 +73,14 @@ def tokens() -> Tensor:
 def training_step(model, criterion, net_input: Dict[str, Tensor]) -> Dict[str, Step]:
     """The forward pass alone, and both passes."""
     sample = {"net_input": net_input, "target": tokens(), "ntokens": LENGTH}
-    model.train()
+    parameters = list(model.train().parameters())
 
     def forward():
         return criterion(model, sample)[0]
 
     def both():
-        model.zero_grad()
+        for parameter in parameters:  # as fairseq's optimizers
+            parameter.grad = None
         forward().backward()
 
     return {"forward": forward, "step": both}

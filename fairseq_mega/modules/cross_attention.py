@@ -126,7 +126,6 @@ class GatedCrossAttention(nn.Module):
     def _attend(self, q, source, key_padding_mask, need_weights):
         """Attention of ``q (B, L, Z)`` to K and V = activation(V) of ``source (B, S, D)``."""
         k, v = self.k_proj(source), self.v_proj(source)
-        dropout = self.hidden_dropout.drawn(v)
         return tiled_attention(
             q,
             k,
@@ -136,7 +135,7 @@ class GatedCrossAttention(nn.Module):
             key_padding_mask=key_padding_mask,
             dropout=self.attention_dropout.rate,
             need_weights=need_weights,
-            values=lambda v: dropout(self.activation(v)),
+            values=lambda v: self.hidden_dropout(self.activation(v)),
         )
 
     def _make_source_cache(

@@ -1,12 +1,11 @@
 """Dropout, of single values or of whole channels."""
 
-from typing import Callable, Optional
+from typing import Optional
 
-import torch
 from fairseq.modules import FairseqDropout
 from torch import Tensor
 
-from ..ops.dropout import DropoutMask, apply_mask, draw_mask, dropout
+from ..ops.dropout import DropoutMask, draw_mask, dropout
 
 
 class Dropout(FairseqDropout):
@@ -18,22 +17,12 @@ class Dropout(FairseqDropout):
         return self.p if self.training or self.apply_during_inference else 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        rate = self.rate
-        return dropout(x, rate) if rate > 0 else x
+        return dropout(x, self.p) if self.training or self.apply_during_inference else x
 
     def mask(self, x: Tensor) -> Optional[DropoutMask]:
         """Draws which values of ``x`` are kept; None where nothing is dropped."""
         rate = self.rate
         return draw_mask(x, rate) if rate > 0 else None
-
-    def drawn(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        """Dropout for values like ``x`` that drops the same ones at each call."""
-        if self.rate == 0:
-            return _itself
-        if torch.compiler.is_compiling():  # calls it once
-            return self
-        mask = draw_mask(x, self.rate)
-        return lambda values: apply_mask(values, mask)
 
 
 class FeatureDropout(Dropout):
@@ -41,18 +30,8 @@ class FeatureDropout(Dropout):
     sequence."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drawn(x)(x)
-
-    def drawn(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         rate = self.rate
-        if rate == 0:
-            return _itself
-        channels = dropout(x.new_ones(x.size(0), 1, x.size(2)), rate)
-        return lambda values: values * channels
-
-
-def _itself(x: Tensor) -> Tensor:
-    return x
+        return x * dropout(x.new_ones(x.size(0), 1, x.size(2)), rate) if rate > 0 else x
 
 
 def make_dropout(p: float, owner: object, feature_dropout: bool = False) -> Dropout:

@@ -23,6 +23,10 @@ Attended = Tuple[Tensor, Optional[Tensor]]
 Values = Callable[[Tensor], Tensor]
 
 
+def _itself(v: Tensor) -> Tensor:
+    return v
+
+
 class MovingAverageGatedAttention(nn.Module):
     """Single-head attention with queries and keys from an EMA, and a gated residual connection.
 
@@ -150,18 +154,17 @@ class MovingAverageGatedAttention(nn.Module):
     def _output(self, o: Tensor, r: Tensor, paper) -> Tensor:
         return self.h_proj(paper.reset_gated(o, r))
 
+    def _values(self, v: Tensor) -> Tensor:
+        return self.hidden_dropout(self.activation(v))
+
     def _attention(self, q, k, v, padding_mask, state, need_weights) -> Attended:
         """Attention to the values of ``v``: ``(B, L, H)`` and the weights or None."""
-        dropout = self.hidden_dropout.drawn(v)
-
-        def values(v: Tensor) -> Tensor:
-            return dropout(self.activation(v))
-
         if state is None:
-            return self._attend_in_chunks(q, k, v, padding_mask, need_weights, values)
-        return self._continue_chunks(state.cache, q, k, values(v), padding_mask, need_weights)
+            return self._attend_in_chunks(q, k, v, padding_mask, need_weights, self._values)
+        v = self._values(v)
+        return self._continue_chunks(state.cache, q, k, v, padding_mask, need_weights)
 
-    def _attend(self, q, k, v, padding_mask, need_weights, values: Optional[Values] = None) -> Attended:
+    def _attend(self, q, k, v, padding_mask, need_weights, values: Values = _itself) -> Attended:
         """Attention over all positions: ``(B, L, H)`` and the weights ``(B, L, L)`` or None."""
         causal, length = not self.bidirectional, q.size(1)
         return tiled_attention(
@@ -178,7 +181,7 @@ class MovingAverageGatedAttention(nn.Module):
         )
 
     def _attend_in_chunks(
-        self, q, k, v, padding_mask, need_weights, values: Optional[Values] = None
+        self, q, k, v, padding_mask, need_weights, values: Values = _itself
     ) -> Attended:
         """Attention inside each chunk, or over the whole if that is one chunk."""
         batch, length, size = q.size(0), q.size(1), self.chunk_size
@@ -189,7 +192,7 @@ class MovingAverageGatedAttention(nn.Module):
         q, k = to_chunks(q, size), to_chunks(k, size)
 
         def values_in_chunks(v: Tensor) -> Tensor:
-            return to_chunks(v if values is None else values(v), size)
+            return to_chunks(values(v), size)
 
         o, weights = self._attend(q, k, v, padding_mask, need_weights, values_in_chunks)
         o = o.reshape(batch, -1, self.hdim)[:, :length]

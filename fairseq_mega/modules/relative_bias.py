@@ -1,9 +1,6 @@
 """Relative positional biases: modules that give the bias for a range of offsets ``j - i``."""
 
-import math
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.autocast import without_autocast
@@ -30,8 +27,6 @@ class RelativePositionalBias(nn.Module):
         if queries == 1:
             return self.offsets(-start, last).unsqueeze(0)
         diagonals = self.offsets(1 - start - queries, 0 if causal else last)
-        if causal:
-            diagonals = F.pad(diagonals, (0, last), value=-math.inf)
         return toeplitz(diagonals, queries, keys)
 
 

@@ -52,7 +52,7 @@ def apply_mask(x: Tensor, mask: DropoutMask) -> Tensor:
 
 
 def _draws_bits(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.numel() >= LEAST_FOR_BITS
+    return x.is_cpu and x.numel() >= LEAST_FOR_BITS
 
 
 class _ApplyMask(torch.autograd.Function):
@@ -70,7 +70,7 @@ class _ApplyMask(torch.autograd.Function):
 
 
 def _masked(x: Tensor, keep: Tensor, scale: float) -> Tensor:
-    if x.device.type != "cpu":
+    if not x.is_cpu:
         return torch.ops.aten.native_dropout_backward(x, keep, scale)  # one kernel
     # On a CPU, products of bytes and floats take three times as long as this.
     return keep.view(torch.uint8).to(x.dtype).mul_(x).mul_(scale)

@@ -1,7 +1,8 @@
 """Less memory for the backward pass: cheap results of large tensors are recomputed, not kept."""
 
+from contextlib import contextmanager
 from functools import wraps
-from typing import Callable, TypeVar
+from typing import Callable, Iterator, TypeVar
 
 import torch
 from torch import Tensor
@@ -39,3 +40,21 @@ def recomputed(step: Step) -> Step:
         return checkpoint(step, *args, use_reentrant=False)
 
     return run  # type: ignore[return-value]
+
+
+class RandomState:
+    """The state of a device's random numbers, to draw the same ones again."""
+
+    def __init__(self, device: torch.device):
+        self._devices = [device] if device.type == "cuda" else []
+        self._state = torch.cuda.get_rng_state(device) if self._devices else torch.get_rng_state()
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Draws what was drawn after this object was made; then what would have come without."""
+        with torch.random.fork_rng(self._devices):
+            if self._devices:
+                torch.cuda.set_rng_state(self._state, self._devices[0])
+            else:
+                torch.set_rng_state(self._state)
+            yield

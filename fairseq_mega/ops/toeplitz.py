@@ -1,40 +1,57 @@
 """Matrices whose entries depend on the distance of column and row alone."""
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def toeplitz(diagonals: Tensor, rows: int, columns: int) -> Tensor:
     """The matrix ``M[i, j] = diagonals[rows - 1 + j - i]``.
 
     Args:
-        diagonals: ``(..., rows + columns - 1)``, from the lower left corner to the upper right.
+        diagonals: ``(..., rows + columns - 1)``, from the lower left corner to the upper right;
+            minus infinity where the last ones are left out.
 
     Returns:
         ``(..., rows, columns)``.
     """
-    if torch.compiler.is_compiling():
-        return diagonals.unfold(-1, columns, 1).flip(-2)
-    return _Toeplitz.apply(diagonals, rows, columns)
+    missing = rows + columns - 1 - diagonals.size(-1)
+    if missing:
+        diagonals = F.pad(diagonals, (0, missing), value=-math.inf)
+    if torch.compiler.is_compiling() or diagonals.is_cpu:
+        return toeplitz_matrix(diagonals, columns)
+    return _Toeplitz.apply(diagonals, columns)  # there, one thread would sum a whole diagonal
+
+
+def toeplitz_matrix(diagonals: Tensor, columns: int) -> Tensor:
+    """``toeplitz`` of all diagonals, with torch's backward pass."""
+    return diagonals.unfold(-1, columns, 1).flip(-2)
+
+
+def diagonal_sums(matrix: Tensor) -> Tensor:
+    """The sums along the diagonals of ``(..., rows, columns)``, in the order of ``toeplitz``: the
+    gradient of its diagonals."""
+    rows, columns = matrix.shape[-2:]
+    # Rows are laid out at a distance that leaves zeros between them. Read at a distance that is
+    # one longer, each starts one diagonal further on, and diagonals have become columns.
+    diagonals = distance = rows + columns - 1
+    matrices = matrix.reshape(-1, rows, columns)
+    size = rows - 1 + rows * distance
+    space = matrix.new_zeros(len(matrices), size)
+    space.as_strided(matrices.shape, (size, distance, 1), rows - 1).copy_(matrices)
+    read = space.as_strided((len(matrices), rows, diagonals), (size, distance + 1, 1))
+    return read.sum(1).view(*matrix.shape[:-2], diagonals)
 
 
 class _Toeplitz(torch.autograd.Function):
-    """Its backward pass sums along diagonals: several times as fast as that of ``unfold``."""
+    @staticmethod
+    def forward(ctx, diagonals: Tensor, columns: int) -> Tensor:
+        return toeplitz_matrix(diagonals, columns)
 
     @staticmethod
-    def forward(ctx, diagonals: Tensor, rows: int, columns: int) -> Tensor:
-        return diagonals.unfold(-1, columns, 1).flip(-2)
-
-    @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor):
-        rows, columns = grad.shape[-2:]
-        # Rows are laid out at a distance that leaves zeros between them. Read at a distance that is
-        # one longer, each starts one diagonal further on, and diagonals have become columns.
-        diagonals = distance = rows + columns - 1
-        matrices = grad.reshape(-1, rows, columns)
-        space = grad.new_zeros(len(matrices), rows - 1 + rows * distance)
-        placed = space[:, rows - 1 :].unflatten(1, (rows, distance))
-        placed[..., :columns] = matrices
-        read = (space.size(1), distance + 1, 1)
-        summed = space.as_strided((len(matrices), rows, diagonals), read).sum(1)
-        return summed.view(*grad.shape[:-2], diagonals), None, None
+        return diagonal_sums(grad), None

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from ..autocast import in_autocast_type, is_autocast_on, without_autocast
 from ..dropout import DropoutMask, apply_mask, draw_mask, dropout
-from ..recompute import is_large
+from ..recompute import RandomState, is_large
 from .functions import ATTENTION_FUNCTIONS, attention_scale, attention_scores
 
 # Queries of a tile where the mask is causal: on two CPU cores, tiles of 256 queries took two thirds
@@ -79,6 +79,10 @@ class _Weights(NamedTuple):
         return ATTENTION_FUNCTIONS[self.function](scores)
 
 
+def _itself(v: Tensor) -> Tensor:
+    return v
+
+
 def tiled_attention(
     q: Tensor,
     k: Tensor,
@@ -90,7 +94,7 @@ def tiled_attention(
     dropout: float = 0.0,
     need_weights: bool = False,
     scale: Optional[float] = None,
-    values: Optional[Callable[[Tensor], Tensor]] = None,
+    values: Callable[[Tensor], Tensor] = _itself,
     tiles: Optional[List[Tile]] = None,
 ) -> Tuple[Tensor, Optional[Tensor]]:
     """``naive.attention``, with dropout of the weights.
@@ -112,8 +116,8 @@ def tiled_attention(
         dropout: probability for the weights.
         need_weights: also return the weights, before dropout.
         scale: replaces ``attention_scale``'s, which would also count keys that ``bias`` hides.
-        values: a pure function of ``v`` that returns the values ``(B, S, H)``; tiles keep ``v``,
-            of any shape, for the backward pass. None: ``v`` itself has the values.
+        values: a function of ``v`` that returns the values ``(B, S, H)``. Tiles keep ``v``, of any
+            shape, and the backward pass calls the function again, with the same random numbers.
         tiles: by default those of ``make_tiles`` that suit the device.
 
     Returns:
@@ -134,25 +138,26 @@ def tiled_attention(
 
 
 def _attention(
-    q, k, v, bias, weights: _Weights, causal: bool, need_weights: bool, values, tiles
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor,
+    weights: _Weights,
+    causal: bool,
+    need_weights: bool,
+    values: Callable[[Tensor], Tensor],
+    tiles: Optional[List[Tile]],
 ) -> Tuple[Tensor, Optional[Tensor]]:
-    if need_weights or torch.compiler.is_compiling():
-        plain = True
-    else:
-        plain = tiles is None and not is_large(q.size(0) * q.size(1) * k.size(1), q.device)
-    if plain:
-        w = weights.of(q, k, bias)
-        v = v if values is None else values(v)
+    batch, queries, keys = q.size(0), q.size(1), k.size(1)
+    in_one = need_weights or torch.compiler.is_compiling()
+    if in_one or (tiles is None and not is_large(batch * queries * keys, q.device)):
+        v, w = values(v), weights.of(q, k, bias)
         return torch.bmm(dropout(w, weights.dropout), v), w if need_weights else None
     if tiles is None:
         cpu = q.device.type == "cpu"
         sizes = (TILE_QUERIES, TILE_WEIGHTS) if cpu else (TILE_QUERIES_GPU, 0)
-        tiles = make_tiles(q.size(0), q.size(1), k.size(1), causal, *sizes)
-    return _TiledAttention.apply(q, k, v, bias, weights, values or _itself, tiles), None
-
-
-def _itself(v: Tensor) -> Tensor:
-    return v
+        tiles = make_tiles(batch, queries, keys, causal, *sizes)
+    return _TiledAttention.apply(q, k, v, bias, weights, values, tiles), None
 
 
 class _TiledAttention(torch.autograd.Function):
@@ -164,6 +169,7 @@ class _TiledAttention(torch.autograd.Function):
     def forward(ctx, q, k, v, bias, weights, values, tiles):
         masks = []
         ctx.weights, ctx.values, ctx.tiles, ctx.scale = weights, values, tiles, 1.0
+        ctx.random = RandomState(v.device)
         seen = values(v)
         o = seen.new_empty(q.size(0), q.size(1), seen.size(2))
         for tile in tiles:
@@ -181,8 +187,8 @@ class _TiledAttention(torch.autograd.Function):
     def backward(ctx, grad_o):
         q, k, v, bias, *masks = ctx.saved_tensors
         drops = [DropoutMask(keep, ctx.scale) for keep in masks] or [None] * len(ctx.tiles)
-        with torch.enable_grad():
-            leaf = v.detach().requires_grad_()
+        leaf = v.detach().requires_grad_()
+        with torch.enable_grad(), ctx.random.again():
             values = ctx.values(leaf)
         inputs = q, k, values.detach(), bias
         if len(ctx.tiles) == 1:  # nothing to add up

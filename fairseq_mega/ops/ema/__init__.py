@@ -9,10 +9,9 @@ the fastest: ``ema`` of a whole sequence, ``ema_segment`` of one that continues,
 one position. Sequences are ``(B, L, D)``.
 """
 
-from typing import List, Optional, Tuple
+from typing import Optional, Tuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .. import operators
@@ -21,7 +20,6 @@ from .blocks import (
     ema_by_blocks,
     ema_in_one_block,
     ema_segment_by_blocks,
-    within_block,
 )
 from .coefficients import (
     EMACoefficients,
@@ -82,12 +80,12 @@ def ema(
         return x.clone()
     if operators.runs_kernels(x):
         return fused_ema(x, parameters, omega, truncation, padding_mask)
-    directions = parameters.directions(x.size(2))
-    x = x.to(directions[0].log_decay.dtype)
-    omega = None if omega is None else omega.to(x.dtype)
+    dtype = torch.promote_types(parameters.gamma.dtype, torch.float32)
+    x = x.to(dtype)
+    omega = None if omega is None else omega.to(dtype)
     if padding_mask is None:
-        return _fastest(x, directions, omega, truncation)
-    y = _fastest(x.masked_fill(padding_mask.unsqueeze(-1), 0.0), directions, None, truncation)
+        return _fastest(x, parameters, omega, truncation)
+    y = _fastest(x.masked_fill(padding_mask.unsqueeze(-1), 0.0), parameters, None, truncation)
     return y if omega is None else torch.addcmul(y, x, omega)
 
 
@@ -109,34 +107,22 @@ def ema_segment(x: Tensor, coefficients: EMACoefficients, h: Tensor) -> Tuple[Te
 
 
 def _fastest(
-    x: Tensor,
-    directions: List[EMACoefficients],
-    omega: Optional[Tensor],
-    truncation: Optional[int],
+    x: Tensor, parameters: EMAParameters, omega: Optional[Tensor], truncation: Optional[int]
 ) -> Tensor:
     """``ema`` without padding, by all forms but the fused one."""
-    batch, length, _ = x.shape
+    batch, length, channels = x.shape
     taps = min(length, truncation or length)
+    directions = len(parameters.gamma) // channels
     if length <= LONGEST_BLOCK and batch >= length // 8:
-        forward, backward = _kernels(directions, taps)
-        return ema_in_one_block(x, within_block(forward, backward, length, omega))
-    if taps == length >= SHORTEST[len(directions)]:
-        matrices = block_matrices(directions, _block_size(x), omega)
-        return ema_by_blocks(x, matrices, bidirectional=len(directions) > 1)
-    forward, backward = _kernels(directions, taps)
-    if omega is not None:
-        forward = forward + F.pad(omega.unsqueeze(1), (0, taps - 1))
-    return fft_convolution(x, forward, backward)
+        return ema_in_one_block(x, kernel_taps(parameters, taps), omega)
+    if taps == length >= SHORTEST[directions]:
+        matrices = block_matrices(parameters.directions(channels), _block_size(x), omega)
+        return ema_by_blocks(x, matrices, bidirectional=directions > 1)
+    return fft_convolution(x, kernel_taps(parameters, taps), omega)
 
 
 def _block_size(x: Tensor) -> int:
     return BLOCK if x.size(0) * x.size(1) < MANY_POSITIONS else LARGE_BLOCK
-
-
-def _kernels(directions: List[EMACoefficients], taps: int) -> Tuple[Tensor, Optional[Tensor]]:
-    """The forward kernel and the backward one or None, ``(D, taps)`` each."""
-    kernels = [kernel_taps(direction, taps) for direction in directions]
-    return kernels[0], kernels[1] if len(kernels) > 1 else None
 
 
 # --- one operator of a compiled graph, which chooses its form when it runs ------------------------
