@@ -1,6 +1,6 @@
 """Host time of Mega next to fairseq's Transformer: what a step costs before it computes anything.
 
-    python examples/benchmark/host.py [--compile]
+    python examples/benchmark/host.py [--compile-layers]
 
 Models are so small (D 16, 8 tokens) that almost all time goes to Python and to launching
 operators, as it does on a GPU in small trainings. Both sides run interleaved in one process on one
@@ -37,6 +37,8 @@ MEGA = dict(embed_dim=16, hidden_dim=32, ffn_embed_dim=32, z_dim=8, n_dim=4)
 TRANSFORMER = dict(embed_dim=16, ffn_embed_dim=32, attention_heads=2)
 # Every kind of dropout that a side has, as in both models' recipes for WMT and WikiText-103.
 DROPOUTS = dict(dropout=0.1, attention_dropout=0.1, activation_dropout=0.1)
+MEGA_DROPOUTS = dict(DROPOUTS, hidden_dropout=0.1)
+COMPILED: Dict[str, bool] = {}  # options of Mega's models that the command line asks for
 OWN = str(ROOT / "fairseq_mega")
 
 Step = Callable[[], object]
@@ -49,7 +51,7 @@ def sized(sizes: Dict[str, int], *parts: str) -> Dict[str, int]:
 def translation_model(side: str):
     if side == "mega":
         sizes = sized(MEGA, "encoder")
-        return build("mega_wmt_en_de", WORDS, {**sizes, **DROPOUTS, "hidden_dropout": 0.1})
+        return build("mega_wmt_en_de", WORDS, {**sizes, **MEGA_DROPOUTS, **COMPILED})
     ends = dict(decoder_input_dim=16, decoder_output_dim=16)
     sizes = sized(TRANSFORMER, "encoder", "decoder")
     return build("transformer_wmt_en_de", WORDS, {**sizes, **ends, **DROPOUTS})
@@ -58,7 +60,7 @@ def translation_model(side: str):
 def language_model(side: str):
     positions = dict(tokens_per_sample=LENGTH, max_target_positions=LENGTH)
     if side == "mega":
-        sizes = {**sized(MEGA, "decoder"), **positions, **DROPOUTS, "hidden_dropout": 0.1}
+        sizes = {**sized(MEGA, "decoder"), **positions, **MEGA_DROPOUTS, **COMPILED}
         return build("mega_lm", WORDS, sizes)
     ends = dict(decoder_input_dim=16, decoder_output_dim=16)
     sizes = {**sized(TRANSFORMER, "decoder"), **ends, **positions, **DROPOUTS}
@@ -181,7 +183,9 @@ def own_calls(step: Step) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--compile-layers", action="store_true", help="Mega's layers are compiled")
     args = parser.parse_args()
+    COMPILED["compile_layers"] = args.compile_layers
     torch.set_num_threads(1)
     print("| step | Mega | Transformer | ratio | operators | Transformer's | own calls |")
     print("| --- | --- | --- | --- | --- | --- | --- |")

@@ -17,9 +17,11 @@ from ..modules.int8 import multiply_in_int8_
 from ..modules.packed import pack_linear_layers_
 from .choices import check_choices
 from .config import add_options
+from .layers import compile_layers_
 from .memory_metrics import log_memory_spans
 
 INT8_OPTION = "cpu_int8"  # of --model-overrides, and of from_pretrained
+COMPILE_OPTION = "compile_layers"  # of training, and of from_pretrained
 
 
 class MegaCheckpointMixin:
@@ -59,9 +61,11 @@ class MegaCheckpointMixin:
         log_memory_spans(self)
 
     def prepare_for_inference_(self, cfg: DictConfig) -> None:
-        """As fairseq's, which calls it before it generates or scores. With ``cpu_int8`` among its
-        ``--model-overrides``, linear layers get int8 weights; else, on a CPU, packed ones."""
+        """Called by fairseq before it generates or scores. With ``cpu_int8`` among its
+        ``--model-overrides``, linear layers get int8 weights; else, on a CPU, packed ones. Layers
+        that were compiled for training run eagerly."""
         super().prepare_for_inference_(cfg)
+        compile_layers_(self, False)
         if _asks_for_int8(cfg.common_eval.model_overrides):
             _use_int8_(self)
         else:
@@ -93,7 +97,9 @@ class MegaCheckpointMixin:
             checkpoint_file: a checkpoint, or several with colons between them for an ensemble.
             data_name_or_path: the folder of the dictionaries; ``.`` for that of the checkpoints.
             **kwargs: options that replace those in the checkpoint, ``bpe``, ``tokenizer``, ...;
-                ``cpu_int8=True`` for linear layers with weights of 8 bits, on a CPU.
+                ``cpu_int8=True`` for linear layers with int8 weights, on a CPU;
+                ``compile_layers=True`` to compile the layers for scoring many texts. Generation
+                never compiles.
 
         Raises:
             ValueError: where a checkpoint cannot be read or is of another model, or chooses a task
@@ -104,10 +110,15 @@ class MegaCheckpointMixin:
             raise FileNotFoundError(
                 f"no folder of checkpoints at {model_name_or_path}; unpack archives before"
             )
-        int8 = _checked_bool(kwargs.pop(INT8_OPTION, False))
+        int8, compiled = (
+            _checked_bool(option, kwargs.pop(option, False))
+            for option in (INT8_OPTION, COMPILE_OPTION)
+        )
         loaded = cls._load(model_name_or_path, checkpoint_file, data_name_or_path, kwargs)
         if int8:
             _use_int8_(loaded)
+        if compiled:
+            compile_layers_(loaded, True)
         return loaded
 
     @classmethod
@@ -158,12 +169,12 @@ def _asks_for_int8(overrides: str) -> bool:
                 f"write it as \"{{'{INT8_OPTION}': True}}\", not {overrides}"
             ) from None
         return False
-    return _checked_bool(given.get(INT8_OPTION, False))
+    return _checked_bool(INT8_OPTION, given.get(INT8_OPTION, False))
 
 
-def _checked_bool(value: object) -> bool:
+def _checked_bool(option: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"{INT8_OPTION} must be True or False, not {value!r}")
+        raise ValueError(f"{option} must be True or False, not {value!r}")
     return value
 
 

@@ -71,6 +71,11 @@ class LayersConfig(FairseqDataclass):
     checkpoint_activations: bool = _option(
         False, "recompute each layer's activations in the backward pass to save memory"
     )
+    compile_layers: bool = _option(
+        False,
+        "compile the layers with torch.compile for training; takes a minute or more at the first "
+        "updates",
+    )
 
 
 @dataclass
@@ -243,6 +248,19 @@ def check_ema(cfg) -> None:
             "are all of 4 or 5 tokens: give --ema-init spread, or leave --ema-longest out"
         )
     check_longest_memory("--ema-longest", cfg.ema_longest)
+
+
+def check_compilation(cfg) -> None:
+    """Checks that the layers can be compiled.
+
+    Raises:
+        ValueError: names the option, its value and what to do.
+    """
+    if cfg.checkpoint_activations:
+        raise ValueError(
+            "--compile-layers is set, and so is --checkpoint-activations: leave the latter out, "
+            "since compiled layers choose by themselves what they recompute"
+        )
 
 
 def longest_memory(cfg) -> Optional[int]:

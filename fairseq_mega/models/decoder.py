@@ -2,7 +2,8 @@
 
 import math
 import sys
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from contextlib import nullcontext
+from typing import Any, ContextManager, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from fairseq.models import FairseqIncrementalDecoder
@@ -48,9 +49,9 @@ class MegaDecoder(FairseqIncrementalDecoder):
             self.project_in_dim = nn.Linear(embed_tokens.embedding_dim, dim, bias=False)
         self.embed_norm = SequenceNorm(norm, dim) if cfg.normalize_embedding else None
         self.dropout = make_dropout(cfg.dropout, self, cfg.feature_dropout)
-        self.layers = make_layers(
-            DecoderLayer, cfg.decoder_layers, cfg, cross_attention=cross_attention
-        )
+        layers = [DecoderLayer(cfg, cross_attention) for _ in range(cfg.decoder_layers)]
+        self.layers = make_layers(layers, cfg)
+        self.compiled = cfg.compile_layers
         self.final_norm = None
         if cfg.normalize_before:
             self.final_norm = SequenceNorm(norm, dim, affine=final_norm_affine)
@@ -175,6 +176,8 @@ class MegaDecoder(FairseqIncrementalDecoder):
         hidden = has_padding and _can_be_attended(padding_mask, state)
         key_padding_mask = padding_mask if hidden else None
         source, source_mask = _encoder_output(encoder_out, state)
+        if self.compiled and source is not None and source_mask is None:  # a graph less
+            source_mask = torch.zeros(source.shape[:2], dtype=torch.bool, device=source.device)
         if alignment_layer is not None or not self.training:
             aligned = len(self.layers) - 1 if alignment_layer is None else alignment_layer
         else:
@@ -183,11 +186,14 @@ class MegaDecoder(FairseqIncrementalDecoder):
         hiddens = [x] if return_all_hiddens else []
         attn = None
         states = [None] * len(self.layers) if state is None else state.layers
-        for i, (layer, layer_state) in enumerate(zip(self.layers, states)):
-            x, weights = layer(x, key_padding_mask, source, source_mask, layer_state, i == aligned)
-            attn = weights if weights is not None else attn
-            if return_all_hiddens:
-                hiddens.append(x)
+        with _eager() if self.compiled and state is not None else nullcontext():
+            for i, (layer, layer_state) in enumerate(zip(self.layers, states)):
+                x, weights = layer(
+                    x, key_padding_mask, source, source_mask, layer_state, i == aligned
+                )
+                attn = weights if weights is not None else attn
+                if return_all_hiddens:
+                    hiddens.append(x)
         if self.final_norm is not None:
             x = self.final_norm(x)
         if has_padding:
@@ -225,6 +231,11 @@ class MegaDecoder(FairseqIncrementalDecoder):
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str):
         state_dict.pop(f"{name}.version", None)  # published checkpoints hold one
         return state_dict
+
+
+def _eager() -> ContextManager:
+    """A context in which compiled layers run eagerly: a state changes its shape at every step."""
+    return torch.compiler.set_stance("force_eager")
 
 
 def _can_be_attended(padding_mask: Tensor, state: Optional[DecodingState]) -> bool:

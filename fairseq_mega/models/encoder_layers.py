@@ -2,6 +2,7 @@
 
 from typing import List, Optional
 
+import torch
 from torch import Tensor
 
 from ..modules import SequenceNorm
@@ -20,7 +21,8 @@ class EncoderLayers:
         dim, norm = cfg.encoder_embed_dim, str(cfg.normalization_type)
         self.embed_norm = SequenceNorm(norm, dim) if cfg.normalize_embedding else None
         self.dropout = make_dropout(cfg.dropout, self, cfg.feature_dropout)
-        self.layers = make_layers(EncoderLayer, cfg.encoder_layers, cfg)
+        self.layers = make_layers([EncoderLayer(cfg) for _ in range(cfg.encoder_layers)], cfg)
+        self.compiled = cfg.compile_layers
         self.final_norm = SequenceNorm(norm, dim) if cfg.normalize_before else None
 
     def run_layers(
@@ -39,6 +41,8 @@ class EncoderLayers:
         if self.embed_norm is not None:
             x = self.embed_norm(x)
         x = self.dropout(x)
+        if padding_mask is None and self.compiled:  # or there would be a graph for either case
+            padding_mask = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
         if padding_mask is not None:
             x = zero_padding(x, padding_mask)
 

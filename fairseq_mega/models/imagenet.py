@@ -8,7 +8,6 @@ from typing import Any, Dict
 import torch
 import torch.nn.functional as F
 from fairseq.models import BaseFairseqModel
-from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from torch import Tensor, nn
 
 from ..modules import SequenceNorm
@@ -18,10 +17,10 @@ from ..modules.stochastic_depth import StochasticFeedForwardNetwork, StochasticG
 from .base import MegaCheckpointMixin, register_presets
 from .config import longest_memory
 from .imagenet_config import PRESETS, ImageNetConfig, check_imagenet
-from .initial import initialise
+from .layers import Layer, make_layers
 
 
-class ImageLayer(nn.Module):
+class ImageLayer(Layer):
     """Bidirectional Mega layer and feed-forward, pre-norm, of stochastic depth."""
 
     def __init__(self, cfg: ImageNetConfig, positions: int, drop_path: float):
@@ -84,11 +83,7 @@ class MegaImageNet(MegaCheckpointMixin, BaseFairseqModel):
         nn.init.normal_(self.pos_embed, std=INIT_STD)
         self.dropout = make_dropout(cfg.dropout, self, cfg.feature_dropout)
         rates = torch.linspace(0, cfg.drop_path, cfg.encoder_layers, device="cpu").tolist()
-        layers = [ImageLayer(cfg, positions, rate) for rate in rates]
-        initialise(layers, str(cfg.weight_init))
-        if cfg.checkpoint_activations:
-            layers = [checkpoint_wrapper(layer) for layer in layers]
-        self.blocks = nn.ModuleList(layers)
+        self.blocks = make_layers([ImageLayer(cfg, positions, rate) for rate in rates], cfg)
         self.final_norm = SequenceNorm(str(cfg.normalization_type), dim)
         self.out_proj = nn.ModuleDict({"fc": make_linear(dim, dim)})
         self.head = make_linear(dim, classes)

@@ -1,7 +1,7 @@
 """The layers of encoder and decoder, built from the options."""
 
 import os
-from typing import Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 import torch
 from fairseq import utils
@@ -15,7 +15,7 @@ from ..modules import (
     NormalizedFeedForwardNetwork,
 )
 from ..modules.state import LayerState
-from .config import longest_memory
+from .config import check_compilation, longest_memory
 from .initial import initialise
 
 
@@ -52,13 +52,32 @@ def _note_loaded(embedding: nn.Embedding, _) -> None:
     vars(embedding)["unread"] = None
 
 
-def make_layers(kind: type, count: int, cfg, **kwargs) -> nn.ModuleList:
-    """``count`` layers, with the initialisation and the checkpointing that the options ask for."""
-    layers = [kind(cfg, **kwargs) for _ in range(count)]
+class Layer(nn.Module):
+    """A layer of a model: what is compiled, checkpointed or sharded as one."""
+
+
+def make_layers(layers: Sequence[Layer], cfg) -> nn.ModuleList:
+    """New layers with the initialisation, compilation and checkpointing that the options ask for,
+    wrapped for sharding."""
     initialise(layers, str(cfg.weight_init))
+    if cfg.compile_layers:
+        check_compilation(cfg)
+        for layer in layers:
+            layer.compile(dynamic=True)  # for batches of any shape
     if cfg.checkpoint_activations:
         layers = [checkpoint_wrapper(layer) for layer in layers]
     return nn.ModuleList(fsdp_wrap(layer) for layer in layers)
+
+
+def compile_layers_(model: nn.Module, compiled: bool) -> None:
+    """Compiles all layers of a model, as ``--compile-layers``, or lets them run eagerly again."""
+    for module in model.modules():
+        if isinstance(module, Layer):
+            module._compiled_call_impl = None
+            if compiled:
+                module.compile(dynamic=True)
+        elif "compiled" in vars(module):
+            module.compiled = compiled
 
 
 def may_have_padding(padding_mask: Tensor) -> bool:
@@ -74,7 +93,7 @@ def zero_padding(x: Tensor, padding_mask: Tensor) -> Tensor:
     return x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
 
 
-class EncoderLayer(nn.Module):
+class EncoderLayer(Layer):
     """Mega layer and feed-forward."""
 
     def __init__(self, cfg):
@@ -88,7 +107,7 @@ class EncoderLayer(nn.Module):
         return x if self.nffn is None else self.nffn(x)
 
 
-class DecoderLayer(nn.Module):
+class DecoderLayer(Layer):
     """Causal Mega layer, cross attention where there is an encoder, and feed-forward."""
 
     def __init__(self, cfg, cross_attention: bool):

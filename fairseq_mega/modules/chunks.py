@@ -11,7 +11,7 @@ from torch import Tensor
 def to_chunks(x: Tensor, size: int) -> Tensor:
     """``(B, L, Z)``, followed by zeros up to a multiple of ``size``, to ``(B chunks, size, Z)``."""
     excess = -x.size(1) % size
-    if excess:  # F.pad copies in any case
+    if torch.compiler.is_compiling() or excess:  # else F.pad copies; one graph for both
         x = F.pad(x, (0, 0, 0, excess))
     return x.reshape(-1, size, x.size(2))
 

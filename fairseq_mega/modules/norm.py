@@ -44,7 +44,7 @@ class _OverPositions(nn.modules.batchnorm._BatchNorm):
 
 def in_backward_pass() -> bool:
     """Whether autograd is running a backward pass, in which activations are recomputed."""
-    return torch._C._current_graph_task_id() != -1
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 class BatchNorm(_OverPositions, nn.BatchNorm1d):

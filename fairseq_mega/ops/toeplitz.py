@@ -21,7 +21,10 @@ def toeplitz(diagonals: Tensor, rows: int, columns: int) -> Tensor:
     missing = rows + columns - 1 - diagonals.size(-1)
     if missing:
         diagonals = F.pad(diagonals, (0, missing), value=-math.inf)
-    if torch.compiler.is_compiling() or diagonals.is_cpu:
+    if torch.compiler.is_compiling():  # `unfold` would need a graph for each length
+        i, j = (torch.arange(n, device=diagonals.device) for n in (rows, columns))
+        return diagonals[..., rows - 1 + j - i.unsqueeze(1)]
+    if diagonals.is_cpu:
         return toeplitz_matrix(diagonals, columns)
     return _Toeplitz.apply(diagonals, columns)  # there, one thread would sum a whole diagonal
 

@@ -15,21 +15,12 @@ import torch
 from torch import Tensor
 
 from .. import operators
-from .blocks import (
-    block_matrices,
-    ema_by_blocks,
-    ema_in_one_block,
-    ema_segment_by_blocks,
-)
-from .coefficients import (
-    EMACoefficients,
-    EMAParameters,
-    ema_coefficients,
-    half_lives,
-    kernel_taps,
-)
-from .fft import fft_convolution
+from . import fft, one_block
+from .blocks import block_matrices, ema_by_blocks, ema_segment_by_blocks
+from .coefficients import EMACoefficients, EMAParameters, ema_coefficients, half_lives
 from .fused import fused_ema, fused_segment
+from .kernel import ema_by_kernel, fastest_form, kernel_taps
+from .compiled import compiled_convolution, operator_ema
 from .step import StepCoefficients, ema_step_
 
 __all__ = [
@@ -45,11 +36,10 @@ __all__ = [
 
 # The rule: which form is fastest, forward and backward. On a GPU with Triton, the fused one; else, as
 # measured on two CPU cores, D 512, N 16:
-# - one block: up to LONGEST_BLOCK positions, if the batch is large enough to pay for its matrix;
+# - one block: up to 64 positions, if the batch is large enough to pay for its matrix;
 # - blocks: whole kernels from SHORTEST positions on, of one direction or of both;
 # - FFTs: all else, truncated kernels above all.
 # Larger blocks take more products and keep fewer states: faster where the batch has many positions.
-LONGEST_BLOCK = 64
 SHORTEST = {1: 512, 2: 1024}
 BLOCK, LARGE_BLOCK, MANY_POSITIONS = 32, 64, 8192
 
@@ -74,15 +64,14 @@ def ema(
         ``(B, L, D)``, in at least float32; the fused form's is in the type of ``x``, as it is all
         that form writes.
     """
-    if torch.compiler.is_compiling():
-        return compiled_ema(x, *parameters, omega, truncation, padding_mask)
+    if operators.runs_kernels(x):
+        form = operator_ema if torch.compiler.is_compiling() else fused_ema
+        return form(x, parameters, omega, truncation, padding_mask)
     if x.numel() == 0:
         return x.clone()
-    if operators.runs_kernels(x):
-        return fused_ema(x, parameters, omega, truncation, padding_mask)
-    dtype = torch.promote_types(parameters.gamma.dtype, torch.float32)
-    x = x.to(dtype)
-    omega = None if omega is None else omega.to(dtype)
+    parameters = parameters.precise()
+    dtype = parameters.gamma.dtype
+    x, omega = x.to(dtype), None if omega is None else omega.to(dtype)
     if padding_mask is None:
         return _fastest(x, parameters, omega, truncation)
     y = _fastest(x.masked_fill(padding_mask.unsqueeze(-1), 0.0), parameters, None, truncation)
@@ -112,63 +101,15 @@ def _fastest(
     """``ema`` without padding, by all forms but the fused one."""
     batch, length, channels = x.shape
     taps = min(length, truncation or length)
+    if torch.compiler.is_compiling():  # which fuses what makes the kernel
+        kernel, _ = kernel_taps(parameters, taps)
+        return compiled_convolution(x, kernel, omega)
     directions = len(parameters.gamma) // channels
-    if length <= LONGEST_BLOCK and batch >= length // 8:
-        return ema_in_one_block(x, kernel_taps(parameters, taps), omega)
     if taps == length >= SHORTEST[directions]:
         matrices = block_matrices(parameters.directions(channels), _block_size(x), omega)
         return ema_by_blocks(x, matrices, bidirectional=directions > 1)
-    return fft_convolution(x, kernel_taps(parameters, taps), omega)
+    return ema_by_kernel(x, parameters, omega, taps, fastest_form(batch, length))
 
 
 def _block_size(x: Tensor) -> int:
     return BLOCK if x.size(0) * x.size(1) < MANY_POSITIONS else LARGE_BLOCK
-
-
-# --- one operator of a compiled graph, which chooses its form when it runs ------------------------
-
-
-def _forward(
-    x: Tensor, delta: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor, omega: Tensor,
-    truncation: Optional[int], padding_mask: Optional[Tensor],
-) -> Tensor:  # fmt: skip
-    y = ema(x, EMAParameters(delta, alpha, beta, gamma), omega, truncation, padding_mask)
-    return y.contiguous()
-
-
-def _forward_shapes(x, delta, *_):
-    dtype = x.dtype if operators.runs_kernels(x) else torch.promote_types(delta.dtype, torch.float32)
-    return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
-
-
-def _backward(
-    grad: Tensor, x: Tensor, delta: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor,
-    omega: Tensor, truncation: Optional[int], padding_mask: Optional[Tensor],
-) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Computes the average again."""
-    with torch.enable_grad():
-        leaves = [t.detach().requires_grad_() for t in (x, delta, alpha, beta, gamma, omega)]
-        x, *parameters, omega = leaves
-        y = ema(x, EMAParameters(*parameters), omega, truncation, padding_mask)
-        grads = torch.autograd.grad(y, leaves, grad)
-    dx, ddelta, dalpha, dbeta, dgamma, domega = (g.contiguous() for g in grads)
-    return dx, ddelta, dalpha, dbeta, dgamma, domega
-
-
-def _backward_shapes(grad, *inputs):
-    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs[:6])
-
-
-def _keep(ctx, inputs, output):
-    *tensors, ctx.truncation, padding_mask = inputs
-    ctx.save_for_backward(*tensors, padding_mask)
-
-
-def _differentiate(ctx, grad):
-    *tensors, padding_mask = ctx.saved_tensors
-    return *compiled_ema_backward(grad, *tensors, ctx.truncation, padding_mask), None, None
-
-
-compiled_ema = operators.operator("ema", _forward, _forward_shapes)
-compiled_ema_backward = operators.operator("ema_backward", _backward, _backward_shapes)
-torch.library.register_autograd("fairseq_mega::ema", _differentiate, setup_context=_keep)

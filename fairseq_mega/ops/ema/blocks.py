@@ -14,13 +14,13 @@ Channels come first here, ``(D, B blocks, C)``.
 from typing import NamedTuple, Optional, Sequence, Tuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..toeplitz import diagonal_sums, toeplitz, toeplitz_matrix
+from ..toeplitz import toeplitz
 from .coefficients import EMACoefficients
-from .layout import ToChannelsFirst, ToChannelsLast, channels_first, channels_last
+from .layout import ToChannelsFirst, ToChannelsLast
+from .one_block import block_diagonals
 
 
 class BlockMatrices(NamedTuple):
@@ -55,7 +55,7 @@ def block_matrices(
     to_state, from_state, decay = (
         each[0] if len(each) == 1 else torch.cat(each, dim=2) for each in zip(*parts)
     )
-    within = within_block(kernel, channels, size, omega)
+    within = toeplitz(block_diagonals(kernel, channels, size, omega), size, size)
     return BlockMatrices(within, to_state, decay, from_state.transpose(1, 2))
 
 
@@ -68,60 +68,6 @@ def _powers(coefficients: EMACoefficients, size: int) -> Tuple[Tensor, Tensor, T
     to_state = powers[:, :-1] * input_weight
     taps = torch.bmm(to_state, output_weight.transpose(1, 2)).squeeze(2)
     return taps, to_state, powers[:, 1:] * output_weight, decay
-
-
-def within_block(kernel: Tensor, channels: int, size: int, omega: Optional[Tensor]) -> Tensor:
-    """The matrix ``(D, C, C)`` of the convolution inside a block: rows are inputs.
-
-    Args:
-        kernel: ``(D, T)`` with ``T <= C``; ``(2 D, T)`` with the taps of the backward EMA.
-        omega: ``(D,)`` or None, added to tap 0.
-    """
-    return toeplitz(_block_diagonals(kernel, channels, size, omega), size, size)
-
-
-def _block_diagonals(
-    kernel: Tensor, channels: int, size: int, omega: Optional[Tensor]
-) -> Tensor:
-    rest = size - kernel.size(-1)
-    diagonals = F.pad(kernel[:channels], (size - 1, rest))  # of an input at this position or before
-    if len(kernel) > channels:
-        diagonals = diagonals + F.pad(kernel[channels:].flip(-1), (rest, size - 1))
-    if omega is not None:
-        diagonals.select(1, size - 1).add_(omega)
-    return diagonals
-
-
-def ema_in_one_block(x: Tensor, kernel: Tensor, omega: Optional[Tensor]) -> Tensor:
-    """The EMA of ``x (B, L, D)``, all of it one block: step 1 alone. See ``within_block``."""
-    return _OneBlock.apply(x, kernel, omega)
-
-
-class _OneBlock(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, kernel: Tensor, omega: Optional[Tensor]) -> Tensor:
-        _, length, channels = x.shape
-        diagonals = _block_diagonals(kernel, channels, length, omega)
-        within = toeplitz_matrix(diagonals, length)
-        x = channels_first(x)
-        ctx.save_for_backward(x, within)
-        ctx.taps, ctx.bidirectional = kernel.size(-1), len(kernel) > channels
-        ctx.omega = omega is not None
-        return channels_last(torch.bmm(x, within))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_y: Tensor):
-        x, within = ctx.saved_tensors
-        grad_y = channels_first(grad_y)
-        grad_x = channels_last(torch.bmm(grad_y, within.transpose(1, 2)))
-        grad = diagonal_sums(torch.bmm(x.transpose(1, 2), grad_y))
-        zero, taps = x.size(2) - 1, ctx.taps
-        grad_kernel = grad[:, zero : zero + taps]
-        if ctx.bidirectional:
-            backward = grad[:, zero + 1 - taps : zero + 1].flip(-1)
-            grad_kernel = torch.cat([grad_kernel, backward])
-        return grad_x, grad_kernel, grad[:, zero] if ctx.omega else None
 
 
 def ema_by_blocks(x: Tensor, matrices: BlockMatrices, bidirectional: bool = False) -> Tensor:
