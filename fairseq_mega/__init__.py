@@ -4,8 +4,8 @@ Registers the models ``mega``, ``mega_lm``, ``mega_masked_lm``, ``lra`` and ``sc
 classification and ``mega_base_patch16_224`` for images, with their presets (``models``), built from
 the layers in ``modules`` and the mathematics in ``ops``; the task ``mega_language_modeling`` for
 long text, ``lra-text``, ``lra-image`` and ``speech_commands`` with their loss (``criterions``), and
-``image_folder`` (``tasks``, ``data``); the learning-rate schedule ``linear_decay`` (``optim``); and
-lets torch load fairseq's checkpoints (``checkpoints``).
+``image_folder`` (``tasks``, ``data``); the learning-rate schedule ``linear_decay`` and the
+optimizer ``mega_adam`` (``optim``); and lets torch load fairseq's checkpoints (``checkpoints``).
 """
 
 from . import optim

@@ -1,5 +1,6 @@
-"""The published learning-rate schedule."""
+"""The published learning-rate schedule, and fairseq's Adam in fused operations."""
 
+from .adam import FairseqAdam
 from .linear_decay import LinearDecaySchedule
 
-__all__ = ["LinearDecaySchedule"]
+__all__ = ["FairseqAdam", "LinearDecaySchedule"]
