@@ -77,7 +77,7 @@ def compile_layers_(model: nn.Module, compiled: bool) -> None:
             if compiled:
                 module.compile(dynamic=True)
         elif "compiled" in vars(module):
-            module.compiled = compiled
+            vars(module)["compiled"] = compiled
 
 
 def may_have_padding(padding_mask: Tensor) -> bool:

@@ -18,24 +18,29 @@ from .. import operators
 from . import fft, one_block
 from .blocks import block_matrices, ema_by_blocks, ema_segment_by_blocks
 from .coefficients import EMACoefficients, EMAParameters, ema_coefficients, half_lives
+from .compiled import compiled_convolution, operator_ema
 from .fused import fused_ema, fused_segment
 from .kernel import ema_by_kernel, fastest_form, kernel_taps
-from .compiled import compiled_convolution, operator_ema
 from .step import StepCoefficients, ema_step_
 
 __all__ = [
     "EMACoefficients",
     "EMAParameters",
     "StepCoefficients",
+    "block_matrices",
     "ema",
+    "ema_by_blocks",
+    "ema_by_kernel",
     "ema_coefficients",
     "ema_segment",
     "ema_step_",
+    "fft",
     "half_lives",
+    "one_block",
 ]
 
-# The rule: which form is fastest, forward and backward. On a GPU with Triton, the fused one; else, as
-# measured on two CPU cores, D 512, N 16:
+# Which form is fastest, forward and backward: on a GPU with Triton, the fused one; else, as
+# measured on two CPU cores with D 512 and N 16,
 # - one block: up to 64 positions, if the batch is large enough to pay for its matrix;
 # - blocks: whole kernels from SHORTEST positions on, of one direction or of both;
 # - FFTs: all else, truncated kernels above all.

@@ -14,6 +14,7 @@ Channels come first here, ``(D, B blocks, C)``.
 from typing import NamedTuple, Optional, Sequence, Tuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 

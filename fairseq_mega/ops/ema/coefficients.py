@@ -6,6 +6,7 @@ from typing import List, NamedTuple, Tuple
 import torch
 from torch import Tensor
 
+
 class EMAParameters(NamedTuple):
     """What is learned: of ``K`` channels, ``D``, or ``2 D`` if bidirectional, the forward EMA's
     first."""
@@ -37,7 +38,7 @@ class EMACoefficients(NamedTuple):
 
 
 def ema_coefficients(delta: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor) -> EMACoefficients:
-    """Coefficients in at least float32 from ``delta, alpha, beta: (D, N, 1)``, ``gamma: (D, N)``."""
+    """Coefficients ``(D, N)``, in at least float32, from the parameters."""
     delta, alpha, beta, gamma = EMAParameters(delta, alpha, beta, gamma).precise()
     p, _, change = damping(delta, alpha)
     log_decay, input_weight = torch.log1p(change).squeeze(2), (p * beta).squeeze(2)
@@ -47,7 +48,7 @@ def ema_coefficients(delta: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor) 
 def damping(delta: Tensor, alpha: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
     """``p``, ``a`` and ``q - 1 = -p a``, in the shape of ``delta``.
 
-    ``log1p(q - 1)`` keeps the digits of a ``q`` near 1, which is a long memory; of one near 0, those
+    ``log1p(q - 1)`` keeps all digits of a ``q`` near 1, a long memory, and those of a ``q`` near 0
     that can be seen in ``q h_{t-1} + p beta x_t``. A ``q`` of 0 becomes the rounding error of 1.
     """
     p, a = torch.sigmoid(delta), torch.sigmoid(alpha)

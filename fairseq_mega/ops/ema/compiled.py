@@ -1,9 +1,9 @@
 """The EMA for a compiler.
 
-On a GPU the whole EMA is one operator, which the compiler leaves alone. Elsewhere the compiler fuses
-the formulas of the kernel, and the convolution is in the graph for short sequences, and an operator
-for long ones. An operator chooses how to compute when it runs, whatever the shapes; its backward
-pass computes again what the forward pass would have kept.
+On a GPU the whole EMA is one operator, which the compiler leaves alone. Elsewhere the compiler
+fuses the formulas of the kernel; the convolution is in the graph for short sequences, and an
+operator for long ones. An operator chooses how to compute when it runs, whatever the shapes; its
+backward pass computes again what the forward pass would have kept.
 """
 
 from typing import Optional, Tuple
@@ -29,11 +29,11 @@ def _like(*tensors: Tensor) -> Tuple[Tensor, ...]:
 def operator_ema(
     x: Tensor,
     parameters: EMAParameters,
-    omega: Tensor,
+    omega: Optional[Tensor],
     truncation: Optional[int],
     padding_mask: Optional[Tensor],
 ) -> Tensor:
-    """``fused_ema``."""
+    """``fused_ema``, with an ``omega``."""
     return _ema(x, *parameters, omega, truncation, padding_mask)
 
 

@@ -58,15 +58,15 @@ def fused_segment(x: Tensor, coefficients: EMACoefficients, h: Tensor) -> Tuple[
     """``naive.ema_recurrence`` of ``x (B, L, D)`` from ``h (B, D, N)`` on, without gradients."""
     log_decay, input_weight, output_weight = (c.t().contiguous() for c in coefficients)
     scan, x, decay = Scan.of(x), channels_together(x), torch.expm1(log_decay)
-    one = log_decay.unsqueeze(0), decay.unsqueeze(0)  # direction
-    ends = _segment_states(x, None, *one, *scan)
-    states = _join_segments(ends, one[0], x.size(1), scan.segment)
+    logs, decays = log_decay.unsqueeze(0), decay.unsqueeze(0)  # of one direction
+    ends = _segment_states(x, None, logs, decays, *scan)
+    states = _join_segments(ends, logs, x.size(1), scan.segment)
     u = states[0, 0]  # (B, S + 1, N, D)
     read = torch.arange(u.size(1), device=x.device).mul_(scan.segment).clamp_(max=x.size(1))
     before = torch.exp(read.view(-1, 1, 1) * log_decay) * h.transpose(1, 2).unsqueeze(1)
     h = u * input_weight + before
-    weights = log_decay, decay, input_weight * output_weight
-    y = _scan(x, None, None, *weights, None, h, output_weight, False, *scan)
+    weight = input_weight * output_weight
+    y = _scan(x, None, None, log_decay, decay, weight, None, h, output_weight, False, *scan)
     return y, h[:, -1].transpose(1, 2).contiguous()
 
 
@@ -123,10 +123,11 @@ def _outputs(
 ) -> Tensor:
     """The sum of all directions' outputs, and of ``omega x``."""
     y = None
-    for i, direction in enumerate(zip(*coefficients)):
-        starts = (None, None) if states is None else (states[0, i], direction[2])
+    for i, (log_decay, decay, weight) in enumerate(zip(*coefficients)):
+        starts, start_weight = (None, None) if states is None else (states[0, i], weight)
         scan_i = scan._replace(reverse=scan.reverse != (i > 0))
-        y = _scan(x, padding, y, *direction, omega, *starts, hide_outputs, *scan_i)
+        hidden = starts, start_weight, hide_outputs
+        y = _scan(x, padding, y, log_decay, decay, weight, omega, *hidden, *scan_i)
         omega = None  # is added once
     assert y is not None
     return y

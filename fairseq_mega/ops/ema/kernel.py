@@ -10,7 +10,7 @@ A form of the convolution is a module, ``fft`` or ``one_block``, with the functi
 """
 
 from types import ModuleType
-from typing import Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from .coefficients import EMAParameters, damping
 FINE = 64  # taps whose powers of q have an exponential each
 LONGEST_BLOCK = 64  # positions
 
-Kept = Sequence[Optional[Tensor]]
+Kept = Sequence[Any]  # tensors, and None where there is none
 
 
 def ema_by_kernel(
@@ -70,7 +70,7 @@ class _KernelEMA(torch.autograd.Function):
 
 
 def kernel_taps(parameters: EMAParameters, taps: int) -> Tuple[Tensor, Kept]:
-    """The kernel ``(K, taps)``, and what ``kernel_gradients`` needs. Autograd differentiates it, too.
+    """The kernel ``(K, taps)``, and what ``kernel_gradients`` needs.
 
     With ``tau = j FINE + i``, ``q^tau = q^(j FINE) q^i``: a product of a ``(taps/FINE, N)`` and an
     ``(N, FINE)`` matrix for each channel takes far fewer exponentials than the definition, and no
