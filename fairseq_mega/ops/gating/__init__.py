@@ -15,12 +15,11 @@ from . import fused, naive
 
 plain = SimpleNamespace(**vars(naive))
 plain.gated_update = recomputed(naive.gated_update)
-# The kernels keep their arguments alone for the backward pass.
-kernels = fused
 
 
 def formulas(x: Tensor, have_kernels: bool):
-    """The formulas that a layer uses in one pass: ``plain``, or ``kernels`` on a GPU.
+    """The formulas that a layer uses in one pass: ``plain``, or ``fused`` on a GPU, which keeps its
+    arguments alone for the backward pass.
 
     A step of generation, one position without gradients, is plain: the host launches torch's few
     kernels sooner than one of Triton's. So is what a compiler fuses.
@@ -31,4 +30,4 @@ def formulas(x: Tensor, have_kernels: bool):
     """
     if not have_kernels or not operators.runs_kernels(x) or torch.compiler.is_compiling():
         return plain
-    return kernels if x.size(1) > 1 or torch.is_grad_enabled() else plain
+    return fused if x.size(1) > 1 or torch.is_grad_enabled() else plain

@@ -61,13 +61,17 @@ class _Activated(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, dtype, keep, scale):
         ctx.save_for_backward(x, keep)
-        ctx.scale = scale
-        return _activated(x, keep, scale, dtype)
+        ctx.scale, y = scale, _like(x, dtype)
+        _launch("activated", (x,), (), (as_bytes(keep, x), y), SCALE=scale)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        grad_x = _activated_backward(*ctx.saved_tensors, ctx.scale, grad)
+        x, keep = ctx.saved_tensors
+        grad_x = _like(x)
+        others = as_bytes(keep, x), grad_x
+        _launch("activated_backward", (x,), (grad,), others, SCALE=ctx.scale)
         return grad_x, None, None, None
 
 
@@ -75,27 +79,36 @@ class _ResetGated(torch.autograd.Function):
     @staticmethod
     def forward(ctx, o, r):
         ctx.save_for_backward(o, r)
-        return _reset_gated(o, r)
+        y = _like(o, torch.promote_types(o.dtype, r.dtype))
+        _launch("reset_gated", (o, r), (), (y,))
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        return _reset_gated_backward(*ctx.saved_tensors, grad)
+        o, r = ctx.saved_tensors
+        grads = _like(o), _like(r)
+        _launch("reset_gated_backward", (o, r), (grad,), grads)
+        return grads
 
 
 class _GatedUpdate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, residual, hx, h, u, keep, scale):
         ctx.save_for_backward(residual, hx, h, u, keep)
-        ctx.scale = scale
-        return _gated_update(residual, hx, h, u, keep, scale)
+        ctx.options, y = dict(ADD=hx is not None, SCALE=scale), _like(residual)
+        inputs = residual, h if hx is None else hx, h, u
+        _launch("gated_update", inputs, (), (as_bytes(keep, h), y), **ctx.options)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         residual, hx, h, u, keep = ctx.saved_tensors
-        grads = _gated_update_backward(residual, hx, h, u, keep, ctx.scale, grad)
-        grad_residual, grad_h, grad_u = grads
+        grad_residual, grad_h, grad_u = grads = _like(residual), _like(h), _like(u)
+        inputs = residual, h if hx is None else hx, h, u
+        others = as_bytes(keep, h), *grads
+        _launch("gated_update_backward", inputs, (grad,), others, **ctx.options)
         grad_hx = None if hx is None else grad_h.to(hx.dtype)
         return grad_residual, grad_hx, grad_h, grad_u, None, None
 
@@ -105,81 +118,22 @@ class _QueriesAndKeys(torch.autograd.Function):
     def forward(ctx, z, gamma, beta):
         gamma, beta = gamma.contiguous(), beta.contiguous()
         ctx.save_for_backward(z, gamma)
-        return _queries_and_keys(z, gamma, beta)
+        dtype = torch.promote_types(z.dtype, gamma.dtype)
+        q, k = _like(z, dtype), _like(z, dtype)
+        _launch("queries_and_keys", (z,), (), (gamma, beta, q, k))
+        return q, k
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_q, grad_k):
         z, gamma = ctx.saved_tensors
-        grad_z, sums = _queries_and_keys_backward(z, gamma, grad_q, grad_k)
+        grad_z, dim = _like(z), z.size(-1)
+        programs = ceil(z.numel() // dim, _tile(dim)[0])
+        # The gradients of gamma and beta, by the rows of each program.
+        sums = z.new_empty(programs, 4, dim, dtype=torch.promote_types(z.dtype, torch.float32))
+        _launch("queries_and_keys_backward", (z,), (grad_q, grad_k), (gamma, grad_z, sums))
         grad_gamma, grad_beta = sums.sum(0).to(gamma.dtype).split(2)
         return grad_z, grad_gamma, grad_beta
-
-
-# --- each is one launch ---------------------------------------------------------------------------
-
-
-def _activated(x: Tensor, keep: Optional[Tensor], scale: float, dtype: torch.dtype) -> Tensor:
-    y = _like(x, dtype)
-    _launch("activated", (x,), (), (as_bytes(keep, x), y), SCALE=scale)
-    return y
-
-
-def _activated_backward(x: Tensor, keep: Optional[Tensor], scale: float, grad: Tensor) -> Tensor:
-    grad_x = _like(x)
-    _launch("activated_backward", (x,), (grad,), (as_bytes(keep, x), grad_x), SCALE=scale)
-    return grad_x
-
-
-def _reset_gated(o: Tensor, r: Tensor) -> Tensor:
-    y = _like(o, torch.promote_types(o.dtype, r.dtype))
-    _launch("reset_gated", (o, r), (), (y,))
-    return y
-
-
-def _reset_gated_backward(o: Tensor, r: Tensor, grad: Tensor) -> Tuple[Tensor, Tensor]:
-    grads = _like(o), _like(r)
-    _launch("reset_gated_backward", (o, r), (grad,), grads)
-    return grads
-
-
-def _gated_update(
-    residual: Tensor, hx: Optional[Tensor], h: Tensor, u: Tensor,
-    keep: Optional[Tensor], scale: float,
-) -> Tensor:  # fmt: skip
-    y, add = _like(residual), hx is not None
-    inputs = residual, h if hx is None else hx, h, u
-    _launch("gated_update", inputs, (), (as_bytes(keep, h), y), ADD=add, SCALE=scale)
-    return y
-
-
-def _gated_update_backward(
-    residual: Tensor, hx: Optional[Tensor], h: Tensor, u: Tensor,
-    keep: Optional[Tensor], scale: float, grad: Tensor,
-) -> Tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Of ``residual``, of ``h`` and ``hx``, and of ``u``."""
-    grads, add = (_like(residual), _like(h), _like(u)), hx is not None
-    inputs, others = (residual, h if hx is None else hx, h, u), (as_bytes(keep, h), *grads)
-    _launch("gated_update_backward", inputs, (grad,), others, ADD=add, SCALE=scale)
-    return grads
-
-
-def _queries_and_keys(z: Tensor, gamma: Tensor, beta: Tensor) -> Tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(z.dtype, gamma.dtype)
-    q, k = _like(z, dtype), _like(z, dtype)
-    _launch("queries_and_keys", (z,), (), (gamma, beta, q, k))
-    return q, k
-
-
-def _queries_and_keys_backward(
-    z: Tensor, gamma: Tensor, grad_q: Tensor, grad_k: Tensor
-) -> Tuple[Tensor, Tensor]:
-    """Of ``z``, and of ``gamma`` and ``beta`` by the rows of each program: ``(programs, 4, Z)``."""
-    grad_z, dim = _like(z), z.size(-1)
-    programs = ceil(z.numel() // dim, _tile(dim)[0])
-    sums = z.new_empty(programs, 4, dim, dtype=torch.promote_types(z.dtype, torch.float32))
-    _launch("queries_and_keys_backward", (z,), (grad_q, grad_k), (gamma, grad_z, sums))
-    return grad_z, sums
 
 
 def _launch(
