@@ -3,7 +3,7 @@
 import math
 import sys
 from contextlib import nullcontext
-from typing import Any, ContextManager, Dict, List, Optional, Sequence, Tuple
+from typing import Any, ContextManager, Dict, Optional, Sequence, Tuple
 
 import torch
 from fairseq.models import FairseqIncrementalDecoder
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from ..modules import SequenceNorm
 from ..modules.dropout import make_dropout
 from .config import cutoffs
-from .layers import DecoderLayer, make_layers, may_have_padding, zero_padding
+from .layers import DecoderLayer, make_layers
+from .padding import left_padding, may_have_padding, move_left, move_right, zero_padding
 from .state import DecodingState, beam_size
 
-EncoderOut = Dict[str, List[Tensor]]
+EncoderOut = Dict[str, Any]
 Extra = Dict[str, Sequence[Optional[Tensor]]]
 
 
@@ -27,6 +28,8 @@ class MegaDecoder(FairseqIncrementalDecoder):
         cfg: ``MegaConfig`` or ``MegaLanguageModelConfig``, complete and checked.
         embed_tokens: an ``nn.Embedding`` or an ``AdaptiveInput``.
         cross_attention: whether the layers attend to an encoder.
+        attention_in_training: whether training returns the cross attention, too, for criteria that
+            learn from it.
         final_norm_affine: whether the final norm of a pre-norm model has weights.
     """
 
@@ -36,12 +39,14 @@ class MegaDecoder(FairseqIncrementalDecoder):
         dictionary,
         embed_tokens: nn.Embedding | AdaptiveInput,
         cross_attention: bool,
+        attention_in_training: bool = False,
         final_norm_affine: bool = True,
     ):
         super().__init__(dictionary)
         dim = cfg.decoder_embed_dim
         norm = str(cfg.normalization_type)
         self.padding_idx = dictionary.pad()
+        self.attention_in_training = attention_in_training
         self.embed_tokens = embed_tokens
         self.embed_scale = 1.0 if cfg.no_scale_embedding else math.sqrt(dim)
         self.project_in_dim = None
@@ -79,6 +84,8 @@ class MegaDecoder(FairseqIncrementalDecoder):
             if name.endswith("_float_tensor"):  # fairseq's adaptive tables leave it unwritten
                 buffer.zero_()
 
+        # Chunks and cross attention count positions; else there are distances alone.
+        self.counts_positions = cfg.decoder_chunk_size > 0 or cross_attention
         chunked = cfg.decoder_chunk_size > 0 and not cross_attention
         limited = cfg.rel_pos_bias == "simple" and not chunked
         self._max_positions = cfg.max_target_positions if limited else sys.maxsize
@@ -89,18 +96,25 @@ class MegaDecoder(FairseqIncrementalDecoder):
         encoder_out: Optional[EncoderOut] = None,
         incremental_state: Optional[Dict[str, Any]] = None,
         features_only: bool = False,
+        full_context_alignment: bool = False,
         alignment_layer: Optional[int] = None,
+        alignment_heads: Optional[int] = None,
+        src_lengths: Optional[Tensor] = None,
         return_all_hiddens: bool = False,
-        **unused,
     ) -> Tuple[Tensor, Extra]:
         """
         Args:
-            prev_output_tokens: ``(B, T)``, from the start of the sentence.
+            prev_output_tokens: ``(B, T)``, from the start of the sentence, padded on either side.
+                With an ``incremental_state``, padding must not come before them, unless the
+                decoder has neither chunks nor an encoder.
             encoder_out: output of ``MegaEncoder``, or of any encoder of fairseq's.
             incremental_state: fairseq's dictionary, in which our ``DecodingState`` knows what was
                 read of the sentence before; only the tokens after it are read, any number of them.
-            features_only: return features in place of logits.
+            features_only: return features instead of logits.
+            full_context_alignment: must be False: the layers are causal.
             alignment_layer: the layer whose cross attention is returned (default: the last).
+            alignment_heads, src_lengths: not needed: there is one head, and padding is seen in the
+                tokens.
             return_all_hiddens: also return the layers' outputs.
 
         Returns:
@@ -113,7 +127,13 @@ class MegaDecoder(FairseqIncrementalDecoder):
             ValueError: where there is nothing to read, or of other rows than the state's.
         """
         x, extra = self.extract_features(
-            prev_output_tokens, encoder_out, incremental_state, alignment_layer, return_all_hiddens
+            prev_output_tokens,
+            encoder_out,
+            incremental_state,
+            full_context_alignment,
+            alignment_layer,
+            alignment_heads,
+            return_all_hiddens,
         )
         if features_only:
             return x, extra
@@ -124,11 +144,16 @@ class MegaDecoder(FairseqIncrementalDecoder):
         prev_output_tokens: Tensor,
         encoder_out: Optional[EncoderOut] = None,
         incremental_state: Optional[Dict[str, Any]] = None,
+        full_context_alignment: bool = False,
         alignment_layer: Optional[int] = None,
+        alignment_heads: Optional[int] = None,
         return_all_hiddens: bool = False,
-        **unused,
     ) -> Tuple[Tensor, Extra]:
-        """As ``forward``, but features ``(B, T', D)`` in place of logits."""
+        """Features ``(B, T', D)`` instead of the logits of ``forward``."""
+        if full_context_alignment:
+            raise ValueError(
+                "full_context_alignment is True, but Mega's decoder is causal: leave it out"
+            )
         options = encoder_out, alignment_layer, return_all_hiddens
         if incremental_state is None:
             return self._features(prev_output_tokens, None, *options)
@@ -170,15 +195,20 @@ class MegaDecoder(FairseqIncrementalDecoder):
         """Features ``(B, T, D)`` of ``tokens (B, T)``, which follow what the state has read."""
         padding_mask = tokens.eq(self.padding_idx)
         has_padding = may_have_padding(padding_mask)
+        shifts = left_padding(padding_mask) if has_padding and state is None else None
+        if shifts is not None:
+            tokens, padding_mask = (move_left(t, shifts) for t in (tokens, padding_mask))
+        if has_padding and state is not None and self.counts_positions and state.is_new:
+            _check_padding(padding_mask)
         x = self._embed(tokens)  # (B, T, D)
         if has_padding:
             x = zero_padding(x, padding_mask)
-        hidden = has_padding and _can_be_attended(padding_mask, state)
-        key_padding_mask = padding_mask if hidden else None
+        # The causal mask hides padding at the end. With a state, tokens may still follow it.
+        key_padding_mask = padding_mask if has_padding and state is not None else None
         source, source_mask = _encoder_output(encoder_out, state)
         if self.compiled and source is not None and source_mask is None:  # a graph less
             source_mask = torch.zeros(source.shape[:2], dtype=torch.bool, device=source.device)
-        if alignment_layer is not None or not self.training:
+        if alignment_layer is not None or self.attention_in_training or not self.training:
             aligned = len(self.layers) - 1 if alignment_layer is None else alignment_layer
         else:
             aligned = None
@@ -198,8 +228,12 @@ class MegaDecoder(FairseqIncrementalDecoder):
             x = self.final_norm(x)
         if has_padding:
             x = zero_padding(x, padding_mask)
+        attn = _aligned(attn, encoder_out)
+        if shifts is not None:
+            x, *hiddens = (move_right(each, shifts) for each in (x, *hiddens))
+            attn = None if attn is None else move_right(attn, shifts)
         inner_states = [hidden.transpose(0, 1) for hidden in hiddens]
-        return x, {"attn": [_aligned(attn, encoder_out)], "inner_states": inner_states}
+        return x, {"attn": [attn], "inner_states": inner_states}
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """``(B, T)`` to ``(B, T, D)``."""
@@ -210,7 +244,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
             x = self.embed_norm(x)
         return self.dropout(x)
 
-    def output_layer(self, features: Tensor, **unused) -> Tensor:
+    def output_layer(self, features: Tensor) -> Tensor:
         """Logits ``(B, T, V)``; the features themselves where the criterion projects them."""
         return features if self.output_projection is None else self.output_projection(features)
 
@@ -238,10 +272,16 @@ def _eager() -> ContextManager:
     return torch.compiler.set_stance("force_eager")
 
 
-def _can_be_attended(padding_mask: Tensor, state: Optional[DecodingState]) -> bool:
-    """Whether any later token could attend to the padding. A causal mask hides padding at the end;
-    with a state, tokens may still follow it."""
-    return state is not None or may_have_padding(padding_mask[:, :-1] & ~padding_mask[:, 1:])
+def _check_padding(padding_mask: Tensor) -> None:
+    """
+    Raises:
+        ValueError: where a row of ``padding_mask (B, T)`` starts with padding.
+    """
+    if padding_mask[:, 0].any():
+        raise ValueError(
+            "prev_output_tokens has rows that start with padding, but an incremental_state counts "
+            "all rows from one position: pad on the right, or decode such rows one by one"
+        )
 
 
 def _encoder_output(
@@ -253,7 +293,8 @@ def _encoder_output(
     if encoder_out is None or (state is not None and state.has_source):
         return None, None
     source = encoder_out["encoder_out"][0].transpose(0, 1)
-    mask = encoder_out["encoder_padding_mask"][0] if encoder_out["encoder_padding_mask"] else None
+    masks = encoder_out["encoder_padding_mask"] if encoder_out.get("has_padding", True) else []
+    mask = masks[0] if masks else None
     rows = encoder_out.get("rows")
     if rows:
         index = rows[0] if state is None else rows[0][:: state.beam]
@@ -270,5 +311,4 @@ def _aligned(attn: Optional[Tensor], encoder_out: Optional[EncoderOut]) -> Optio
     shifts = encoder_out["left_padding"][0]
     for rows in encoder_out["rows"]:
         shifts = shifts.index_select(0, rows)
-    columns = torch.arange(attn.size(2), device=attn.device) - shifts.unsqueeze(1)
-    return attn.gather(2, (columns % attn.size(2)).unsqueeze(1).expand_as(attn))
+    return move_right(attn.transpose(1, 2), shifts).transpose(1, 2)

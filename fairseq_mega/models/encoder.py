@@ -2,14 +2,14 @@
 
 import math
 import sys
-from typing import Dict, List, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 from fairseq.models import FairseqEncoder
 from torch import Tensor, nn
 
 from .encoder_layers import EncoderLayers
-from .layers import may_have_padding
+from .padding import left_padding, may_have_padding, move_left
 
 
 class MegaEncoder(EncoderLayers, FairseqEncoder):
@@ -36,39 +36,48 @@ class MegaEncoder(EncoderLayers, FairseqEncoder):
         src_tokens: Tensor,
         src_lengths: Optional[Tensor] = None,
         return_all_hiddens: bool = False,
-    ) -> Dict[str, List[Tensor]]:
+        token_embeddings: Optional[Tensor] = None,
+    ) -> Dict[str, Any]:
         """
         Args:
             src_tokens: ``(B, S)``, padded on either side.
             src_lengths: not needed: padding is seen in the tokens.
             return_all_hiddens: also return the layers' outputs.
+            token_embeddings: ``(B, S, D)``, instead of those of the tokens.
 
         Returns:
             fairseq's encoder output: ``encoder_out`` ``[(S, B, D)]``, ``encoder_padding_mask``
-            ``[(B, S)]`` (empty without padding), ``encoder_states`` ``[(S, B, D), ...]``;
-            ``left_padding`` ``[(B,)]``: by how much the tokens were moved to the left; and
-            ``rows``, see ``reorder_encoder_out``.
+            ``[(B, S)]``, ``encoder_embedding`` ``[(B, S, D)]``, ``encoder_states``
+            ``[(S, B, D), ...]``, ``src_tokens`` (empty) and ``src_lengths`` ``[(B, 1)]``. Also
+            ``has_padding``; ``left_padding`` ``[(B,)]``: by how much the tokens were moved to the
+            left; and ``rows``, see ``reorder_encoder_out``.
         """
         padding_mask = src_tokens.eq(self.padding_idx)
         has_padding = may_have_padding(padding_mask)
-        left_padding = []
-        if has_padding and self.version is None:
-            left_padding = [padding_mask.long().cumprod(dim=1).sum(dim=1)]
-            src_tokens = roll_rows(src_tokens, left_padding[0])
-            padding_mask = src_tokens.eq(self.padding_idx)
+        shifts = left_padding(padding_mask) if has_padding and self.version is None else None
+        if shifts is not None:
+            src_tokens, padding_mask = (move_left(t, shifts) for t in (src_tokens, padding_mask))
+            if token_embeddings is not None:
+                token_embeddings = move_left(token_embeddings, shifts)
+        if token_embeddings is None:
+            token_embeddings = self.embed_tokens(src_tokens)
 
-        x = self.embed_scale * self.embed_tokens(src_tokens)  # (B, S, D)
+        x = embedding = self.embed_scale * token_embeddings  # (B, S, D)
         states: Optional[List[Tensor]] = [] if return_all_hiddens else None
         x = self.run_layers(x, padding_mask if has_padding else None, states)
         return {
             "encoder_out": [x.transpose(0, 1)],
-            "encoder_padding_mask": [padding_mask] if has_padding else [],
+            "encoder_padding_mask": [padding_mask],
+            "encoder_embedding": [embedding],
             "encoder_states": [state.transpose(0, 1) for state in states or []],
-            "left_padding": left_padding,
+            "src_tokens": [],
+            "src_lengths": [(~padding_mask).sum(dim=1, keepdim=True, dtype=torch.int32)],
+            "has_padding": has_padding,
+            "left_padding": [] if shifts is None else [shifts],
             "rows": [],
         }
 
-    def reorder_encoder_out(self, encoder_out: Dict[str, List[Tensor]], new_order: Tensor):
+    def reorder_encoder_out(self, encoder_out: Dict[str, Any], new_order: Tensor):
         """The output for the sentences ``new_order``, as beam search asks for it.
 
         Nothing is moved: ``rows`` ``[(B,)]`` tells the decoder which sentence of the output each
@@ -87,9 +96,3 @@ class MegaEncoder(EncoderLayers, FairseqEncoder):
             version = version.to(self.embed_tokens.weight.device, copy=True)
         self.version = version
         return state_dict
-
-
-def roll_rows(x: Tensor, shifts: Tensor) -> Tensor:
-    """Each row of ``x (B, S)`` moved ``shifts (B,)`` columns to the left, around the edge."""
-    columns = torch.arange(x.size(1), device=x.device)
-    return x.gather(1, (columns + shifts.unsqueeze(1)) % x.size(1))

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ..modules import SequenceNorm
 from ..modules.dropout import make_dropout
-from .layers import EncoderLayer, make_layers, zero_padding
+from .layers import EncoderLayer, make_layers
+from .padding import zero_padding
 
 
 class EncoderLayers:

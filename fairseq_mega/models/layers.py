@@ -3,7 +3,6 @@
 import os
 from typing import Optional, Sequence, Tuple
 
-import torch
 from fairseq import utils
 from fairseq.distributed import fsdp_wrap
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper
@@ -78,19 +77,6 @@ def compile_layers_(model: nn.Module, compiled: bool) -> None:
                 module.compile(dynamic=True)
         elif "compiled" in vars(module):
             vars(module)["compiled"] = compiled
-
-
-def may_have_padding(padding_mask: Tensor) -> bool:
-    """Whether any of it is true. In training on a GPU it is taken to be, as the host would have to
-    wait for the answer; masks without padding change no result."""
-    if padding_mask.device.type != "cpu" and torch.is_grad_enabled():
-        return True
-    return bool(padding_mask.any())
-
-
-def zero_padding(x: Tensor, padding_mask: Tensor) -> Tensor:
-    """``x (..., D)`` with zeros where ``padding_mask (...)`` is true."""
-    return x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
 
 
 class EncoderLayer(Layer):

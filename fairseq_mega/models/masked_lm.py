@@ -19,6 +19,7 @@ from .base import MegaCheckpointMixin, register_presets
 from .encoder import MegaEncoder
 from .layers import make_embedding
 from .masked_lm_config import PRESETS, MaskedLMConfig, check_masked_lm, encoder_options
+from .padding import move_right
 
 logger = logging.getLogger(__name__)
 
@@ -169,13 +170,15 @@ class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
         """Features ``(B, L, D)`` and, if asked for, the layers' outputs ``(L, B, D)``, at the
         places of the tokens: the encoder has moved left-padded ones to the left."""
         output = self.encoder(src_tokens, return_all_hiddens=states)
-        x = output["encoder_out"][0]
         hidden = output["encoder_states"] if states else None
+        x = output["encoder_out"][0].transpose(0, 1)
         for shifts in output["left_padding"]:
-            if bool(shifts.any()):
-                x = move_right(x, shifts)
-                hidden = None if hidden is None else [move_right(each, shifts) for each in hidden]
-        return x.transpose(0, 1), hidden
+            x = move_right(x, shifts)
+            if hidden is not None:
+                hidden = [
+                    move_right(each.transpose(0, 1), shifts).transpose(0, 1) for each in hidden
+                ]
+        return x, hidden
 
     def register_classification_head(
         self, name: str, num_classes: int, inner_dim: Optional[int] = None, **unused
@@ -224,13 +227,6 @@ class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
 
 def is_head(name: str) -> bool:
     return name.startswith(("lm_head.", "classification_heads."))
-
-
-def move_right(x: Tensor, shifts: Tensor) -> Tensor:
-    """Each column of ``x (L, B, D)`` moved ``shifts (B,)`` rows down, around the edge."""
-    rows = torch.arange(x.size(0), device=x.device).unsqueeze(1)
-    index = (rows - shifts) % x.size(0)  # (L, B)
-    return x.gather(0, index.unsqueeze(-1).expand_as(x))
 
 
 register_presets(MegaMaskedLM, MaskedLMConfig, PRESETS)

@@ -1,9 +1,11 @@
 """The translation model ``mega`` and its presets."""
 
 from functools import partial
+from typing import Optional
 
 from fairseq.models import FairseqEncoderDecoderModel, register_model
 from omegaconf import DictConfig
+from torch import Tensor
 
 from .base import MegaCheckpointMixin, register_presets
 from .config import (
@@ -56,14 +58,35 @@ class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
             )
         return cls(
             MegaEncoder(cfg, source, encoder_embedding),
-            MegaDecoder(cfg, target, decoder_embedding, cross_attention=True),
+            MegaDecoder(
+                cfg,
+                target,
+                decoder_embedding,
+                cross_attention=True,
+                attention_in_training=learns_alignments(task),
+            ),
         )
 
-    def forward(self, src_tokens, src_lengths, prev_output_tokens, **kwargs):
-        """``src_tokens (B, S)``, ``prev_output_tokens (B, T)`` to scores ``(B, T, V)``; more in
-        ``MegaDecoder.forward``, which takes ``kwargs``."""
-        encoder_out = self.encoder(src_tokens, src_lengths)
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Optional[Tensor],
+        prev_output_tokens: Tensor,
+        token_embeddings: Optional[Tensor] = None,
+        **kwargs,
+    ):
+        """``src_tokens (B, S)``, ``prev_output_tokens (B, T)`` to scores ``(B, T, V)``.
+
+        ``token_embeddings (B, S, D)`` replace the source's; ``kwargs`` are those of
+        ``MegaDecoder.forward``.
+        """
+        encoder_out = self.encoder(src_tokens, src_lengths, token_embeddings=token_embeddings)
         return self.decoder(prev_output_tokens, encoder_out=encoder_out, **kwargs)
+
+
+def learns_alignments(task) -> bool:
+    """Whether the criterion gets alignments, for which it needs the attention."""
+    return bool(getattr(getattr(task, "cfg", None), "load_alignments", False))
 
 
 _WMT = dict(attention_dropout=0.1, hidden_dropout=0.1, activation_dropout=0.1)

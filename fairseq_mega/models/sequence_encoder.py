@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .encoder_layers import EncoderLayers
-from .layers import may_have_padding
+from .padding import may_have_padding
 
 
 class SymbolEmbedding(nn.Module):

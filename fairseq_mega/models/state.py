@@ -67,6 +67,11 @@ class DecodingState:
         """Whether the layers have keys and values of the source sentences."""
         return self.layers[0].source is not None
 
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was read."""
+        return self.layers[0].ema is None
+
     def check_unread(self, tokens: Tensor) -> None:
         """
         Raises:
