@@ -23,8 +23,14 @@ LONGEST_FILE = 256 << 20  # bytes
 LONGEST_TEXT = 1000  # characters of an option or a word
 LARGEST_NUMBER = 1 << 31
 
-# Files, and what is of the training alone.
-NO_OPTIONS = {"encoder_embed_path", "decoder_embed_path", "criterion_name"}
+# Files, what is of the training alone, and what is the task's.
+NO_OPTIONS = {
+    "encoder_embed_path",
+    "decoder_embed_path",
+    "criterion_name",
+    "required_seq_len_multiple",
+    "add_bos_token",
+}
 
 
 def architectures() -> Dict[str, type]:

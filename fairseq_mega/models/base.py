@@ -12,6 +12,7 @@ from fairseq import hub_utils
 from fairseq.models import register_model
 from omegaconf import DictConfig
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..modules.int8 import multiply_in_int8_
 from .choices import check_choices
@@ -25,8 +26,10 @@ class MegaCheckpointMixin:
     """Reads checkpoints of this package and of the published code; refuses others.
 
     ``table_options``: what decides the size of the ``simple`` bias's tables.
+    ``added_positions``: how many of their positions, at most, are for what fairseq adds to samples.
     """
 
+    added_positions = 0
     table_options = "the chunk size (without chunks, the maximal positions)"
 
     @classmethod
@@ -65,13 +68,18 @@ class MegaCheckpointMixin:
             _use_int8_(self)
 
     def _check_bias_tables(self, state_dict: Dict[str, Tensor]) -> None:
-        """Names the option behind a ``simple`` bias of another size than the model's."""
+        """Names the option behind a ``simple`` bias of another size than the model's.
+
+        Tables that were learned without the model's ``added_positions`` are extended with zeros.
+        """
         ours = self.state_dict()
         for key, table in state_dict.items():
             if not key.endswith(".rel_pos_bias.rel_pos_bias") or key not in ours:
                 continue
             size, trained = ((t.numel() + 1) // 2 for t in (ours[key], table))
-            if size != trained:
+            if 0 < size - trained <= self.added_positions:
+                state_dict[key] = F.pad(table, (size - trained, size - trained))
+            elif size != trained:
                 raise ValueError(
                     f"{key} of the checkpoint was learned for {trained} positions, but the model "
                     f"has {size}: with --rel-pos-bias simple, leave {self.table_options} as it "

@@ -15,6 +15,7 @@ from .config import (
     check_shared_embeddings,
     check_tables,
     complete_decoder_sizes,
+    complete_positions,
     table_size,
 )
 from .decoder import MegaDecoder
@@ -39,6 +40,7 @@ class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
         check_cross_attention(cfg)
         check_decoder(cfg, adaptive_input=False)
         positions = "max_source_positions", "max_target_positions"  # cross attention has both
+        complete_positions(cfg, *positions)
         chunks = "encoder_chunk_size", "decoder_chunk_size"
         check_tables(cfg, *positions, *map(partial(table_size, cfg), chunks, positions))
         check_bands(cfg, "softmax", "decoder_embed_dim", len(target))
@@ -54,10 +56,12 @@ class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
             decoder_embedding = make_embedding(
                 target, cfg.decoder_input_dim, "--decoder-embed-path", cfg.decoder_embed_path
             )
-        return cls(
+        model = cls(
             MegaEncoder(cfg, source, encoder_embedding),
             MegaDecoder(cfg, target, decoder_embedding, cross_attention=True),
         )
+        model.added_positions = (cfg.required_seq_len_multiple or 1) - 1
+        return model
 
     def forward(self, src_tokens, src_lengths, prev_output_tokens, **kwargs):
         """``src_tokens (B, S)``, ``prev_output_tokens (B, T)`` to scores ``(B, T, V)``; more in

@@ -14,6 +14,7 @@ from .config import (
     check_decoder,
     check_tables,
     complete_decoder_sizes,
+    complete_positions,
     cutoffs,
     table_size,
 )
@@ -35,6 +36,7 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
     def __init__(self, decoder: MegaDecoder, cfg: DictConfig):
         super().__init__(decoder)
         self.chunk_size = cfg.decoder_chunk_size
+        self.added_positions = int(bool(cfg.add_bos_token))
         self.options = [str(cfg[option]) for option in OPTIONS]
 
     @classmethod
@@ -47,6 +49,8 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
         dictionary = task.source_dictionary
         if cfg.max_target_positions is None:
             cfg.max_target_positions = cfg.tokens_per_sample
+        complete_positions(cfg, "max_target_positions")
+        cfg.max_target_positions += bool(cfg.add_bos_token)
         complete_decoder_sizes(cfg)
         check_decoder(cfg, cfg.adaptive_input)
         words = len(dictionary)
@@ -79,6 +83,10 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
             cfg.decoder_embed_dim,
             cutoffs(cfg.adaptive_input_cutoff),
         )
+
+    def max_positions(self) -> int:
+        """The longest sample, without the symbol that ``--add-bos-token`` puts before it."""
+        return super().max_positions() - self.added_positions
 
     @property
     def segment_length(self) -> Optional[int]:
