@@ -6,10 +6,18 @@ import os
 import sys
 from dataclasses import field, make_dataclass
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Tuple
 
 from fairseq import hub_utils
 from fairseq.models import register_model
+from fairseq.tasks import TASK_REGISTRY
+from fairseq.tasks.denoising import DenoisingTask
+from fairseq.tasks.language_modeling import LanguageModelingTask
+from fairseq.tasks.masked_lm import MaskedLMTask
+from fairseq.tasks.multilingual_language_modeling import MultilingualLanguageModelingTask
+from fairseq.tasks.multilingual_masked_lm import MultiLingualMaskedLMTask
+from fairseq.tasks.translation import TranslationTask
+from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,6 +28,11 @@ from .config import add_options
 from .memory_metrics import log_memory_spans
 
 INT8_OPTION = "cpu_int8"  # of --model-overrides, and of from_pretrained
+
+# Tasks by the architecture that learns them.
+SEQUENCES = (TranslationTask, TranslationMultiSimpleEpochTask, DenoisingTask), "mega"
+TEXTS = (LanguageModelingTask, MultilingualLanguageModelingTask), "mega_lm"
+MASKED = (MaskedLMTask, MultiLingualMaskedLMTask), "mega_masked_lm"
 
 
 class MegaCheckpointMixin:
@@ -141,6 +154,27 @@ class MegaCheckpointMixin:
     def hub_interface(cls, cfg: DictConfig, task, models: List[nn.Module]) -> nn.Module:
         """What ``from_pretrained`` returns: here fairseq's interface to generate and score text."""
         return hub_utils.GeneratorHubInterface(cfg, task, models)
+
+
+def check_task(task, *others: Tuple[Tuple[type, ...], str]) -> None:
+    """Checks that a model can learn the task: each of ``others`` is what it cannot, and the
+    architecture that can.
+
+    Raises:
+        ValueError: names the task and the architecture.
+    """
+    for kinds, architecture in others:
+        if isinstance(task, kinds):
+            raise ValueError(
+                f"--task {task_name(task)} is not for this architecture: use --arch {architecture} "
+                "or one of its presets, or another task"
+            )
+
+
+def task_name(task) -> str:
+    """The name by which ``--task`` knows a task."""
+    kind = type(task)
+    return next((name for name, each in TASK_REGISTRY.items() if each is kind), kind.__name__)
 
 
 def _use_int8_(model: nn.Module) -> None:

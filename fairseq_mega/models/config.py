@@ -4,7 +4,7 @@ import math
 from argparse import ArgumentError
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from typing import List, Optional
+from typing import Any, List, Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.dataclass.utils import gen_parser_from_dataclass
@@ -29,7 +29,7 @@ EMA_LONGEST = 4096  # of spread
 DEFAULT_POSITIONS = 1024  # of fairseq's models, for tasks without such an option
 
 
-def _from(option: str) -> str:
+def _from(option: str) -> Any:
     """Stands for an option of another part of the configuration; None where it is missing there.
 
     fairseq removes the parts of tasks and criteria that have no dataclass.

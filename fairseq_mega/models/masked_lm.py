@@ -15,7 +15,7 @@ from fairseq.tasks.sentence_ranking import SentenceRankingTask
 from torch import Tensor, nn
 
 from ..modules.linear import make_linear
-from .base import MegaCheckpointMixin, register_presets
+from .base import SEQUENCES, TEXTS, MegaCheckpointMixin, check_task, register_presets, task_name
 from .encoder import MegaEncoder
 from .layers import make_embedding
 from .masked_lm_config import PRESETS, MaskedLMConfig, check_masked_lm, encoder_options
@@ -95,8 +95,16 @@ class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
         Raises:
             ValueError: at an option out of range; names the option, its value and what to do.
         """
+        check_task(task, SEQUENCES, TEXTS)
         if cfg.max_positions is None:
             cfg.max_positions = task.max_positions()
+        if cfg.max_positions is None:  # multilingual_masked_lm has it among its options alone
+            cfg.max_positions = getattr(getattr(task, "args", None), "tokens_per_sample", None)
+        if cfg.max_positions is None:
+            raise ValueError(
+                f"--task {task_name(task)} does not say how long its sequences may be: give "
+                "--max-positions"
+            )
         check_masked_lm(cfg)
         dictionary, dim = task.source_dictionary, cfg.encoder_embed_dim
         embedding = make_embedding(dictionary, dim, "--encoder-embed-path", cfg.encoder_embed_path)

@@ -5,7 +5,7 @@ from functools import partial
 from fairseq.models import FairseqEncoderDecoderModel, register_model
 from omegaconf import DictConfig
 
-from .base import MegaCheckpointMixin, register_presets
+from .base import MASKED, TEXTS, MegaCheckpointMixin, check_task, register_presets
 from .config import (
     MegaConfig,
     check_bands,
@@ -34,6 +34,7 @@ class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
         Raises:
             ValueError: at an option out of range; names the option, its value and what to do.
         """
+        check_task(task, TEXTS, MASKED)
         source, target = task.source_dictionary, task.target_dictionary
         complete_decoder_sizes(cfg)
         check_layers(cfg, "encoder")

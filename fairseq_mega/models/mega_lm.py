@@ -7,7 +7,7 @@ from fairseq.modules import AdaptiveInput
 from omegaconf import DictConfig
 from torch import Tensor
 
-from .base import MegaCheckpointMixin, register_presets
+from .base import SEQUENCES, MegaCheckpointMixin, check_task, register_presets
 from .config import (
     MegaLanguageModelConfig,
     check_bands,
@@ -46,6 +46,7 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
         Raises:
             ValueError: at an option out of range; names the option, its value and what to do.
         """
+        check_task(task, SEQUENCES)
         dictionary = task.source_dictionary
         if cfg.max_target_positions is None:
             cfg.max_target_positions = cfg.tokens_per_sample

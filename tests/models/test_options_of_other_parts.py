@@ -6,7 +6,17 @@ import fairseq.models
 import pytest
 import torch
 from fairseq.tasks import LegacyFairseqTask, register_task
-from helpers import TINY, batch_of, build, make_dictionary, make_model, parse_with_hydra, sentences
+from helpers import (
+    TASKS,
+    TINY,
+    batch_of,
+    build,
+    make_dictionary,
+    make_model,
+    parse,
+    parse_with_hydra,
+    sentences,
+)
 
 
 @register_task("no_options")
@@ -71,3 +81,23 @@ def test_limits_are_rounded_up_to_the_multiple_of_padding(bias):
     model.load_state_dict(trained.state_dict())
     expected = trained(source[:, :30], None, target[:, :29])[0]
     assert torch.allclose(model(source, None, target)[0][:, :29], expected)
+
+
+@pytest.mark.parametrize(
+    "arch, task, instead",
+    [
+        ("mega", "language_modeling", "--arch mega_lm"),
+        ("mega", "mega_language_modeling", "--arch mega_lm"),
+        ("mega_lm", "translation", "--arch mega "),
+        ("mega_masked_lm", "translation", "--arch mega "),
+        ("mega_masked_lm", "language_modeling", "--arch mega_lm"),
+        ("lra", "translation", "--task lra-text"),
+        ("mega_base_patch16_224", "translation", "--task image_folder"),
+    ],
+)
+def test_a_task_of_another_model(arch, task, instead):
+    cfg = parse(f"--arch {arch} --task {task}")
+    dictionary = make_dictionary(20)
+    with pytest.raises(ValueError) as error:
+        TASKS[task](cfg.task, dictionary, dictionary).build_model(cfg.model)
+    assert f"--task {task} is not for this architecture: use {instead}" in str(error.value)
