@@ -1,38 +1,21 @@
-"""What all models share: how checkpoints are read, and presets registered."""
+"""What all models share: how checkpoints are read."""
 
 import ast
-import dataclasses
 import os
-import sys
-from dataclasses import field, make_dataclass
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Dict, List
 
 from fairseq import hub_utils
-from fairseq.models import register_model
-from fairseq.tasks import TASK_REGISTRY
-from fairseq.tasks.denoising import DenoisingTask
-from fairseq.tasks.language_modeling import LanguageModelingTask
-from fairseq.tasks.masked_lm import MaskedLMTask
-from fairseq.tasks.multilingual_language_modeling import MultilingualLanguageModelingTask
-from fairseq.tasks.multilingual_masked_lm import MultiLingualMaskedLMTask
-from fairseq.tasks.translation import TranslationTask
-from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..modules.int8 import multiply_in_int8_
 from .choices import check_choices
-from .config import add_options
 from .memory_metrics import log_memory_spans
+from .registration import add_model_options
 
 INT8_OPTION = "cpu_int8"  # of --model-overrides, and of from_pretrained
-
-# Tasks by the architecture that learns them.
-SEQUENCES = (TranslationTask, TranslationMultiSimpleEpochTask, DenoisingTask), "mega"
-TEXTS = (LanguageModelingTask, MultilingualLanguageModelingTask), "mega_lm"
-MASKED = (MaskedLMTask, MultiLingualMaskedLMTask), "mega_masked_lm"
 
 
 class MegaCheckpointMixin:
@@ -48,7 +31,7 @@ class MegaCheckpointMixin:
     @classmethod
     def add_args(cls, parser) -> None:
         """Adds the options with the defaults of this architecture, where fairseq keeps them."""
-        add_options(parser, getattr(cls, "__dataclass")())  # noqa: B009
+        add_model_options(parser, getattr(cls, "__dataclass")())  # noqa: B009
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         if not any(".mega_layer." in key for key in state_dict):
@@ -156,27 +139,6 @@ class MegaCheckpointMixin:
         return hub_utils.GeneratorHubInterface(cfg, task, models)
 
 
-def check_task(task, *others: Tuple[Tuple[type, ...], str]) -> None:
-    """Checks that a model can learn the task: each of ``others`` is what it cannot, and the
-    architecture that can.
-
-    Raises:
-        ValueError: names the task and the architecture.
-    """
-    for kinds, architecture in others:
-        if isinstance(task, kinds):
-            raise ValueError(
-                f"--task {task_name(task)} is not for this architecture: use --arch {architecture} "
-                "or one of its presets, or another task"
-            )
-
-
-def task_name(task) -> str:
-    """The name by which ``--task`` knows a task."""
-    kind = type(task)
-    return next((name for name, each in TASK_REGISTRY.items() if each is kind), kind.__name__)
-
-
 def _use_int8_(model: nn.Module) -> None:
     try:
         multiply_in_int8_(model)
@@ -204,27 +166,3 @@ def _checked_bool(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{INT8_OPTION} must be True or False, not {value!r}")
     return value
-
-
-def register_presets(model: type, config: type, presets: Dict[str, Dict]) -> None:
-    """Registers architectures: a name and the options in which it differs from the model's own.
-
-    Each is a model of its own to fairseq, whose defaults are those of the preset. fairseq's
-    ``register_model_architecture`` would do for command lines; but of options in YAML it sees only
-    what fairseq has completed with the defaults of the model.
-    """
-    for name, options in presets.items():
-        names = {"__module__": model.__module__, "__doc__": f"The preset ``{name}``."}
-        preset = type(name, (model,), names)
-        setattr(sys.modules[model.__module__], name, preset)  # where pickle looks for it
-        register_model(name, dataclass=_with_defaults(config, options))(preset)
-
-
-def _with_defaults(config: type, options: Dict) -> type:
-    """The dataclass with other defaults."""
-    fields = {each.name: each for each in dataclasses.fields(config)}
-    changed = [
-        (name, fields[name].type, field(default=value, metadata=fields[name].metadata))
-        for name, value in options.items()
-    ]
-    return make_dataclass(config.__name__, changed, bases=(config,))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..modules.activations import ACTIVATIONS
 from ..modules.dropout import make_dropout
 from ..modules.linear import INIT_STD
-from .base import MegaCheckpointMixin, register_presets, task_name
+from .base import MegaCheckpointMixin
 from .classification_config import (
     ClassifierConfig,
     check_classifier,
@@ -22,6 +22,7 @@ from .classification_config import (
 )
 from .classification_presets import PRESETS
 from .classifier_hub import ClassifierHub
+from .registration import register_presets, task_name
 from .sequence_encoder import RealNumberEmbedding, SequenceEncoder, SymbolEmbedding
 
 

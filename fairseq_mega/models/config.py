@@ -196,11 +196,11 @@ def add_options(parser, config) -> None:
     whatever the default: fairseq's would unset one that an architecture sets."""
     for each in fields(config):
         if each.type is bool:
-            _add(parser, _flag(each.name), action="store_true", help=each.metadata["help"])
+            add_option(parser, _flag(each.name), action="store_true", help=each.metadata["help"])
     gen_parser_from_dataclass(parser, config, delete_default=True)
 
 
-def _add(parser, *args, **kwargs) -> None:
+def add_option(parser, *args, **kwargs) -> None:
     with suppress(ArgumentError):  # it is there already, as from the task
         parser.add_argument(*args, **kwargs)
 

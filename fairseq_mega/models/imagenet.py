@@ -16,10 +16,11 @@ from ..modules import SequenceNorm
 from ..modules.dropout import make_dropout
 from ..modules.linear import INIT_STD, make_linear
 from ..modules.stochastic_depth import StochasticFeedForwardNetwork, StochasticGatedAttention
-from .base import MegaCheckpointMixin, register_presets, task_name
+from .base import MegaCheckpointMixin
 from .config import longest_memory
 from .imagenet_config import PRESETS, ImageNetConfig, check_imagenet
 from .initial import initialise
+from .registration import register_presets, task_name
 
 
 class ImageLayer(nn.Module):

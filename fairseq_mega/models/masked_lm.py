@@ -9,16 +9,17 @@ from typing import Dict, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
-from fairseq.models import BaseFairseqModel, register_model
+from fairseq.models import BaseFairseqModel
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from fairseq.tasks.sentence_ranking import SentenceRankingTask
 from torch import Tensor, nn
 
 from ..modules.linear import make_linear
-from .base import SEQUENCES, TEXTS, MegaCheckpointMixin, check_task, register_presets, task_name
+from .base import MegaCheckpointMixin
 from .encoder import MegaEncoder
 from .layers import make_embedding
 from .masked_lm_config import PRESETS, MaskedLMConfig, check_masked_lm, encoder_options
+from .registration import SEQUENCES, TEXTS, check_task, register, register_presets, task_name
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class ClassificationHead(nn.Module):
         return self.out_proj(self.dropout(x))
 
 
-@register_model("mega_masked_lm", dataclass=MaskedLMConfig)
+@register("mega_masked_lm", MaskedLMConfig)
 class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
     """A bidirectional Mega encoder (full attention or chunks) with a head for words, or, built for
     a task of sentences, with heads for classes in its place.

@@ -2,10 +2,10 @@
 
 from functools import partial
 
-from fairseq.models import FairseqEncoderDecoderModel, register_model
+from fairseq.models import FairseqEncoderDecoderModel
 from omegaconf import DictConfig
 
-from .base import MASKED, TEXTS, MegaCheckpointMixin, check_task, register_presets
+from .base import MegaCheckpointMixin
 from .config import (
     MegaConfig,
     check_bands,
@@ -21,9 +21,10 @@ from .config import (
 from .decoder import MegaDecoder
 from .encoder import MegaEncoder
 from .layers import make_embedding
+from .registration import MASKED, TEXTS, check_task, register, register_presets
 
 
-@register_model("mega", dataclass=MegaConfig)
+@register("mega", MegaConfig)
 class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
     """Mega encoder and decoder, for fairseq's ``translation`` task."""
 

@@ -2,12 +2,12 @@
 
 from typing import Dict, Optional
 
-from fairseq.models import FairseqLanguageModel, register_model
+from fairseq.models import FairseqLanguageModel
 from fairseq.modules import AdaptiveInput
 from omegaconf import DictConfig
 from torch import Tensor
 
-from .base import SEQUENCES, MegaCheckpointMixin, check_task, register_presets
+from .base import MegaCheckpointMixin
 from .config import (
     MegaLanguageModelConfig,
     check_bands,
@@ -20,11 +20,12 @@ from .config import (
 )
 from .decoder import MegaDecoder
 from .layers import make_embedding
+from .registration import SEQUENCES, add_long_text_options, check_task, register, register_presets
 from .streaming import StreamedScores
 from .text_state import OPTIONS, TextState
 
 
-@register_model("mega_lm", dataclass=MegaLanguageModelConfig)
+@register("mega_lm", MegaLanguageModelConfig)
 class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
     """A Mega decoder alone, for fairseq's ``language_modeling`` task.
 
@@ -36,8 +37,15 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
     def __init__(self, decoder: MegaDecoder, cfg: DictConfig):
         super().__init__(decoder)
         self.chunk_size = cfg.decoder_chunk_size
+        self.segment_chunks = 2
         self.added_positions = int(bool(cfg.add_bos_token))
         self.options = [str(cfg[option]) for option in OPTIONS]
+
+    @classmethod
+    def add_args(cls, parser) -> None:
+        """As other models', with options that published commands give to another task."""
+        super().add_args(parser)
+        add_long_text_options(parser)
 
     @classmethod
     def build_model(cls, cfg: DictConfig, task) -> "MegaLanguageModel":
@@ -91,8 +99,9 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
 
     @property
     def segment_length(self) -> Optional[int]:
-        """How many tokens of a long text are read at a time: two chunks; None without chunks."""
-        return 2 * self.chunk_size if self.chunk_size > 0 else None
+        """How many tokens of a long text are read at a time: ``segment_chunks`` chunks; None
+        without chunks."""
+        return self.segment_chunks * self.chunk_size if self.chunk_size > 0 else None
 
     def forward(self, src_tokens: Tensor, streaming: bool = False, **kwargs):
         """
