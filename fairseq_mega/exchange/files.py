@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterator, Mapping, Tuple
 
 import torch
 from fairseq.data import Dictionary
+from fairseq.data.data_utils import infer_language_pair
 from fairseq.dataclass.utils import overwrite_args_by_name
 from fairseq.tasks import FairseqTask
 from omegaconf import DictConfig, OmegaConf
@@ -90,6 +91,7 @@ def _describe(state: Mapping[str, Any], path: str, data: Path) -> Dict[str, Any]
     if task not in TASKS:
         raise ValueError(f"{path} is of the task {task!r:.80}, not one of {sorted(TASKS)}")
     task_options = take_options(section(state, "task"), option_fields("task", task))
+    _infer_languages(task_options, path, data)
     fields = option_fields("model", model)
     given = dict(section(state, "model"))
     for name in set(fields) & set(task_options):  # the task's, unless the model has its own
@@ -112,6 +114,21 @@ def _describe(state: Mapping[str, Any], path: str, data: Path) -> Dict[str, Any]
             raise FileNotFoundError(f"no dictionary at {file}: say where they are with --data")
     check_description(description, path)
     return description
+
+
+def _infer_languages(options: Dict[str, Any], path: str, data: Path) -> None:
+    """Sets languages that a checkpoint does not name as fairseq did in training: by the names of
+    the files in the folder of the data."""
+    sides = "source_lang", "target_lang"
+    if all(options.get(side, "") is not None for side in sides):
+        return
+    languages = infer_language_pair(str(data)) if data.is_dir() else (None, None)
+    if None in languages:
+        raise ValueError(
+            f"{path} names no languages, as its training was not told them, and no file in {data} "
+            "does, such as train.de-en.de.idx: give the folder of the training's data with --data"
+        )
+    options.update(zip(sides, languages))
 
 
 def _version(package: str) -> str:
