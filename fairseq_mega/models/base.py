@@ -94,6 +94,7 @@ class MegaCheckpointMixin:
             checkpoint_file: a checkpoint, or several with colons between them for an ensemble.
             data_name_or_path: the folder of the dictionaries; ``.`` for that of the checkpoints.
             **kwargs: options that replace those in the checkpoint, ``bpe``, ``tokenizer``, ...;
+                ``task``, the name of its task, where that is one that a file may not choose;
                 ``cpu_int8=True`` for linear layers with weights of 8 bits, on a CPU.
 
         Raises:
@@ -120,6 +121,7 @@ class MegaCheckpointMixin:
             return exchange.load_exported(folder, cls, kwargs)
         for name in checkpoint_file.split(os.pathsep):
             check_choices(os.path.join(model_name_or_path, name), cls, kwargs)
+        kwargs.pop("task", None)  # fairseq would take it for an option of the task's
         for side in ("encoder", "decoder"):  # a checkpoint needs no file of embeddings
             kwargs.setdefault(f"{side}_embed_path", None)
         try:
