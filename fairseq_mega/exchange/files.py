@@ -114,6 +114,7 @@ def _describe(
     for name in set(fields) & set(task_options):  # the task's, unless the model has its own
         if given.get(name) is None:
             given[name] = task_options[name]
+    _round_positions(given)
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -133,6 +134,14 @@ def _describe(
             raise FileNotFoundError(f"no dictionary at {file}: say where they are with --data")
     check_description(description, path, named)
     return description
+
+
+def _round_positions(options: Dict[str, Any]) -> None:
+    """Rounds maximal positions up as the model did; a description has no padding of batches."""
+    multiple = options.get("required_seq_len_multiple") or 1
+    for name in ("max_source_positions", "max_target_positions"):
+        if isinstance(options.get(name), int) and isinstance(multiple, int) and multiple > 0:
+            options[name] = -(-options[name] // multiple) * multiple
 
 
 def _infer_languages(options: Dict[str, Any], path: str, data: Path) -> None:
