@@ -20,6 +20,7 @@ $(INSTALLED): setup.py constraints.txt .ci/requirements.txt
 	$(BIN)/pip install --disable-pip-version-check --require-hashes --no-deps -r .ci/requirements.txt
 	$(BIN)/pip install --disable-pip-version-check --no-build-isolation \
 	    -c constraints.txt -e '.[$(EXTRAS)]'
+	$(BIN)/pip uninstall --quiet --yes torchaudio # see docs/dependencies.md
 	touch $@
 
 lint: $(INSTALLED)

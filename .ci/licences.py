@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs/dependencies.md"
-APART = {"triton"}  # a gigabyte that not every environment has: the document's text names it
+APART = {"torchaudio", "triton"}  # not in every environment: the document's text names them
 START, END = "<!-- by .ci/licences.py -->\n", "<!-- end -->\n"
 
 

@@ -72,12 +72,14 @@ def make_parser() -> argparse.ArgumentParser:
     action.add_argument(
         "--data", type=Path, help="the folder of dict.*.txt (default: that of the checkpoint)"
     )
+    _add_task(action)
     action = actions.add_parser("import", help="from a folder to a checkpoint", description=IMPORT)
     action.add_argument("folder", type=Path, metavar="FOLDER", help="what export has made")
     action.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the file to write")
     action.add_argument(
         "--dictionaries", type=Path, metavar="DIR", help="a folder to make, for dict.*.txt"
     )
+    _add_task(action)
     _add_convert_hf(actions)
     _add_convert_imagenet(actions)
     action = actions.add_parser(
@@ -86,6 +88,15 @@ def make_parser() -> argparse.ArgumentParser:
     action.add_argument("folder", type=Path, metavar="SAVE_DIR", help="of fairseq-train")
     add_commands(actions)
     return parser
+
+
+def _add_task(action) -> None:
+    action.add_argument(
+        "--task",
+        metavar="NAME",
+        help="the model's task, where it is one that a file may not choose, such as denoising; "
+        "its options are then taken as they are: name it for files that you trust",
+    )
 
 
 def _add_convert_hf(actions) -> None:
@@ -148,9 +159,10 @@ def _act(args: argparse.Namespace) -> Path | str:
     from .exchange import export_checkpoint, import_folder
 
     if args.action == "export":
-        export_checkpoint(args.checkpoint, args.out, args.data or args.checkpoint.parent)
+        data = args.data or args.checkpoint.parent
+        export_checkpoint(args.checkpoint, args.out, data, args.task)
         return args.out
-    import_folder(args.folder, args.checkpoint, args.dictionaries)
+    import_folder(args.folder, args.checkpoint, args.dictionaries, args.task)
     return args.checkpoint
 
 

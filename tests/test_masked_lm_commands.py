@@ -103,3 +103,16 @@ def test_a_classifier_learns_and_is_validated(trained, tmp_path):
         "--num-classes 2 --init-token 0 --batch-size 7 --max-positions 24 --log-format json",
     )  # fmt: skip
     assert float(output.split('"valid_accuracy": "')[1].split('"')[0]) > 90
+
+
+def test_languages_in_turn(trained, tmp_path):
+    """The longest sequence is the task's --tokens-per-sample, as for fairseq's own models."""
+    for language in "xy":
+        (tmp_path / language).symlink_to(trained / "words")
+    (tmp_path / "dict.txt").symlink_to(trained / "words" / "dict.txt")
+    output = run_warm(
+        "train", tmp_path, f"--task multilingual_masked_lm --criterion masked_lm {TRAIN}",
+        "--tokens-per-sample 24 --encoder-chunk-size -1 --rel-pos-bias simple --max-update 2",
+        f"--no-save --save-dir {tmp_path}",
+    )  # fmt: skip
+    assert len(losses(output)) == 2

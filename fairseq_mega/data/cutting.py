@@ -11,7 +11,8 @@ import numpy as np
 
 
 class ValidBlock(NamedTuple):
-    """``--valid-block``: ``number`` streams, or streams of ``number`` tokens."""
+    """``--valid-block``: streams of at most ``number`` tokens (``size``), or of at most the text's
+    tokens divided by ``number`` (``splits``)."""
 
     kind: str
     number: int
@@ -25,8 +26,8 @@ class ValidBlock(NamedTuple):
         kind, _, number = option.partition(":")
         if kind not in ("splits", "size") or not number.isdecimal() or int(number) == 0:
             raise ValueError(
-                f"--valid-block is {option!r}, but must be splits:K, for K streams, or size:N, for "
-                "streams of N tokens, with a positive number"
+                f"--valid-block is {option!r}, but must be splits:K, for streams of 1/K of the "
+                "text, or size:N, for streams of N tokens, with a positive number"
             )
         return cls(kind, int(number))
 
@@ -66,27 +67,24 @@ def cut_into_samples(ends: np.ndarray, lengths: np.ndarray, break_mode: str) -> 
 
 
 def cut_into_streams(ends: np.ndarray, streams: ValidBlock, break_mode: str) -> np.ndarray:
-    """All of the text in streams: of lines as long as they fit in ``size``, or up to the line ends
-    that are nearest to equal ``splits``; regardless of lines where the break mode is ``none``.
+    """All of the text in streams of lines as long as they fit in a number of tokens, which
+    ``splits`` makes of the text's; regardless of lines where the break mode is ``none``.
 
     Raises:
-        ValueError: where there are fewer lines, or tokens, than splits.
+        ValueError: where there are fewer tokens than splits.
     """
-    total = ends[-1]
-    if streams.kind == "size":
-        break_mode = "none" if break_mode == "none" else "complete"
-        lengths = np.full(most_samples(ends, streams.number, break_mode), streams.number)
-        return cut_into_samples(ends, lengths, break_mode)
-    pieces, unit = (total, "tokens") if break_mode == "none" else (len(ends), "lines")
-    if streams.number > pieces:
-        raise ValueError(
-            f"--valid-block is splits:{streams.number}, but the text has only {pieces} {unit}: "
-            "ask for fewer splits"
-        )
-    order = np.arange(streams.number)
-    if break_mode == "none":
-        return _between(total * (order + 1) // streams.number)
-    return _between(_even_ends(ends, order))
+    longest = streams.number
+    if streams.kind == "splits":
+        if streams.number > ends[-1]:
+            raise ValueError(
+                f"--valid-block is splits:{streams.number}, but the text has only {ends[-1]} "
+                "tokens: ask for fewer splits"
+            )
+        longest = -(-int(ends[-1]) // streams.number)
+    break_mode = "none" if break_mode == "none" else "complete"
+    return cut_into_samples(
+        ends, np.full(most_samples(ends, longest, break_mode), longest), break_mode
+    )
 
 
 def most_samples(ends: np.ndarray, shortest: int, break_mode: str) -> int:
@@ -114,14 +112,3 @@ def _whole_lines(ends: np.ndarray, lengths: np.ndarray, documents) -> np.ndarray
 def _documents(ends: np.ndarray) -> np.ndarray:
     in_document = np.diff(ends, prepend=0) > 1
     return np.flatnonzero(np.diff(in_document, prepend=False, append=False)).reshape(-1, 2)
-
-
-def _even_ends(ends: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """The line end nearest to each equal part of the text, and after that of the part before."""
-    parts = len(order)
-    goals = ends[-1] * (order + 1) / parts
-    after = ends.searchsorted(goals)
-    before = np.maximum(after - 1, 0)
-    nearest = np.where(goals - ends[before] < ends[after] - goals, before, after)
-    nearest = np.maximum.accumulate(nearest - order) + order
-    return ends[np.minimum(nearest, len(ends) - parts + order)]

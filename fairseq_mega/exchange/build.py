@@ -1,5 +1,7 @@
 """A task, a model and a configuration of fairseq's, made from a description that was checked."""
 
+import copy
+from argparse import Namespace
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,13 +10,14 @@ from typing import Any, Dict, Iterator, List, Mapping, Tuple
 import torch
 from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 from fairseq.dataclass.configs import FairseqConfig
+from fairseq.dataclass.utils import omegaconf_no_object_check
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, FairseqTask, setup_task
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from .description import make_dictionary
-from .tasks import TASKS
+from .tasks import form_of
 
 # A buffer of published checkpoints that says how their positions count, see MegaEncoder.
 MAY_BE = {"encoder.version"}
@@ -22,19 +25,26 @@ MAY_BE = {"encoder.version"}
 
 def make_config(description: Mapping[str, Any], data: str = "") -> DictConfig:
     """The configuration that fairseq-train would have saved, but for the training itself."""
-    criterion = TASKS[description["task"]["name"]].criterion
+    options = description["task"]["options"]
+    criterion = options.get("criterion") or form_of(description).criterion
     if description["model"]["options"].get("adaptive_softmax_cutoff") is not None:
         criterion = "adaptive_loss"
-    config = defaults(FairseqConfig)
-    for part, registry in (("task", TASK_DATACLASS_REGISTRY), ("model", MODEL_DATACLASS_REGISTRY)):
-        name = description[part]["name"]
-        config[part] = {**defaults(registry[name]), **description[part]["options"], "_name": name}
-    config["task"]["data"] = data
-    config["criterion"] = {
-        **defaults(CRITERION_DATACLASS_REGISTRY[criterion]),
-        "_name": criterion,
+    parts = {
+        "task": (description["task"]["name"], {**options, "data": data}, TASK_DATACLASS_REGISTRY),
+        "model": (*description["model"].values(), MODEL_DATACLASS_REGISTRY),
+        "criterion": (criterion, {}, CRITERION_DATACLASS_REGISTRY),
     }
-    return OmegaConf.create(OmegaConf.to_container(OmegaConf.create(config), resolve=True))
+    config, older = defaults(FairseqConfig), {}
+    for part, (name, given, registry) in parts.items():
+        if name in registry:
+            config[part] = {**defaults(registry[name]), **given, "_name": name}
+        else:
+            older[part] = Namespace(**{**options, part: name, "_name": name, "data": data})
+    made = OmegaConf.create(OmegaConf.to_container(OmegaConf.create(config), resolve=True))
+    with omegaconf_no_object_check():
+        for part, namespace in older.items():  # as fairseq keeps those without a dataclass
+            made[part] = namespace
+    return made
 
 
 def defaults(kind: type) -> Dict[str, Any]:
@@ -47,7 +57,7 @@ def write_dictionaries(description: Mapping[str, Any], folder: Path) -> None:
     """The files of dictionaries that the description's task reads."""
     task = description["task"]
     for name, entries in description["dictionaries"].items():
-        path = folder / TASKS[task["name"]].file(name, task["options"])
+        path = folder / form_of(description).file(name, task["options"])
         path.parent.mkdir(exist_ok=True)
         make_dictionary(entries, name).save(str(path))
 
@@ -55,7 +65,8 @@ def write_dictionaries(description: Mapping[str, Any], folder: Path) -> None:
 def make_task(description: Mapping[str, Any], config: DictConfig, path: str) -> FairseqTask:
     with TemporaryDirectory() as folder, _blaming(path):
         write_dictionaries(description, Path(folder))
-        task_config = OmegaConf.merge(config, {"task": {"data": folder}}).task
+        task_config = copy.deepcopy(config.task)
+        task_config.data = folder
         return setup_task(task_config, from_checkpoint=True)
 
 

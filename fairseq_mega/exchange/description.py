@@ -7,24 +7,31 @@ import math
 import re
 from enum import Enum
 from pathlib import Path
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Optional
 
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import interpret_dc_type
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
-from fairseq.tasks import TASK_DATACLASS_REGISTRY
+from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 
 from ..models.base import MegaCheckpointMixin
 from ..models.config import MOST_LAYERS
-from .tasks import TASKS
+from .tasks import TASKS, form_of
 
 FORMAT, FORMAT_VERSION = "fairseq-mega", 1
 LONGEST_FILE = 256 << 20  # bytes
 LONGEST_TEXT = 1000  # characters of an option or a word
 LARGEST_NUMBER = 1 << 31
+PLAIN = (type(None), bool, int, float, str, list, dict)
 
-# Files, and what is of the training alone.
-NO_OPTIONS = {"encoder_embed_path", "decoder_embed_path", "criterion_name"}
+# Files, what is of the training alone, and what is the task's.
+NO_OPTIONS = {
+    "encoder_embed_path",
+    "decoder_embed_path",
+    "criterion_name",
+    "required_seq_len_multiple",
+    "add_bos_token",
+}
 
 
 def architectures() -> Dict[str, type]:
@@ -49,8 +56,11 @@ def option_fields(part: str, name: str) -> Dict[str, dataclasses.Field]:
 # --- reading ------------------------------------------------------------------------------------
 
 
-def read_description(path: Path) -> Dict[str, Any]:
+def read_description(path: Path, named: Optional[str] = None) -> Dict[str, Any]:
     """
+    Args:
+        named: a task that the caller allows besides those of ``TASKS``.
+
     Raises:
         ValueError: at anything that a description does not have; says what and where.
     """
@@ -64,7 +74,7 @@ def read_description(path: Path) -> Dict[str, Any]:
         )
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    check_description(description, str(path))
+    check_description(description, str(path), named)
     return description
 
 
@@ -79,8 +89,11 @@ def _refuse_constant(name: str):
     raise ValueError(f"{name} is no number of JSON")
 
 
-def check_description(description: Any, path: str) -> None:
+def check_description(description: Any, path: str, named: Optional[str] = None) -> None:
     """
+    Args:
+        named: a task that the caller allows besides those of ``TASKS``.
+
     Raises:
         ValueError: says what is wrong, and where in ``path``.
     """
@@ -92,18 +105,32 @@ def check_description(description: Any, path: str) -> None:
     versions = description["versions"]
     if not isinstance(versions, dict) or not all(isinstance(v, str) for v in versions.values()):
         raise ValueError(f"{path}: versions must be texts by the names of packages")
-    for part, known in (("task", TASKS), ("model", architectures())):
+    tasks = {*TASKS, *({str(named)} & {*TASK_REGISTRY})}
+    for part, known in (("task", tasks), ("model", architectures())):
         _check_names(description[part], {"name", "options"}, f"{path}: {part}")
-        name = description[part]["name"]
+        name, options = description[part]["name"], description[part]["options"]
         if not isinstance(name, str) or name not in known:
             raise ValueError(f"{path}: {part}.name is {name!r:.80}, not one of {sorted(known)}")
         where = f"{path}: {part}.options"
-        check_options(description[part]["options"], option_fields(part, name), where)
-    form, found = TASKS[description["task"]["name"]], description["dictionaries"]
+        if part == "task" and name not in TASKS:
+            _check_plain(options, dict, where)
+            _check_files(description["dictionaries"], f"{path}: dictionaries")
+        else:
+            check_options(options, option_fields(part, name), where)
+    form, found = form_of(description), description["dictionaries"]
     optional = set(form.optional) & set(found) if isinstance(found, dict) else set()
     _check_names(found, {*form.required(), *optional}, f"{path}: dictionaries")
     for name, entries in description["dictionaries"].items():
         make_dictionary(entries, f"{path}: dictionaries.{name}")
+
+
+def _check_files(dictionaries: Any, where: str) -> None:
+    """Checks the files of dictionaries of a task that the caller has named."""
+    if not isinstance(dictionaries, dict):
+        raise ValueError(f"{where} must be an object")
+    for file in dictionaries:
+        if not re.fullmatch(r"([\w-]+/)?dict[\w.-]*\.txt", file):
+            raise ValueError(f"{where} has {file!r:.80}, no file of a dictionary")
 
 
 def _check_names(value: Any, names: set, where: str) -> None:
@@ -153,6 +180,17 @@ def _check_option(value: Any, declared: Any, says: str) -> None:
         raise ValueError(f"{says}, out of range")
     if isinstance(value, str) and ("${" in value or "???" in value or len(value) > LONGEST_TEXT):
         raise ValueError(f"{says}, which stands for something else, or is too long")
+
+
+def _check_plain(value: Any, kind: Any, where: str) -> None:
+    """Checks that an option of a task that the caller has named is of ``kind``, and plain."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{where} is {value!r:.80}, but must be a plain value")
+    if isinstance(value, (list, dict)):
+        for name, each in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_plain(each, PLAIN, f"{where}.{name}")
+    elif value is not None:
+        _check_option(value, type(value), f"{where} is {value!r:.80}")
 
 
 def _is_number(value: Any) -> bool:

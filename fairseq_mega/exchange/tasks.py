@@ -1,7 +1,10 @@
 """What a description holds of each task whose models can be exchanged."""
 
+from argparse import ArgumentParser
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Tuple
+
+from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,27 @@ class TaskForm:
 
     def required(self) -> List[str]:
         return [name for name in self.dictionaries if name not in self.optional]
+
+
+# Options of older tasks that they read without declaring them.
+UNDECLARED = ("criterion", "dataset_impl", "max_positions", "seed")
+
+
+def form_of(description: Mapping[str, Any]) -> TaskForm:
+    """The form of a description's task; of one that the caller has named, any dictionaries."""
+    form = TASKS.get(description["task"]["name"])
+    return form or TaskForm(dictionaries={file: file for file in description["dictionaries"]})
+
+
+def declared_options(name: str) -> List[str]:
+    """The names of the options that a task of fairseq's reads, but for the data's folder."""
+    if name in TASK_DATACLASS_REGISTRY:
+        names = list(TASK_DATACLASS_REGISTRY[name].__dataclass_fields__)
+    else:
+        parser = ArgumentParser(add_help=False)
+        TASK_REGISTRY[name].add_args(parser)
+        names = [*vars(parser.parse_known_args(["data"])[0]), *UNDECLARED]
+    return [each for each in names if each != "data" and not each.startswith("_")]
 
 
 _BLOCKS = ("max_target_positions", "sample_break_mode", "tokens_per_sample")

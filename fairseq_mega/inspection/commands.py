@@ -57,6 +57,9 @@ def add_commands(actions: Any) -> None:
     action.add_argument("--bpe", choices=["sentencepiece", "subword_nmt", "fastbpe"])
     action.add_argument("--sentencepiece-model", metavar="FILE", help="of --bpe sentencepiece")
     action.add_argument("--bpe-codes", metavar="FILE", help="of --bpe subword_nmt and fastbpe")
+    action.add_argument(
+        "--task", metavar="NAME", help="its task, where it is one that a file may not choose"
+    )
     _add_out(action, "CHECKPOINT-attend")
 
     action = _add(actions, "curves", "how trainings went", CURVES, CURVES_EXAMPLES)
@@ -159,14 +162,15 @@ def _text_options(args: argparse.Namespace) -> Dict[str, Any]:
         raise ValueError("--target is the translation of a TEXT: a sample has one")
     needed = {"sentencepiece": "sentencepiece_model", "subword_nmt": "bpe_codes"}
     option = needed.get(args.bpe, "bpe_codes")
+    options = {} if args.task is None else {"task": args.task}
     if args.bpe is None:
-        return {}
+        return options
     path = getattr(args, option)
     if path is None:
         raise ValueError(f"--bpe {args.bpe} needs --{option.replace('_', '-')}")
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file at {path}")
-    return {"bpe": args.bpe, option: path}
+    return {**options, "bpe": args.bpe, option: path}
 
 
 def _curves(args: argparse.Namespace) -> Path:

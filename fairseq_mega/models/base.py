@@ -1,24 +1,21 @@
-"""What all models share: how checkpoints are read, and presets registered."""
+"""What all models share: how checkpoints are read."""
 
 import ast
-import dataclasses
 import os
-import sys
-from dataclasses import field, make_dataclass
 from pathlib import Path
 from typing import Dict, List
 
 from fairseq import hub_utils
-from fairseq.models import register_model
 from omegaconf import DictConfig
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..modules.int8 import multiply_in_int8_
 from ..modules.packed import pack_linear_layers_
 from .choices import check_choices
-from .config import add_options
 from .layers import compile_layers_
 from .memory_metrics import log_memory_spans
+from .registration import add_model_options
 
 INT8_OPTION = "cpu_int8"  # of --model-overrides, and of from_pretrained
 COMPILE_OPTION = "compile_layers"  # of training, and of from_pretrained
@@ -28,14 +25,16 @@ class MegaCheckpointMixin:
     """Reads checkpoints of this package and of the published code; refuses others.
 
     ``table_options``: what decides the size of the ``simple`` bias's tables.
+    ``added_positions``: how many of their positions, at most, are for what fairseq adds to samples.
     """
 
+    added_positions = 0
     table_options = "the chunk size (without chunks, the maximal positions)"
 
     @classmethod
     def add_args(cls, parser) -> None:
         """Adds the options with the defaults of this architecture, where fairseq keeps them."""
-        add_options(parser, getattr(cls, "__dataclass")())  # noqa: B009
+        add_model_options(parser, getattr(cls, "__dataclass")())  # noqa: B009
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         if not any(".mega_layer." in key for key in state_dict):
@@ -72,13 +71,18 @@ class MegaCheckpointMixin:
             pack_linear_layers_(self)
 
     def _check_bias_tables(self, state_dict: Dict[str, Tensor]) -> None:
-        """Names the option behind a ``simple`` bias of another size than the model's."""
+        """Names the option behind a ``simple`` bias of another size than the model's.
+
+        Tables that were learned without the model's ``added_positions`` are extended with zeros.
+        """
         ours = self.state_dict()
         for key, table in state_dict.items():
             if not key.endswith(".rel_pos_bias.rel_pos_bias") or key not in ours:
                 continue
             size, trained = ((t.numel() + 1) // 2 for t in (ours[key], table))
-            if size != trained:
+            if 0 < size - trained <= self.added_positions:
+                state_dict[key] = F.pad(table, (size - trained, size - trained))
+            elif size != trained:
                 raise ValueError(
                     f"{key} of the checkpoint was learned for {trained} positions, but the model "
                     f"has {size}: with --rel-pos-bias simple, leave {self.table_options} as it "
@@ -97,6 +101,7 @@ class MegaCheckpointMixin:
             checkpoint_file: a checkpoint, or several with colons between them for an ensemble.
             data_name_or_path: the folder of the dictionaries; ``.`` for that of the checkpoints.
             **kwargs: options that replace those in the checkpoint, ``bpe``, ``tokenizer``, ...;
+                ``task``, the name of its task, where that is one that a file may not choose;
                 ``cpu_int8=True`` for linear layers with int8 weights, on a CPU;
                 ``compile_layers=True`` to compile the layers for scoring many texts. Generation
                 never compiles.
@@ -130,6 +135,7 @@ class MegaCheckpointMixin:
             return exchange.load_exported(folder, cls, kwargs)
         for name in checkpoint_file.split(os.pathsep):
             check_choices(os.path.join(model_name_or_path, name), cls, kwargs)
+        kwargs.pop("task", None)  # fairseq would take it for an option of the task's
         for side in ("encoder", "decoder"):  # a checkpoint needs no file of embeddings
             kwargs.setdefault(f"{side}_embed_path", None)
         try:
@@ -176,27 +182,3 @@ def _checked_bool(option: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{option} must be True or False, not {value!r}")
     return value
-
-
-def register_presets(model: type, config: type, presets: Dict[str, Dict]) -> None:
-    """Registers architectures: a name and the options in which it differs from the model's own.
-
-    Each is a model of its own to fairseq, whose defaults are those of the preset. fairseq's
-    ``register_model_architecture`` would do for command lines; but of options in YAML it sees only
-    what fairseq has completed with the defaults of the model.
-    """
-    for name, options in presets.items():
-        names = {"__module__": model.__module__, "__doc__": f"The preset ``{name}``."}
-        preset = type(name, (model,), names)
-        setattr(sys.modules[model.__module__], name, preset)  # where pickle looks for it
-        register_model(name, dataclass=_with_defaults(config, options))(preset)
-
-
-def _with_defaults(config: type, options: Dict) -> type:
-    """The dataclass with other defaults."""
-    fields = {each.name: each for each in dataclasses.fields(config)}
-    changed = [
-        (name, fields[name].type, field(default=value, metadata=fields[name].metadata))
-        for name, value in options.items()
-    ]
-    return make_dataclass(config.__name__, changed, bases=(config,))

@@ -67,12 +67,7 @@ def check_choices(path: str, kind: type, given: Mapping[str, Any]) -> None:
     state = read_checkpoint(path)
     model, task = chosen(state, "model", path), chosen(state, "task", path)
     check_model(model, kind, path)
-    ours, tasks = TASK_REGISTRY.get(task), getattr(kind, "text_tasks", TASKS)
-    if ours is None or (task not in tasks and ours.__module__.startswith("fairseq.")):
-        raise ValueError(
-            f"{path} chooses the task {task!r:.80}, but must choose one of {sorted(tasks)}, or one "
-            "that you have imported from outside fairseq"
-        )
+    _check_task(task, kind, given, path)
     for part, harmless in TEXT.items():
         # A name alone does not replace what newer checkpoints hold: fairseq merges a dictionary.
         if part not in given or not (state.get("args") or isinstance(given[part], dict)):
@@ -81,6 +76,19 @@ def check_choices(path: str, kind: type, given: Mapping[str, Any]) -> None:
     unknown = section(state, "generation").get("replace_unk")
     if unknown is not None and "replace_unk" not in given:
         raise ValueError(f"{path} sets replace_unk to {unknown!r:.80}: a file to read; give it")
+
+
+def _check_task(task: Any, kind: type, given: Mapping[str, Any], path: str) -> None:
+    expected = given.get("task", task)
+    if task != expected:
+        raise ValueError(f"{path} chooses the task {task!r:.80}, not the given {expected!r:.80}")
+    ours, tasks = TASK_REGISTRY.get(task), getattr(kind, "text_tasks", TASKS)
+    named = task in tasks or "task" in given
+    if ours is None or not (named or not ours.__module__.startswith("fairseq.")):
+        raise ValueError(
+            f"{path} chooses the task {task!r:.80}, but must choose one of {sorted(tasks)}, or one "
+            f"that you have imported from outside fairseq: if you know it, give task={task!r:.80}"
+        )
 
 
 def check_model(name: Any, kind: type, path: str) -> None:

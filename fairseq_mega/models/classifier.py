@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..modules.activations import ACTIVATIONS
 from ..modules.dropout import make_dropout
 from ..modules.linear import INIT_STD
-from .base import MegaCheckpointMixin, register_presets
+from .base import MegaCheckpointMixin
 from .classification_config import (
     ClassifierConfig,
     check_classifier,
@@ -22,6 +22,7 @@ from .classification_config import (
 )
 from .classification_presets import PRESETS
 from .classifier_hub import ClassifierHub
+from .registration import register_presets, task_name
 from .sequence_encoder import RealNumberEmbedding, SequenceEncoder, SymbolEmbedding
 
 
@@ -72,6 +73,11 @@ class MegaClassifier(MegaCheckpointMixin, BaseFairseqModel):
         Raises:
             ValueError: at an option out of range; names the option, its value and what to do.
         """
+        if not hasattr(task, "documents"):
+            raise ValueError(
+                f"--task {task_name(task)} is not for this architecture: use --task lra-text, "
+                "lra-image or speech_commands"
+            )
         dictionary = task.source_dictionary
         complete_sizes(cfg, task.documents)
         check_classifier(cfg, "image" if dictionary is None else "text", task.documents)

@@ -4,11 +4,10 @@ import math
 from argparse import ArgumentError
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from typing import List, Optional
+from typing import Any, List, Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.dataclass.utils import gen_parser_from_dataclass
-from omegaconf import II
 
 from ..modules.activations import ACTIVATIONS
 from ..modules.checks import (
@@ -27,6 +26,15 @@ MOST_FEATURES = 1_000_000
 MOST_POSITIONS = 10_000_000  # of a table
 EMA_INITS = ("normal", "spread")
 EMA_LONGEST = 4096  # of spread
+DEFAULT_POSITIONS = 1024  # of fairseq's models, for tasks without such an option
+
+
+def _from(option: str) -> Any:
+    """Stands for an option of another part of the configuration; None where it is missing there.
+
+    fairseq removes the parts of tasks and criteria that have no dataclass.
+    """
+    return f"${{oc.select:{option},null}}"
 
 
 def _option(default, help):
@@ -129,8 +137,8 @@ class MegaLayersConfig(LayersConfig):
         False, "tie the projections of adaptive softmax and adaptive input"
     )
 
-    max_target_positions: Optional[int] = II("task.max_target_positions")
-    criterion_name: Optional[str] = II("criterion._name")
+    max_target_positions: Optional[int] = _from("task.max_target_positions")
+    criterion_name: Optional[str] = _from("criterion._name")
 
 
 @dataclass
@@ -152,7 +160,8 @@ class MegaConfig(MegaLayersConfig):
     share_all_embeddings: bool = _option(
         False, "share encoder, decoder and output embeddings (needs a joined dictionary)"
     )
-    max_source_positions: Optional[int] = II("task.max_source_positions")
+    max_source_positions: Optional[int] = _from("task.max_source_positions")
+    required_seq_len_multiple: Optional[int] = _from("task.required_seq_len_multiple")
 
 
 @dataclass
@@ -183,7 +192,8 @@ class MegaLanguageModelConfig(MegaLayersConfig):
     adaptive_input_cutoff: Optional[str] = _option(
         None, "comma separated list of adaptive input cutoff points"
     )
-    tokens_per_sample: int = II("task.tokens_per_sample")
+    tokens_per_sample: Optional[int] = _from("task.tokens_per_sample")
+    add_bos_token: Optional[bool] = _from("task.add_bos_token")
 
 
 def add_options(parser, config) -> None:
@@ -191,11 +201,11 @@ def add_options(parser, config) -> None:
     whatever the default: fairseq's would unset one that an architecture sets."""
     for each in fields(config):
         if each.type is bool:
-            _add(parser, _flag(each.name), action="store_true", help=each.metadata["help"])
+            add_option(parser, _flag(each.name), action="store_true", help=each.metadata["help"])
     gen_parser_from_dataclass(parser, config, delete_default=True)
 
 
-def _add(parser, *args, **kwargs) -> None:
+def add_option(parser, *args, **kwargs) -> None:
     with suppress(ArgumentError):  # it is there already, as from the task
         parser.add_argument(*args, **kwargs)
 
@@ -203,6 +213,15 @@ def _add(parser, *args, **kwargs) -> None:
 def cutoffs(option: Optional[str]) -> Optional[List[int]]:
     """The numbers of ``--adaptive-softmax-cutoff`` or ``--adaptive-input-cutoff``."""
     return None if option is None else [int(point) for point in option.split(",")]
+
+
+def complete_positions(cfg, *names: str) -> None:
+    """Sets maximal positions that neither the user nor the task has given, as fairseq's models do,
+    and rounds them up to what the task pads batches to."""
+    multiple = cfg.get("required_seq_len_multiple") or 1
+    for name in names:
+        positions = DEFAULT_POSITIONS if cfg[name] is None else cfg[name]
+        cfg[name] = -(-positions // multiple) * multiple
 
 
 def complete_decoder_sizes(cfg) -> None:

@@ -8,16 +8,18 @@ from typing import Any, Dict
 import torch
 import torch.nn.functional as F
 from fairseq.models import BaseFairseqModel
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from ..modules import SequenceNorm
 from ..modules.dropout import make_dropout
 from ..modules.linear import INIT_STD, make_linear
 from ..modules.stochastic_depth import StochasticFeedForwardNetwork, StochasticGatedAttention
-from .base import MegaCheckpointMixin, register_presets
+from .base import MegaCheckpointMixin
 from .config import longest_memory
 from .imagenet_config import PRESETS, ImageNetConfig, check_imagenet
 from .layers import Layer, make_layers
+from .registration import register_presets, task_name
 
 
 class ImageLayer(Layer):
@@ -72,7 +74,7 @@ class MegaImageNet(MegaCheckpointMixin, BaseFairseqModel):
 
     table_options = "--image-size and --patch-size"
 
-    def __init__(self, cfg: ImageNetConfig, classes: int):
+    def __init__(self, cfg: DictConfig, classes: int):
         super().__init__()
         dim, size = cfg.encoder_embed_dim, cfg.patch_size
         positions = (cfg.image_size // size) ** 2
@@ -95,6 +97,10 @@ class MegaImageNet(MegaCheckpointMixin, BaseFairseqModel):
         Raises:
             ValueError: at an option out of range; names the option, its value and what to do.
         """
+        if cfg.image_size is None:
+            raise ValueError(
+                f"--task {task_name(task)} is not for this architecture: use --task image_folder"
+            )
         check_imagenet(cfg)
         return cls(cfg, len(task.class_names))
 

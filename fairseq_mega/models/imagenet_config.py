@@ -1,13 +1,14 @@
 """Every option of the ImageNet model: its name, type, default, help and check."""
 
 from dataclasses import dataclass
+from typing import Optional
 
 from fairseq.dataclass import ChoiceEnum
-from omegaconf import II
 
 from ..modules.norm import NORMS
 from .config import (
     LayersConfig,
+    _from,
     _option,
     check_dropouts,
     check_layers,
@@ -23,7 +24,7 @@ class ImageNetConfig(LayersConfig):
     """Options of the model of images in patches; those of the encoder have the names of the
     translation model's."""
 
-    image_size: int = II("task.image_size")
+    image_size: Optional[int] = _from("task.image_size")
     patch_size: int = _option(16, "pixels along a side of a patch")
     encoder_layers: int = _option(12, "layers")
     encoder_embed_dim: int = _option(768, "model dimension")

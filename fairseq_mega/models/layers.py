@@ -3,7 +3,7 @@
 import os
 from typing import Optional, Sequence, Tuple
 
-from fairseq import utils
+import torch
 from fairseq.distributed import fsdp_wrap
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from ..modules import (
 )
 from ..modules.state import LayerState
 from .config import check_compilation, longest_memory
+from .embedding_file import read_embedding_file
 from .initial import initialise
 
 
@@ -34,12 +35,19 @@ def make_embedding(
         try:
             if not os.path.isfile(path):  # nor a pipe or device, which a checkpoint may name
                 raise FileNotFoundError("there is no such file")
-            utils.load_embedding(utils.parse_embedding(path), dictionary, embedding)
-        except (OSError, RuntimeError, StopIteration, ValueError) as error:
+            _fill(embedding, dictionary, path)
+        except (OSError, ValueError) as error:
             vars(embedding)["unread"] = f"{option} is {path}, which cannot be read: {error}"
             embedding.register_forward_pre_hook(_check_read)
             embedding.register_load_state_dict_post_hook(_note_loaded)
     return embedding
+
+
+@torch.no_grad()
+def _fill(embedding: nn.Embedding, dictionary, path: str) -> None:
+    for word, row in read_embedding_file(path, embedding.embedding_dim):
+        if word in dictionary:
+            embedding.weight[dictionary.index(word)] = torch.tensor(row)
 
 
 def _check_read(embedding: nn.Embedding, _) -> None:

@@ -9,17 +9,18 @@ from typing import Dict, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
-from fairseq.models import BaseFairseqModel, register_model
+from fairseq.models import BaseFairseqModel
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from fairseq.tasks.sentence_ranking import SentenceRankingTask
 from torch import Tensor, nn
 
 from ..modules.linear import make_linear
-from .base import MegaCheckpointMixin, register_presets
+from .base import MegaCheckpointMixin
 from .encoder import MegaEncoder
 from .layers import make_embedding
 from .masked_lm_config import PRESETS, MaskedLMConfig, check_masked_lm, encoder_options
 from .padding import move_right
+from .registration import SEQUENCES, TEXTS, check_task, register, register_presets, task_name
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class ClassificationHead(nn.Module):
         return self.out_proj(self.dropout(x))
 
 
-@register_model("mega_masked_lm", dataclass=MaskedLMConfig)
+@register("mega_masked_lm", MaskedLMConfig)
 class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
     """A bidirectional Mega encoder (full attention or chunks) with a head for words, or, built for
     a task of sentences, with heads for classes in its place.
@@ -96,8 +97,16 @@ class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
         Raises:
             ValueError: at an option out of range; names the option, its value and what to do.
         """
+        check_task(task, SEQUENCES, TEXTS)
         if cfg.max_positions is None:
             cfg.max_positions = task.max_positions()
+        if cfg.max_positions is None:  # multilingual_masked_lm has it among its options alone
+            cfg.max_positions = getattr(getattr(task, "args", None), "tokens_per_sample", None)
+        if cfg.max_positions is None:
+            raise ValueError(
+                f"--task {task_name(task)} does not say how long its sequences may be: give "
+                "--max-positions"
+            )
         check_masked_lm(cfg)
         dictionary, dim = task.source_dictionary, cfg.encoder_embed_dim
         embedding = make_embedding(dictionary, dim, "--encoder-embed-path", cfg.encoder_embed_path)

@@ -3,11 +3,11 @@
 from functools import partial
 from typing import Optional
 
-from fairseq.models import FairseqEncoderDecoderModel, register_model
+from fairseq.models import FairseqEncoderDecoderModel
 from omegaconf import DictConfig
 from torch import Tensor
 
-from .base import MegaCheckpointMixin, register_presets
+from .base import MegaCheckpointMixin
 from .config import (
     MegaConfig,
     check_bands,
@@ -17,14 +17,16 @@ from .config import (
     check_shared_embeddings,
     check_tables,
     complete_decoder_sizes,
+    complete_positions,
     table_size,
 )
 from .decoder import MegaDecoder
 from .encoder import MegaEncoder
 from .layers import make_embedding
+from .registration import MASKED, TEXTS, check_task, register, register_presets
 
 
-@register_model("mega", dataclass=MegaConfig)
+@register("mega", MegaConfig)
 class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
     """Mega encoder and decoder, for fairseq's ``translation`` task."""
 
@@ -35,12 +37,14 @@ class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
         Raises:
             ValueError: at an option out of range; names the option, its value and what to do.
         """
+        check_task(task, TEXTS, MASKED)
         source, target = task.source_dictionary, task.target_dictionary
         complete_decoder_sizes(cfg)
         check_layers(cfg, "encoder")
         check_cross_attention(cfg)
         check_decoder(cfg, adaptive_input=False)
         positions = "max_source_positions", "max_target_positions"  # cross attention has both
+        complete_positions(cfg, *positions)
         chunks = "encoder_chunk_size", "decoder_chunk_size"
         check_tables(cfg, *positions, *map(partial(table_size, cfg), chunks, positions))
         check_bands(cfg, "softmax", "decoder_embed_dim", len(target))
@@ -56,7 +60,7 @@ class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
             decoder_embedding = make_embedding(
                 target, cfg.decoder_input_dim, "--decoder-embed-path", cfg.decoder_embed_path
             )
-        return cls(
+        model = cls(
             MegaEncoder(cfg, source, encoder_embedding),
             MegaDecoder(
                 cfg,
@@ -66,6 +70,8 @@ class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
                 attention_in_training=learns_alignments(task),
             ),
         )
+        model.added_positions = (cfg.required_seq_len_multiple or 1) - 1
+        return model
 
     def forward(
         self,

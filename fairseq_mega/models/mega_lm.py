@@ -2,28 +2,30 @@
 
 from typing import Dict, Optional
 
-from fairseq.models import FairseqLanguageModel, register_model
+from fairseq.models import FairseqLanguageModel
 from fairseq.modules import AdaptiveInput
 from omegaconf import DictConfig
 from torch import Tensor
 
-from .base import MegaCheckpointMixin, register_presets
+from .base import MegaCheckpointMixin
 from .config import (
     MegaLanguageModelConfig,
     check_bands,
     check_decoder,
     check_tables,
     complete_decoder_sizes,
+    complete_positions,
     cutoffs,
     table_size,
 )
 from .decoder import MegaDecoder
 from .layers import make_embedding
+from .registration import SEQUENCES, add_long_text_options, check_task, register, register_presets
 from .streaming import StreamedScores
 from .text_state import OPTIONS, TextState
 
 
-@register_model("mega_lm", dataclass=MegaLanguageModelConfig)
+@register("mega_lm", MegaLanguageModelConfig)
 class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
     """A Mega decoder alone, for fairseq's ``language_modeling`` task.
 
@@ -35,7 +37,15 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
     def __init__(self, decoder: MegaDecoder, cfg: DictConfig):
         super().__init__(decoder)
         self.chunk_size = cfg.decoder_chunk_size
+        self.segment_chunks = 2
+        self.added_positions = int(bool(cfg.add_bos_token))
         self.options = [str(cfg[option]) for option in OPTIONS]
+
+    @classmethod
+    def add_args(cls, parser) -> None:
+        """As other models', with options that published commands give to another task."""
+        super().add_args(parser)
+        add_long_text_options(parser)
 
     @classmethod
     def build_model(cls, cfg: DictConfig, task) -> "MegaLanguageModel":
@@ -44,9 +54,12 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
         Raises:
             ValueError: at an option out of range; names the option, its value and what to do.
         """
+        check_task(task, SEQUENCES)
         dictionary = task.source_dictionary
         if cfg.max_target_positions is None:
             cfg.max_target_positions = cfg.tokens_per_sample
+        complete_positions(cfg, "max_target_positions")
+        cfg.max_target_positions += bool(cfg.add_bos_token)
         complete_decoder_sizes(cfg)
         check_decoder(cfg, cfg.adaptive_input)
         words = len(dictionary)
@@ -80,10 +93,15 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
             cutoffs(cfg.adaptive_input_cutoff),
         )
 
+    def max_positions(self) -> int:
+        """The longest sample, without the symbol that ``--add-bos-token`` puts before it."""
+        return super().max_positions() - self.added_positions
+
     @property
     def segment_length(self) -> Optional[int]:
-        """How many tokens of a long text are read at a time: two chunks; None without chunks."""
-        return 2 * self.chunk_size if self.chunk_size > 0 else None
+        """How many tokens of a long text are read at a time: ``segment_chunks`` chunks; None
+        without chunks."""
+        return self.segment_chunks * self.chunk_size if self.chunk_size > 0 else None
 
     def forward(self, src_tokens: Tensor, streaming: bool = False, **kwargs):
         """

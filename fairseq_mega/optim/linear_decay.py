@@ -7,6 +7,8 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.optim.lr_scheduler import FairseqLRScheduler, register_lr_scheduler
 from omegaconf import II
 
+PUBLISHED_TOTAL = 1_000_000  # updates
+
 
 @dataclass
 class LinearDecayConfig(FairseqDataclass):
@@ -15,15 +17,20 @@ class LinearDecayConfig(FairseqDataclass):
         default=1.0, metadata={"help": "the warm-up rises as this power of the updates"}
     )
     warmup_init_lr: float = field(
-        default=1e-7, metadata={"help": "learning rate at the start of the warm-up"}
+        default=1e-7,
+        metadata={"help": "learning rate at the start of the warm-up; -1, as 0, to start at 0"},
     )
     end_learning_rate: float = field(
         default=0.0, metadata={"help": "learning rate from --total-num-update on"}
     )
     total_num_update: Optional[float] = field(
         default=None,
-        metadata={"help": "updates until --end-learning-rate is reached (default: --max-update)"},
+        metadata={
+            "help": "updates until --end-learning-rate is reached (default: --max-update; without "
+            f"it, {PUBLISHED_TOTAL})"
+        },
     )
+    stop_min_lr: float = II("optimization.stop_min_lr")
     max_update: int = II("optimization.max_update")
     lr: List[float] = II("optimization.lr")
 
@@ -34,7 +41,8 @@ class LinearDecaySchedule(FairseqLRScheduler):
     ``--end-learning-rate`` at ``--total-num-update``.
 
     Raises:
-        ValueError: at options out of range, or more than one learning rate.
+        ValueError: at options out of range, more than one learning rate, or a first one at which
+            fairseq stops.
     """
 
     def __init__(self, cfg: LinearDecayConfig, optimizer):
@@ -44,7 +52,7 @@ class LinearDecaySchedule(FairseqLRScheduler):
                 f"--lr is {list(cfg.lr)}, but --lr-scheduler linear_decay takes one learning rate"
             )
         if cfg.total_num_update is None:
-            cfg.total_num_update = cfg.max_update
+            cfg.total_num_update = cfg.max_update or PUBLISHED_TOTAL
         if cfg.warmup_updates < 0 or cfg.total_num_update <= cfg.warmup_updates:
             raise ValueError(
                 f"--total-num-update is {cfg.total_num_update:g}, but must be above "
@@ -52,6 +60,18 @@ class LinearDecaySchedule(FairseqLRScheduler):
             )
         if cfg.warmup_power < 0:
             raise ValueError(f"--warmup-power is {cfg.warmup_power:g}, but must not be negative")
+        if cfg.warmup_init_lr < 0 and cfg.warmup_init_lr != -1:
+            raise ValueError(
+                f"--warmup-init-lr is {cfg.warmup_init_lr:g}, but must not be negative, except for "
+                "-1, which stands for 0"
+            )
+        self.start = max(0.0, cfg.warmup_init_lr)
+        if self.learning_rate(0) <= cfg.stop_min_lr:
+            raise ValueError(
+                f"the first learning rate is {self.learning_rate(0):g} (--lr, --warmup-init-lr), "
+                f"and fairseq trains only above --stop-min-lr ({cfg.stop_min_lr:g}): raise the "
+                "former, or leave --stop-min-lr out"
+            )
         self.step_update(0)
 
     def learning_rate(self, num_updates: int) -> float:
@@ -59,7 +79,7 @@ class LinearDecaySchedule(FairseqLRScheduler):
         cfg, peak = self.cfg, self.cfg.lr[0]
         if num_updates < cfg.warmup_updates:
             risen = (num_updates / cfg.warmup_updates) ** cfg.warmup_power
-            return cfg.warmup_init_lr + (peak - cfg.warmup_init_lr) * risen
+            return self.start + (peak - self.start) * risen
         decay_updates = cfg.total_num_update - cfg.warmup_updates
         left = max(0.0, 1 - (num_updates - cfg.warmup_updates) / decay_updates)
         return cfg.end_learning_rate + (peak - cfg.end_learning_rate) * left

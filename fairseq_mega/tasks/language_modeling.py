@@ -16,6 +16,7 @@ from ..data.text import CutText, EpochSamples, Streams
 from ..generation import PromptTaskMixin
 from ..models.choices import check_model
 from ..models.mega_lm import MegaLanguageModel
+from ..modules.checks import check_positive
 
 
 @dataclass
@@ -34,10 +35,20 @@ class MegaLanguageModelingConfig(LanguageModelingConfig):
     valid_block: Optional[str] = field(
         default=None,
         metadata={
-            "help": "read sets other than the training set as long streams: splits:K for K streams "
-            "of equal length, or size:N for streams of N tokens; they end with a line unless "
-            "--sample-break-mode is none. For models with chunks"
+            "help": "read sets other than the training set as long streams: size:N for streams of "
+            "at most N tokens, or splits:K for streams of at most 1/K of the text, rounded up; "
+            "they end with a line unless --sample-break-mode is none. For models with chunks"
         },
+    )
+    test_chunk_size: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "--decoder-chunk-size of models that are loaded from a checkpoint (default: as "
+            "in training)"
+        },
+    )
+    chunk_nums: int = field(
+        default=2, metadata={"help": "how many chunks of a stream are read at a time"}
     )
     max_tokens: Optional[int] = II("dataset.max_tokens")
     train_subset: str = II("dataset.train_subset")
@@ -65,6 +76,7 @@ class MegaLanguageModelingTask(PromptTaskMixin, LanguageModelingTask):
             )
         if args.valid_block is not None:
             ValidBlock.parse(args.valid_block)
+        check_positive(**{"--chunk-nums": args.chunk_nums})
         return super().setup_task(args, **kwargs)
 
     def build_model(self, args, from_checkpoint=False):
@@ -76,7 +88,11 @@ class MegaLanguageModelingTask(PromptTaskMixin, LanguageModelingTask):
         if from_checkpoint:
             name = getattr(args, "_name", None) or getattr(args, "arch", None)
             check_model(name, MegaLanguageModel, "the checkpoint")
+            if self.args.test_chunk_size is not None:
+                args.decoder_chunk_size = self.args.test_chunk_size
         model = super().build_model(args, from_checkpoint)
+        if isinstance(model, MegaLanguageModel):
+            model.segment_chunks = self.args.chunk_nums
         self.segment_length = getattr(model, "segment_length", None)
         self.max_input = model.max_positions()
         return model
@@ -97,7 +113,8 @@ class MegaLanguageModelingTask(PromptTaskMixin, LanguageModelingTask):
 
     def _training_samples(self, dataset, epoch: int) -> EpochSamples:
         args = self.args
-        unit = self.segment_length // 2 if self.segment_length else args.tokens_per_sample
+        chunked = self.segment_length is not None
+        unit = self.segment_length // args.chunk_nums if chunked else args.tokens_per_sample
         multiples = args.variant_block_multiple_min, args.variant_block_multiple_max
         if self.break_mode != "eos":
             longest = unit * multiples[1]

@@ -1,5 +1,7 @@
 """Cutting a text: every token once, lines whole where they are to be, lengths as asked for."""
 
+import math
+
 import numpy as np
 import pytest
 from fairseq.data import TokenBlockDataset
@@ -89,38 +91,40 @@ def streams_of(sizes, option, mode):
 
 @given(TEXTS, st.integers(1, 50), st.sampled_from(MODES), st.sampled_from(["splits", "size"]))
 def test_every_token_is_in_one_stream(sizes, number, mode, kind):
-    pieces = sizes.sum() if mode == "none" else len(sizes)
     if kind == "splits":
-        number = min(number, pieces)
+        number = min(number, sizes.sum())
+    longest = -(-sizes.sum() // number) if kind == "splits" else number
     streams = streams_of(sizes, f"{kind}:{number}", mode)
     assert tokens_of(streams) == list(range(sizes.sum()))
     lengths = streams[:, 1] - streams[:, 0]
     assert (lengths > 0).all()
-    if mode != "none":
-        assert set(streams[:, 1]) <= set(line_ends(sizes))
-    if kind == "splits":
-        assert len(streams) == number
-        assert mode != "none" or lengths.max() - lengths.min() <= 1
-    elif mode == "none":
-        assert (lengths[:-1] == number).all() and lengths[-1] <= number
+    if mode == "none":
+        assert (lengths[:-1] == longest).all() and lengths[-1] <= longest
     else:
-        assert (lengths <= max(number, sizes.max())).all()
+        assert set(streams[:, 1]) <= set(line_ends(sizes))
+        assert (lengths <= max(longest, sizes.max())).all()
 
 
-@given(st.lists(st.integers(1, 12), min_size=60, max_size=90).map(np.array), st.integers(1, 5))
-def test_splits_end_with_the_lines_nearest_to_equal_parts(sizes, number):
-    """Where no line is as long as a part."""
-    streams = streams_of(sizes, f"splits:{number}", "complete")
-    goals = sizes.sum() * np.arange(1, number + 1) / number
-    distances = np.abs(line_ends(sizes)[:, None] - goals).min(axis=0)
-    if sizes.max() < sizes.sum() / number:
-        assert np.abs(streams[:, 1] - goals).tolist() == distances.tolist()
+@given(TEXTS, st.integers(1, 9), st.sampled_from(["complete", "complete_doc", "eos"]))
+def test_splits_are_the_published_ones(sizes, number, mode):
+    """Lines are added to a stream as long as it has at most ceil(tokens / splits) tokens."""
+    number = min(number, sizes.sum())
+    longest, expected = math.ceil(sizes.sum() / number), [0]
+    for size in sizes:
+        if expected[-1] + size > longest and expected[-1] > 0:
+            expected.append(0)
+        expected[-1] += size
+    streams = streams_of(sizes, f"splits:{number}", mode)
+    assert (streams[:, 1] - streams[:, 0]).tolist() == expected
 
 
-@pytest.mark.parametrize("mode, says", [("complete", "only 3 lines"), ("none", "only 12 tokens")])
-def test_more_splits_than_there_is_text(mode, says):
-    with pytest.raises(ValueError, match=f"--valid-block is splits:13, .* {says}: ask for fewer"):
-        streams_of([4, 4, 4], "splits:13", mode)
+def test_published_splits_may_be_one_more():
+    assert streams_of([6, 6, 6], "splits:2", "complete").tolist() == [[0, 6], [6, 12], [12, 18]]
+
+
+def test_more_splits_than_there_is_text():
+    with pytest.raises(ValueError, match="--valid-block is splits:13, .* only 12 tokens: ask for"):
+        streams_of([4, 4, 4], "splits:13", "none")
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,17 @@ ADAPTIVE = "--criterion adaptive_loss --adaptive-softmax-cutoff 8,14 --adaptive-
 ADAPTIVE_INPUT = f"{ADAPTIVE} --adaptive-input --adaptive-input-cutoff 8,14"
 ADAPTIVE_INPUT += " --adaptive-input-factor 2 --tie-adaptive-weights --tie-adaptive-proj"
 MODELS = {
-    "translation": ["", "--share-all-embeddings --rel-pos-bias rotary", ADAPTIVE],
+    "translation": [
+        "",
+        "--share-all-embeddings --rel-pos-bias rotary",
+        "--required-seq-len-multiple 5",  # which does not divide the 32 positions
+        ADAPTIVE,
+    ],
     "language_model": [
         "--share-decoder-input-output-embed --decoder-chunk-size 4 --truncation-length 0",
         ADAPTIVE_INPUT,
         "--normalization-type batchnorm --normalize-before --no-affine-final-norm",
+        "--add-bos-token",
     ],
     "mega_language_modeling": ["--variant-block-multiple-max 3 --valid-block splits:2"],
 }

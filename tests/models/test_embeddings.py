@@ -130,9 +130,9 @@ def test_an_adaptive_softmax_gives_probabilities(arch, adaptive_input):
     assert_close(loss.squeeze(), expected)
 
 
-def write_vectors(path, vectors):
-    """A file of word vectors in fairseq's text format."""
-    lines = [f"{len(vectors)} {len(next(iter(vectors.values())))}"]
+def write_vectors(path, vectors, header=True):
+    """A file of word vectors in fairseq's text format, or without its header in GloVe's."""
+    lines = [f"{len(vectors)} {len(next(iter(vectors.values())))}"] * header
     lines += [" ".join([word, *map(str, row)]) for word, row in vectors.items()]
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -160,6 +160,44 @@ def test_pretrained_embeddings(tmp_path):
     check_rows(model.decoder.embed_tokens, source)
     model = build(f"{TINY['mega_lm']} --decoder-input-dim 6 --decoder-embed-path {paths[1]}")
     check_rows(model.decoder.embed_tokens, target)
+
+
+@pytest.mark.parametrize("option", ["--encoder-embed-path", "--decoder-embed-path"])
+def test_embeddings_without_a_header(option, tmp_path):
+    """All rows of GloVe's format are read, the first one too, and words with blanks are words."""
+    vectors = {"w3": [0.5 + i for i in range(12)], ". .": [3.0] * 12, "w9": [-1.0] * 12}
+    path = write_vectors(tmp_path / "vectors", vectors, header=False)
+    model = build(f"{TINY['mega']} {option} {path}")
+    side = model.encoder if "encoder" in option else model.decoder
+    del vectors[". ."]
+    check_rows(side.embed_tokens, vectors)
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize(
+    "row, says",
+    [
+        ("w5" + " 0.5" * 11, "11 numbers after 'w5', but the embedding has 12"),
+        ("w5" + " 0.5" * 13, "13 numbers after 'w5', but the embedding has 12"),
+        ("w5 x" + " 0.5" * 11, "could not convert string to float: 'x'"),
+        ("w5 nan" + " 0.5" * 11, "a NaN or an infinite number after 'w5'"),
+        ("w5\udcff" + " 0.5" * 12, "can't decode byte 0xff"),
+    ],
+)
+@pytest.mark.parametrize(
+    "arch, side", [("mega", "encoder"), ("mega", "decoder"), ("mega_lm", "decoder")]
+)
+def test_a_wrong_row_is_named(arch, side, row, says, header, tmp_path):
+    path = write_vectors(tmp_path / "vectors", {"w3": [2.0] * 12, "w4": [1.0] * 12}, header)
+    with path.open("a", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(f"{row}\n")
+    model = build(f"{TINY[arch]} --{side}-embed-path {path}")
+    with pytest.raises(ValueError) as error:
+        model(*(pair() if arch == "mega" else pair()[:1]))
+    assert f"--{side}-embed-path is {path}, which cannot be read: line {3 + header}: " in str(
+        error.value
+    )
+    assert says in str(error.value)
 
 
 def damage(path, how):

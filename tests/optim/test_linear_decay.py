@@ -59,6 +59,17 @@ def test_defaults():
     assert [rate(i) for i in (0, 10, 60, 110)] == pytest.approx([1e-7, 1e-3, 5e-4, 0])
 
 
+def test_minus_one_starts_the_warm_up_at_zero():
+    """The published default."""
+    rate = schedule("--lr 1 --warmup-updates 4 --warmup-init-lr -1 --total-num-update 9")
+    assert [rate(i) for i in range(5)] == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+
+
+def test_without_a_number_of_updates_the_decay_has_the_published_length():
+    rate = schedule("--lr 1")
+    assert [rate(i) for i in (0, 500_000, 1_000_000)] == pytest.approx([1, 0.5, 0])
+
+
 def test_a_schedule_continues_from_any_update():
     """A resumed training asks for its update alone."""
     options = "--lr 1 --warmup-updates 3 --total-num-update 9"
@@ -92,7 +103,15 @@ def test_the_learning_rate_in_a_published_checkpoint(parity):
             "--lr 1 --warmup-updates 9 --total-num-update 9",
             ("--total-num-update is 9", "above --warmup-updates (9)"),
         ),
-        ("--lr 1", ("--total-num-update is 0", "above --warmup-updates (0)")),
+        (
+            "--lr 1 --warmup-updates 9 --max-update 9",
+            ("--total-num-update is 9", "above --warmup-updates (9)"),
+        ),
+        ("--lr 1 --warmup-updates 3 --warmup-init-lr -2", ("--warmup-init-lr is -2", "-1")),
+        (
+            "--lr 1 --warmup-updates 3 --warmup-init-lr -1 --stop-min-lr 0",
+            ("the first learning rate is 0", "above --stop-min-lr (0)"),
+        ),
         ("--lr 1 --warmup-updates -3 --total-num-update 9", ("--warmup-updates (-3)", "negative")),
         ("--lr 1 --warmup-power -1 --total-num-update 9", ("--warmup-power is -1", "negative")),
     ],

@@ -352,9 +352,9 @@ def test_bad_options_end_before_a_dictionary_is_read(make_task, options, says):
             ["--valid-block is size:231", "231 tokens", "full attention", "--decoder-chunk-size"],
         ),
         (
-            {"valid_block": "splits:100", "sample_break_mode": "complete"},
+            {"valid_block": "splits:500", "sample_break_mode": "complete"},
             "valid",
-            ["--valid-block is splits:100", "only 60 lines"],
+            ["--valid-block is splits:500", "only 462 tokens"],
         ),
     ],
 )

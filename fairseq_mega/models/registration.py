@@ -1,0 +1,142 @@
+"""How fairseq knows the models: their names, presets and options, and the tasks that they learn."""
+
+import dataclasses
+import sys
+from argparse import SUPPRESS, Action, ArgumentError, Namespace
+from dataclasses import field, make_dataclass
+from importlib.util import find_spec
+from typing import Callable, Dict, Tuple
+
+from fairseq.models import ARCH_CONFIG_REGISTRY, register_model
+from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
+from fairseq.tasks.denoising import DenoisingTask
+from fairseq.tasks.language_modeling import LanguageModelingTask
+from fairseq.tasks.masked_lm import MaskedLMTask
+from fairseq.tasks.multilingual_language_modeling import MultilingualLanguageModelingTask
+from fairseq.tasks.multilingual_masked_lm import MultiLingualMaskedLMTask
+from fairseq.tasks.multilingual_translation import MultilingualTranslationTask
+from fairseq.tasks.translation import TranslationTask
+from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
+
+from .config import add_option, add_options
+
+# Tasks by the architecture that learns them.
+SEQUENCES = (TranslationTask, TranslationMultiSimpleEpochTask, DenoisingTask), "mega"
+TEXTS = (LanguageModelingTask, MultilingualLanguageModelingTask), "mega_lm"
+MASKED = (MaskedLMTask, MultiLingualMaskedLMTask), "mega_masked_lm"
+# Options of fairseq's Transformers that commands for them may hold.
+QUANT_NOISE = ("--quant-noise-pq", "--quant-noise-pq-block-size", "--quant-noise-scalar")
+# Options of the task mega_language_modeling that published commands give to language_modeling.
+LONG_TEXT = {
+    "variant_block_multiple_min": int,
+    "variant_block_multiple_max": int,
+    "valid_block": str,
+}
+
+
+def register(name: str, config: type) -> Callable[[type], type]:
+    """Decorates a model as fairseq's ``register_model`` does; ``fairseq-train`` also calls
+    ``check_command_line`` for its architecture."""
+
+    def decorate(model: type) -> type:
+        model = register_model(name, dataclass=config)(model)
+        ARCH_CONFIG_REGISTRY[name] = check_command_line
+        return model
+
+    return decorate
+
+
+def register_presets(model: type, config: type, presets: Dict[str, Dict]) -> None:
+    """Registers architectures: a name and the options in which it differs from the model's own.
+
+    Each is a model of its own to fairseq, whose defaults are those of the preset. fairseq's
+    ``register_model_architecture`` would do for command lines; but of options in YAML it sees only
+    what fairseq has completed with the defaults of the model.
+    """
+    for name, options in presets.items():
+        names = {"__module__": model.__module__, "__doc__": f"The preset ``{name}``."}
+        preset = type(name, (model,), names)
+        setattr(sys.modules[model.__module__], name, preset)  # where pickle looks for it
+        register(name, _with_defaults(config, options))(preset)
+
+
+def _with_defaults(config: type, options: Dict) -> type:
+    """The dataclass with other defaults."""
+    fields = {each.name: each for each in dataclasses.fields(config)}
+    changed = [
+        (name, fields[name].type, field(default=value, metadata=fields[name].metadata))
+        for name, value in options.items()
+    ]
+    return make_dataclass(config.__name__, changed, bases=(config,))
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+class _Refused(Action):
+    """Ends the command with an error that says to leave the option out."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        raise ArgumentError(self, "Mega has no quantisation noise: leave it out")
+
+
+def add_model_options(parser, config) -> None:
+    """Adds the options of a model, and those that are refused by name."""
+    add_options(parser, config)
+    for option in QUANT_NOISE:
+        add_option(parser, option, action=_Refused, nargs="?", default=SUPPRESS, help=SUPPRESS)
+
+
+def add_long_text_options(parser) -> None:
+    """Adds the options of long texts, so that ``check_command_line`` sees them with any task."""
+    for name, kind in LONG_TEXT.items():
+        option = "--" + name.replace("_", "-")
+        add_option(parser, option, type=kind, default=SUPPRESS, help=SUPPRESS)
+
+
+def check_command_line(args: Namespace) -> None:
+    """Completes and checks the options of ``fairseq-train``, which calls it once they are parsed.
+
+    Raises:
+        ValueError: names the option and what to do.
+    """
+    if args.bf16 and find_spec("torch_xla") is None:
+        args.tpu = False  # fairseq's parser takes all of bfloat16 for that of TPUs
+    if issubclass(TASK_REGISTRY[args.task], MultilingualTranslationTask):
+        raise ValueError(
+            f"--task {args.task} needs a multi-model, with a model for each pair of languages, but "
+            f"--arch {args.arch} is one model: use --task translation_multi_simple_epoch, which "
+            "trains one model for all pairs"
+        )
+    known = getattr(TASK_DATACLASS_REGISTRY.get(args.task), "__dataclass_fields__", {})
+    for name in LONG_TEXT:
+        if hasattr(args, name) and name not in known:
+            raise ValueError(
+                f"--{name.replace('_', '-')} is an option of --task mega_language_modeling, but "
+                f"--task is {args.task}: give --task mega_language_modeling, which trains the same "
+                "models, or leave the option out"
+            )
+
+
+# --- tasks --------------------------------------------------------------------------------------
+
+
+def check_task(task, *others: Tuple[Tuple[type, ...], str]) -> None:
+    """Checks that a model can learn the task: each of ``others`` is what it cannot, and the
+    architecture that can.
+
+    Raises:
+        ValueError: names the task and the architecture.
+    """
+    for kinds, architecture in others:
+        if isinstance(task, kinds):
+            raise ValueError(
+                f"--task {task_name(task)} is not for this architecture: use --arch {architecture} "
+                "or one of its presets, or another task"
+            )
+
+
+def task_name(task) -> str:
+    """The name by which ``--task`` knows a task."""
+    kind = type(task)
+    return next((name for name, each in TASK_REGISTRY.items() if each is kind), kind.__name__)

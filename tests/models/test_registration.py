@@ -1,0 +1,56 @@
+"""The models' side of the command line: what fairseq-train asks an architecture for."""
+
+import shlex
+
+import fairseq.options
+import pytest
+from fairseq.tasks import TASK_REGISTRY
+from fairseq.tasks.multilingual_translation import MultilingualTranslationTask
+
+from fairseq_mega.exchange.description import architectures
+
+MULTI_MODEL = [
+    name for name, task in TASK_REGISTRY.items() if issubclass(task, MultilingualTranslationTask)
+]
+
+
+def arguments(options):
+    parser = fairseq.options.get_training_parser()
+    return fairseq.options.parse_args_and_arch(parser, ["data", *shlex.split(options)])
+
+
+@pytest.mark.parametrize("arch", sorted(architectures()))
+def test_bf16_asks_for_no_tpu(arch):
+    """fairseq's parser sets it; here no TPU's library is installed."""
+    args = arguments(f"--arch {arch} --bf16")
+    assert args.bf16 and not args.tpu
+
+
+@pytest.mark.parametrize("task", MULTI_MODEL)
+def test_a_task_of_several_models(task):
+    with pytest.raises(ValueError) as error:
+        arguments(f"--arch mega --task {task} --lang-pairs de-en")
+    for words in (f"--task {task}", "--arch mega is one model", "translation_multi_simple_epoch"):
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize("arch", ["mega", "mega_lm_big", "mega_masked_lm"])
+@pytest.mark.parametrize("option", ["--quant-noise-pq 0.1", "--quant-noise-scalar=0.1"])
+def test_quantisation_noise(arch, option, capsys):
+    with pytest.raises(SystemExit):
+        arguments(f"--arch {arch} {option}")
+    name = option[: option.index("0.1") - 1]
+    assert f"argument {name}: Mega has no quantisation noise" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--variant-block-multiple-min 2", "--variant-block-multiple-max 6", "--valid-block splits:10"],
+)
+def test_published_options_of_long_texts(option):
+    """One error says which task has them; and that task has them."""
+    with pytest.raises(ValueError, match=f"{option.split()[0]} is an option of --task mega_lang"):
+        arguments(f"--arch mega_lm --task language_modeling {option}")
+    args = vars(arguments(f"--arch mega_lm --task mega_language_modeling {option}"))
+    name, value = option[2:].split()
+    assert str(args[name.replace("-", "_")]) == value

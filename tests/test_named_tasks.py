@@ -1,0 +1,115 @@
+"""Models of tasks that a file may not choose load, and are exchanged, where the caller names it."""
+
+import copy
+import json
+
+import fairseq.tasks
+import pytest
+import torch
+from helpers import SIZES, TINY, make_dictionary, parse_with_hydra
+from honest import state_of
+
+from fairseq_mega import MegaMaskedLM, MegaModel
+from fairseq_mega.__main__ import main
+
+MASKED = "--arch mega_masked_lm --encoder-layers 1 --max-positions 32 " + " ".join(
+    f"--encoder-{name} {size}" for name, size in SIZES.items()
+)
+TASKS = {
+    "denoising": (MegaModel, f"{TINY['mega']} --tokens-per-sample 32"),
+    # The languages are those of the data's folders.
+    "multilingual_denoising": (MegaModel, f"{TINY['mega']} --add-lang-token"),
+    "translation_multi_simple_epoch": (
+        MegaModel,
+        f"{TINY['mega']} --langs aa,bb --lang-pairs aa-bb --encoder-langtok src --decoder-langtok",
+    ),
+    "sentence_ranking": (MegaMaskedLM, f"{MASKED} --criterion sentence_ranking --num-classes 2"),
+}
+
+
+@pytest.fixture(params=TASKS)
+def task(request):
+    return request.param
+
+
+@pytest.fixture
+def folder(task, tmp_path):
+    """A folder of data, and a checkpoint as fairseq-train writes it."""
+    data = tmp_path / "data"
+    for file in ("dict.txt", "dict.aa.txt", "dict.bb.txt", "input0/dict.txt"):
+        (data / file).parent.mkdir(parents=True, exist_ok=True)
+        make_dictionary(20).save(str(data / file))
+    cfg = copy.deepcopy(parse_with_hydra(f"{TASKS[task][1]} --task {task}"))
+    cfg.task.data = str(data)
+    made = fairseq.tasks.setup_task(cfg.task)
+    torch.save(state_of(cfg, made.build_model(cfg.model)), tmp_path / "model.pt")
+    return tmp_path
+
+
+def weights(hub):
+    return hub.models[0].state_dict()
+
+
+def assert_same(ours, theirs):
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_named_task_is_loaded(task, folder):
+    kind = TASKS[task][0]
+    where = str(folder), "model.pt", str(folder / "data")
+    with pytest.raises(ValueError, match=f"if you know it, give task='{task}'"):
+        kind.from_pretrained(*where)
+    with pytest.raises(ValueError, match=f"task '{task}', not the given 'translation'"):
+        kind.from_pretrained(*where, task="translation")
+    loaded = kind.from_pretrained(*where, task=task)
+    assert_same(weights(loaded), torch.load(folder / "model.pt")["model"])
+
+
+def test_a_named_task_is_exchanged(task, folder):
+    kind = TASKS[task][0]
+    export = ["export", str(folder / "model.pt"), str(folder / "out"), "--data"]
+    export.append(str(folder / "data"))
+    with pytest.raises(SystemExit, match=f"is of the task '{task}'.*give --task '{task}'"):
+        main(export)
+    main([*export, "--task", task])
+    with pytest.raises(ValueError, match=f"task.name is '{task}'"):
+        kind.from_pretrained(str(folder / "out"))
+    expected = torch.load(folder / "model.pt")["model"]
+    exported = kind.from_pretrained(str(folder / "out"), task=task)
+    assert_same(weights(exported), expected)
+
+    imported = [str(folder / "out"), str(folder / "again.pt"), "--task", task]
+    main(["import", *imported, "--dictionaries", str(folder / "dictionaries")])
+    where = str(folder), "again.pt", str(folder / "dictionaries")
+    loaded = kind.from_pretrained(*where, task=task)
+    assert_same(weights(loaded), expected)
+    assert loaded.task.source_dictionary == exported.task.source_dictionary
+
+
+@pytest.mark.parametrize("task", ["denoising"])
+def test_attend_to_a_text_of_a_named_task(task, folder):
+    words = [f"{folder}/model.pt", f"{folder}/data", "w3 w5", "--task", task]
+    main(["attend", *words, "--out", f"{folder}/maps"])
+    assert (folder / "maps" / "index.html").exists()
+
+
+@pytest.mark.parametrize("task", ["denoising"])
+@pytest.mark.parametrize(
+    "part, name, value, says",
+    [
+        ("options", "bpe", "${oc.env:HOME}", "stands for something else"),
+        ("options", "bpe", ["a", {"b": "${x}"}], "stands for something else"),
+        ("options", "mask", 1e300, "out of range"),
+        ("dictionaries", "../dict.txt", [], "no file of a dictionary"),
+        ("dictionaries", "/dict.txt", [], "no file of a dictionary"),
+    ],
+)
+def test_a_tampered_description_is_refused(task, folder, part, name, value, says):
+    data = str(folder / "data")
+    main(["export", f"{folder}/model.pt", f"{folder}/out", "--data", data, "--task", task])
+    description = json.loads((folder / "out" / "config.json").read_text())
+    (description["task"] if part == "options" else description)[part][name] = value
+    (folder / "out" / "config.json").write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=says):
+        MegaModel.from_pretrained(str(folder / "out"), task=task)
