@@ -49,8 +49,9 @@ class SimpleRelativePositionalBias(RelativePositionalBias):
         if needed > self.max_positions:
             raise ValueError(
                 f"the simple positional bias has {self.max_positions} positions, but the input "
-                f"needs {needed}: raise max_positions (--max-source-positions and "
-                "--max-target-positions), or use the rotary bias, which has no limit"
+                f"needs {needed}: raise --max-source-positions and --max-target-positions (in "
+                "language models --tokens-per-sample, in masked language models --max-positions), "
+                "or use --rel-pos-bias rotary, which has no limit"
             )
         zero = self.max_positions - 1
         return self.rel_pos_bias[zero + first : zero + last + 1]
