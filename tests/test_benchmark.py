@@ -34,7 +34,7 @@ def both(make, **options):
 
 
 def assert_same(ours, plain, *inputs, keep=None, **kwargs):
-    """Outputs and gradients of inputs and parameters agree, where ``keep (L, B)`` is true."""
+    """Outputs and gradients of inputs and parameters agree, where ``keep (B, L)`` is true."""
     results = []
     for module in (ours, plain):
         leaves = [x.clone().requires_grad_() for x in inputs]
@@ -58,10 +58,10 @@ def assert_same(ours, plain, *inputs, keep=None, **kwargs):
 @pytest.mark.parametrize("length", [1, 7, 100])
 def test_ema(length, bidirectional, truncation):
     modules = both(helpers.make_ema, bidirectional=bidirectional, truncation=truncation)
-    x = helpers.randn(length, 2, 4)
+    x = helpers.randn(2, length, 4)
     assert_same(*modules, x)
     mask = helpers.padding(length, [length, (length + 1) // 2])
-    assert_same(*modules, x, keep=helpers.time_first(mask), padding_mask=mask)
+    assert_same(*modules, x, keep=~mask, padding_mask=mask)
 
 
 @pytest.mark.parametrize("function", helpers.FUNCTIONS)
@@ -71,17 +71,17 @@ def test_ema(length, bidirectional, truncation):
 def test_layer(bidirectional, chunk, bias, function):
     options = dict(rel_pos_bias=bias, attention_activation=function, bidirectional=bidirectional)
     modules = both(helpers.make_gated, chunk_size=chunk, prenorm=bidirectional, **options)
-    x = helpers.randn(10, 2, 6)
+    x = helpers.randn(2, 10, 6)
     assert_same(*modules, x)
     mask = helpers.padding(10, [10, 6])
-    assert_same(*modules, x, keep=helpers.time_first(mask), padding_mask=mask)
+    assert_same(*modules, x, keep=~mask, padding_mask=mask)
 
 
 @pytest.mark.parametrize("function", helpers.FUNCTIONS)
 @pytest.mark.parametrize("bias", helpers.BIASES)
 def test_cross_attention(bias, function):
     modules = both(helpers.make_cross, rel_pos_bias=bias, attention_activation=function)
-    query, key = helpers.randn(5, 2, 6), helpers.randn(7, 2, 6, seed=2)
+    query, key = helpers.randn(2, 5, 6), helpers.randn(2, 7, 6, seed=2)
     assert_same(*modules, query, key, key_padding_mask=helpers.padding(7, [7, 4]))
 
 
@@ -90,7 +90,7 @@ def test_cross_attention(bias, function):
 def test_generation_step_by_step(chunk, bias):
     """The plain layer continues as ours does, from a parallel beginning on."""
     ours, plain = both(helpers.make_gated, rel_pos_bias=bias, chunk_size=chunk)
-    x, sizes = helpers.randn(11, 2, 6), [3, *[1] * 8]
+    x, sizes = helpers.randn(2, 11, 6), [3, *[1] * 8]
     expected = helpers.run_segments(ours, x, sizes)
     helpers.assert_close(helpers.run_segments(plain, x, sizes), expected)
 

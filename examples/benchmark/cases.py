@@ -15,9 +15,11 @@ from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.data.data_utils import batch_by_size
 from fairseq.data.language_pair_dataset import collate
+from fairseq.dataclass.configs import FairseqConfig
 from fairseq.modules import FairseqDropout, MultiheadAttention
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq.utils import apply_to_sample
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from fairseq_mega.criterions.lra_cross_entropy import LRACrossEntropyCriterion
@@ -132,8 +134,8 @@ def unlike(ours: Work, transformer: Work, outcome: Outcome) -> Optional[str]:
 class ForwardBackward(Work):
     def __init__(self, layer: nn.Module, batch: int, length: int, channels: int):
         self.layer = layer
-        self.x = torch.randn(batch, length, channels).transpose(0, 1).requires_grad_()
-        self.grad = torch.randn(batch, length, channels).transpose(0, 1)
+        self.x = torch.randn(batch, length, channels).requires_grad_()
+        self.grad = torch.randn(batch, length, channels)
         self.parameters = parameters(layer)
 
     def __call__(self, repetition: int) -> Tensor:
@@ -440,9 +442,16 @@ class TextCase(_ModelCase):
 # --- generation -----------------------------------------------------------------------------------
 
 
+def _prepare(model: nn.Module, side: str) -> None:
+    """Prepares a model as ``fairseq-generate`` does; the plain side stays plain."""
+    model.eval()
+    if side != "plain":
+        model.prepare_for_inference_(OmegaConf.structured(FairseqConfig))
+
+
 class BeamSearch(Work):
     def __init__(self, model: nn.Module, target_dictionary, batches: List[dict], tokens: int):
-        self.model, self.batches = model.eval(), batches
+        self.model, self.batches = model, batches
         self.parameters = parameters(model)
         lengths = dict(max_len_a=0, max_len_b=tokens, min_len=tokens)
         self.generator = SequenceGenerator([model], target_dictionary, beam_size=5, **lengths)
@@ -477,6 +486,7 @@ class BeamSearchCase(_TranslationCase):
         lengths = sentence_lengths(self.batch * self.parts)
         lengths = lengths[lengths[:, 0].argsort()[::-1]]  # fairseq translates the longest first
         batches = [self._batch(b, with_target=False) for b in np.split(lengths, self.parts)]
+        _prepare(model, side)
         return BeamSearch(model, task.target_dictionary, batches, self.tokens)
 
 
@@ -489,7 +499,7 @@ class Generation(Work):
     AHEAD = 256  # tokens until the context is full: enough for all repetitions
 
     def __init__(self, model: nn.Module, tokens: Tensor, segment: int):
-        self.decoder, self.tokens, self.segment = model.eval().decoder, tokens, segment
+        self.decoder, self.tokens, self.segment = model.decoder, tokens, segment
         self.parameters = parameters(model)
         self.state: Optional[Dict] = None
 
@@ -538,6 +548,7 @@ class GenerationCase(_LanguageModelCase):
 
     def build(self, side):
         model, _ = self._model(side)
+        _prepare(model, side)
         kind = TransformerGeneration if side == "transformer" else Generation
         return kind(model, self._tokens(self.length), self.chunk_size)
 

@@ -43,9 +43,9 @@ class Kept(dict):
 
 
 class PlainDecoder(MegaDecoder):
-    def new_state(self, encoder_out=None, pack_weights=True):
-        """Hypotheses share nothing, and weights are as they are."""
-        return DecodingState(self, len(self.layers), pack_weights=False)
+    def new_state(self, encoder_out=None):
+        """Hypotheses share nothing."""
+        return DecodingState(self, len(self.layers))
 
 
 # --- moving average -------------------------------------------------------------------------------
@@ -55,9 +55,9 @@ class PlainEMA(MultiHeadEMA):
     kept_coefficients = None  # without gradients: nothing here changes the weights then
 
     def forward(self, x, padding_mask=None, state=None):
-        """``x (L, B, D)`` to ``(L, B, D)``."""
+        """``x (B, L, D)`` to ``(B, L, D)``, before the silu."""
         residual = x * self.omega
-        x = x.permute(1, 2, 0)  # (B, D, L)
+        x = x.transpose(1, 2)  # (B, D, L)
         if padding_mask is not None:
             x = x * (~padding_mask).unsqueeze(1).type_as(x)
         if state is None:
@@ -65,7 +65,7 @@ class PlainEMA(MultiHeadEMA):
         else:
             y, h = self._step(x, None if state.ema is None else state.ema["h"])
             state.ema = Kept(h=h)
-        return F.silu(y.permute(2, 0, 1) + residual)
+        return y.transpose(1, 2) + residual
 
     def _coefficients(self):
         """``q (K, N)``, ``p beta (K, N)``, ``gamma / sqrt(N) (K, N)``."""
@@ -183,12 +183,14 @@ def attention(function, q, k, bias, causal, padding_mask):
 
 class PlainGatedAttention(MovingAverageGatedAttention):
     def forward(self, x, padding_mask=None, state=None, need_weights=False):
-        """``x (L, B, D)`` to ``(L, B, D)``; never gives weights."""
-        residual = x
+        """``x (B, L, D)`` to ``(B, L, D)``, in between as published ``(L, B, D)``; never gives
+        weights."""
+        residual = x = x.transpose(0, 1)
         if self.prenorm:
             x = self.norm(x)
         v = self.activation(self.v_proj(x))  # (L, B, H)
-        averaged = self.dropout(self.move(x, padding_mask, state))
+        averaged = self.move(x.transpose(0, 1), padding_mask, state).transpose(0, 1)
+        averaged = self.dropout(F.silu(averaged))
         u, zr, hx = self.mx_proj(averaged).split(
             [self.embed_dim, self.zdim + self.hdim, self.embed_dim], dim=-1
         )
@@ -208,7 +210,7 @@ class PlainGatedAttention(MovingAverageGatedAttention):
         o = o.transpose(0, 1)  # (L, B, H)
         h = self.dropout(self.activation(hx + self.h_proj(o * r)))
         y = torch.addcmul(residual, u, h - residual)
-        return (y if self.prenorm else self.norm(y)), None
+        return (y if self.prenorm else self.norm(y)).transpose(0, 1), None
 
     def _attend(self, q, k, v, padding_mask):
         bias = dense_bias(self.rel_pos_bias, k.size(1))[-q.size(1) :]
@@ -241,7 +243,9 @@ class PlainGatedAttention(MovingAverageGatedAttention):
 
 class PlainCrossAttention(GatedCrossAttention):
     def forward(self, query, key, key_padding_mask=None, state=None, need_weights=False):
-        """``query (L, B, D)``, ``key (S, B, D)`` to ``(L, B, D)``, weights ``(B, L, S)``."""
+        """``query (B, L, D)``, ``key (B, S, D)`` to ``(B, L, D)`` and weights ``(B, L, S)``, in
+        between time first as published."""
+        query, key = (None if t is None else t.transpose(0, 1) for t in (query, key))
         x = self.norm(query) if self.prenorm else query
         u, r, q = self.q_proj(x).split([self.embed_dim, self.embed_dim, self.zdim], dim=-1)
         u, r = torch.sigmoid(u), F.silu(r)
@@ -266,7 +270,8 @@ class PlainCrossAttention(GatedCrossAttention):
         o = torch.bmm(self.attention_dropout(weights), self.hidden_dropout(v)).transpose(0, 1)
         h = self.dropout(self.activation(self.h_proj(o * r)))
         y = torch.addcmul(query, u, h - query)
-        return (y if self.prenorm else self.norm(y)), weights if need_weights else None
+        y = y if self.prenorm else self.norm(y)
+        return y.transpose(0, 1), weights if need_weights else None
 
 
 class KeptSource(Kept):
@@ -281,19 +286,20 @@ class KeptSource(Kept):
 
 class PlainFeedForward(NormalizedFeedForwardNetwork):
     def forward(self, x):
-        """``x (L, B, D)`` to ``(L, B, D)``."""
-        residual = x
+        """``x (B, L, D)`` to ``(B, L, D)``, in between as published ``(L, B, D)``."""
+        residual = x = x.transpose(0, 1)
         if self.prenorm:
             x = self.norm(x)
         x = self.fc2(self.hidden_dropout(self.activation(self.fc1(x))))
         x = residual + self.dropout(x)
-        return x if self.prenorm else self.norm(x)
+        return (x if self.prenorm else self.norm(x)).transpose(0, 1)
 
 
 class PlainEncoder(MegaEncoder):
     def run_layers(self, x, padding_mask, states=None):
         """In memory ``(L, B, D)``, as all of this side: products need no copy of it then."""
-        return super().run_layers(x, padding_mask, states).contiguous()
+        y = super().run_layers(x, padding_mask, states)
+        return y.transpose(0, 1).contiguous().transpose(0, 1)
 
 
 PLAIN = {
