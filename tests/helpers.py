@@ -143,11 +143,6 @@ def padding(length, lengths, left=False):
     return mask.flip(1) if left else mask
 
 
-def time_first(mask):
-    """(B, L) to the (L, B) of positions to keep."""
-    return ~mask.transpose(0, 1)
-
-
 def relative_error(actual, expected, floor=1.0):
     """The largest difference over the largest expected value, or over `floor` if that is larger.
 
@@ -167,9 +162,9 @@ def assert_close(actual, expected, tolerance=1e-9, what="output", floor=1.0):
 
 
 def assert_same_function(fast, slow, leaves, keep=None, tolerance=1e-9):
-    """Two outputs (L, B, D) of the same leaves agree, and so do all their gradients.
+    """Two outputs (B, L, D) of the same leaves agree, and so do all their gradients.
 
-    `keep` (L, B) is True at the positions that mean something; the others get no gradient.
+    `keep` (B, L) is True at the positions that mean something; the others get no gradient.
     """
     if keep is None:
         keep = torch.ones(fast.shape[:2], dtype=torch.bool)
@@ -211,10 +206,10 @@ def first(result):
 
 @torch.no_grad()
 def run_segments(module, x, sizes, state=None):
-    """The output for x (L, B, D) given in consecutive segments of these sizes."""
-    assert sum(sizes) == x.size(0)
+    """The output for x (B, L, D) given in consecutive segments of these sizes."""
+    assert sum(sizes) == x.size(1)
     state = LayerState() if state is None else state
-    return torch.cat([first(module(part, state=state)) for part in x.split(sizes)])
+    return torch.cat([first(module(part, state=state)) for part in x.split(sizes, 1)], dim=1)
 
 
 def retain_dropout(module, names=None):
