@@ -84,7 +84,7 @@ def layers() -> Work:
     feed_forward, _ = make_feed_forward(torch.float32)
 
     def run(i: int) -> List[Tensor]:
-        x = randn(9 + i, 2, 6, seed=i, dtype=torch.float32)
+        x = randn(2, 9 + i, 6, seed=i, dtype=torch.float32)
         mask = padding(9 + i, [9 + i, 4])
         return [
             first(gated(x, mask)),

@@ -3,8 +3,8 @@
 Functions on tensors of any dtype, differentiable by autograd. Explicit loops over time for the
 moving average, explicit (L, L) tables for attention: nothing here is fast. `params` maps the names
 of a published checkpoint (relative to the layer) to tensors, so `dict(module.named_parameters())`
-or a `state_dict` fits. Sequences are time first, (L, B, D); padding masks are (B, L), True at
-padding. Paper: Ma et al., "Mega: Moving Average Equipped Gated Attention", arXiv 2209.10655.
+or a `state_dict` fits. Sequences are (B, L, D); padding masks are (B, L), True at padding. Paper:
+Ma et al., "Mega: Moving Average Equipped Gated Attention", arXiv 2209.10655.
 """
 
 import torch
@@ -30,20 +30,17 @@ def linear(params, x):
 
 
 def ema_direction(x, parameters, truncation):
-    """One direction of the average of x (L, B, D), by the paper's own forms."""
-    x = x.transpose(0, 1)
+    """One direction of the average of x (B, L, D), by the paper's own forms."""
     if truncation:
         kernel = naive_ema.ema_kernel(*parameters, min(x.size(1), truncation))
-        y = naive_ema.ema_convolution(x, kernel)
-    else:
-        y, _ = naive_ema.ema_recurrence(x, *parameters)
-    return y.transpose(0, 1)
+        return naive_ema.ema_convolution(x, kernel)
+    return naive_ema.ema_recurrence(x, *parameters)[0]
 
 
 def ema_causal_with_state(x, params, h=None):
-    """The recurrent form, continued from h: the output (L, B, D) and the new h (B, D, N)."""
-    y, h = naive_ema.ema_recurrence(x.transpose(0, 1), *ema_parameters(params), h)
-    return F.silu(y.transpose(0, 1) + params["omega"] * x), h
+    """The recurrent form, continued from h: y_t + omega x_t, (B, L, D), and the new h (B, D, N)."""
+    y, h = naive_ema.ema_recurrence(x, *ema_parameters(params), h)
+    return y + params["omega"] * x, h
 
 
 def ema_parameters(params):
@@ -51,19 +48,19 @@ def ema_parameters(params):
 
 
 def ema(x, padding_mask, params, bidirectional=False, truncation=None):
-    """output_t = silu(y_t + omega x_t), (L, B, D)."""
+    """y_t + omega x_t, (B, L, D): what the output is the silu of."""
     heard = x
     if padding_mask is not None:
-        heard = x.masked_fill(padding_mask.transpose(0, 1).unsqueeze(-1), 0.0)
+        heard = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
     parameters = ema_parameters(params)
     if bidirectional:
         dim = x.size(-1)
         y = ema_direction(heard, [p[:dim] for p in parameters], truncation)
         backward = [p[dim:] for p in parameters]
-        y = y + ema_direction(heard.flip(0), backward, truncation).flip(0)
+        y = y + ema_direction(heard.flip(1), backward, truncation).flip(1)
     else:
         y = ema_direction(heard, parameters, truncation)
-    return F.silu(y + params["omega"] * x)
+    return y + params["omega"] * x
 
 
 # --- Relative positional bias ---------------------------------------------------------------------
@@ -112,8 +109,8 @@ def norm(params, kind, x, eps=1e-5):
 
 
 def mega_layer(params, config, x, padding_mask=None):
-    """Gated attention with EMA: the output (L, B, D) and the attention weights (B, L, L)."""
-    length, batch, dim = x.shape
+    """Gated attention with EMA: the output (B, L, D) and the attention weights (B, L, L)."""
+    batch, length, dim = x.shape
     phi = ACTIVATIONS[config["activation"]]
     zdim, hdim = config["zdim"], config["hdim"]
 
@@ -121,7 +118,8 @@ def mega_layer(params, config, x, padding_mask=None):
     if config["prenorm"]:
         x = norm(under(params, "norm.norm"), config["norm_type"], x)
     v = phi(linear(under(params, "v_proj"), x))
-    mx = ema(x, padding_mask, under(params, "move"), config["bidirectional"], config["truncation"])
+    move = under(params, "move")
+    mx = F.silu(ema(x, padding_mask, move, config["bidirectional"], config["truncation"]))
     u, zr, hx = linear(under(params, "mx_proj"), mx).split([dim, zdim + hdim, dim], dim=-1)
     u = torch.sigmoid(u)
     z, r = F.silu(zr).split([zdim, hdim], dim=-1)
@@ -135,9 +133,7 @@ def mega_layer(params, config, x, padding_mask=None):
     inside = torch.arange(length) % span
     bias = bias[inside.unsqueeze(1), inside]
     visible = visible_keys(batch, length, length, not config["bidirectional"], padding_mask, chunk)
-    q, k, v = (t.transpose(0, 1) for t in (q, k, v))
     o, weights = attention(q, k, v, bias, config["attention_activation"], visible)
-    o = o.transpose(0, 1)
     h = phi(hx + linear(under(params, "h_proj"), o * r))
     y = residual + u * (h - residual)
     if not config["prenorm"]:
@@ -146,9 +142,9 @@ def mega_layer(params, config, x, padding_mask=None):
 
 
 def cross_attention(params, config, query, key, key_padding_mask=None):
-    """Gated cross attention: the output (L, B, D) and the attention weights (B, L, S)."""
-    length, batch, dim = query.shape
-    source = key.size(0)
+    """Gated cross attention: the output (B, L, D) and the attention weights (B, L, S)."""
+    batch, length, dim = query.shape
+    source = key.size(1)
     phi = ACTIVATIONS[config["activation"]]
 
     x = query
@@ -161,9 +157,7 @@ def cross_attention(params, config, query, key, key_padding_mask=None):
 
     bias = relative_bias(under(params, "rel_pos_bias"), config["rel_pos_bias"], length, source)
     visible = visible_keys(batch, length, source, key_padding_mask=key_padding_mask)
-    q, k, v = (t.transpose(0, 1) for t in (q, k, v))
     o, weights = attention(q, k, v, bias, config["attention_activation"], visible)
-    o = o.transpose(0, 1)
     h = phi(linear(under(params, "h_proj"), o * r))
     y = query + u * (h - query)
     if not config["prenorm"]:
@@ -172,7 +166,7 @@ def cross_attention(params, config, query, key, key_padding_mask=None):
 
 
 def feed_forward(params, config, x):
-    """The normalized feed-forward network, (L, B, D)."""
+    """The normalized feed-forward network, (B, L, D)."""
     phi = ACTIVATIONS[config["activation"]]
     residual = x
     if config["prenorm"]:

@@ -102,7 +102,7 @@ def test_layers(filled, function, bias, chunk, bidirectional):
         attention_dropout=0.1,
         hidden_dropout=0.1,
     )
-    x, mask = randn(11, 3, 6), padding(11, [11, 5, 1])
+    x, mask = randn(3, 11, 6), padding(11, [11, 5, 1])
 
     def work():
         torch.manual_seed(1)
@@ -117,11 +117,11 @@ def test_layers(filled, function, bias, chunk, bidirectional):
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_cross_attention(filled, function):
     module, _ = make_cross(attention_activation=function)
-    x, source, mask = randn(7, 2, 6), randn(9, 2, 6, seed=4), padding(9, [9, 4])
+    x, source, mask = randn(2, 7, 6), randn(2, 9, 6, seed=4), padding(9, [9, 4])
     check(filled, lambda: with_gradients(module, first(module(x, source, mask))))
 
 
-@pytest.mark.parametrize("size", [(3, 5), (7, 1, 9)])
+@pytest.mark.parametrize("size", [(3, 5), (7, 1, 9), (129, 1, 129)])
 def test_dropout_masks(filled, size):
     def work():
         torch.manual_seed(3)

@@ -213,15 +213,15 @@ def reference(model, options, *documents):
         if cfg.normalize_embedding:
             x = norm(under(part, "embed_norm.norm"), cfg.norm_type, x)
         mask = torch.arange(tokens.size(1)) >= lengths.unsqueeze(1)
-        x = x.masked_fill(mask.unsqueeze(-1), 0.0).transpose(0, 1)
+        x = x.masked_fill(mask.unsqueeze(-1), 0.0)
         for i in range(cfg.encoder_layers):
             layer = under(part, f"layers.{i}")
             x, _ = mega_layer(under(layer, "mega_layer"), config, x, mask)
             x = feed_forward(under(layer, "nffn"), config, x)
         if cfg.encoder_normalize_before:
             x = norm(under(part, "final_norm.norm"), cfg.norm_type, x)
-        x = x.masked_fill(mask.t().unsqueeze(-1), 0.0)
-        return x[0] if cfg.sen_rep_type == "cls" else x.sum(0) / lengths.unsqueeze(1)
+        x = x.masked_fill(mask.unsqueeze(-1), 0.0)
+        return x[:, 0] if cfg.sen_rep_type == "cls" else x.sum(1) / lengths.unsqueeze(1)
 
     vectors = [encode(d["src_tokens"], d["src_lengths"]) for d in documents]
     s = torch.cat(vectors[::-1], dim=1)
@@ -334,7 +334,7 @@ def test_every_parameter_gets_a_gradient():
 
 def test_half_precision_sums_over_many_positions():
     """The mean of 16,384 numbers whose sum half precision does not have."""
-    x = torch.full((16384, 1, 1), 60000.0, dtype=torch.float16)
+    x = torch.full((1, 16384, 1), 60000.0, dtype=torch.float16)
     assert mean_of_positions(x, torch.tensor([16384])).item() == 60000.0
 
 

@@ -15,10 +15,13 @@ from helpers import assert_close, parse, randn, scatter
 
 from fairseq_mega.__main__ import main
 from fairseq_mega.convert.imagenet import convert_ema
+from fairseq_mega.modules.dropout import Dropout
 from fairseq_mega.modules.stochastic_depth import (
+    PathDropout,
     StochasticFeedForwardNetwork,
     StochasticGatedAttention,
 )
+from fairseq_mega.ops.dropout import apply_mask
 
 SIZES = (
     "--encoder-layers 2 --encoder-embed-dim 12 --encoder-hidden-dim 16 --encoder-ffn-embed-dim 20 "
@@ -52,7 +55,7 @@ def test_published_parameters(size, parameters):
 
 def published_ema(x, padding_mask, params, bidirectional, truncation):
     """alpha and delta by each other's names; the backward sum from the next position on."""
-    dim, length = x.size(-1), x.size(0)
+    _, length, dim = x.shape
     p = torch.sigmoid(params["alpha"].squeeze(-1))
     q = 1 - p * torch.sigmoid(params["delta"].squeeze(-1))
     weight = p * params["beta"].squeeze(-1) * params["gamma"] / math.sqrt(p.size(1))
@@ -60,10 +63,10 @@ def published_ema(x, padding_mask, params, bidirectional, truncation):
     y = torch.zeros_like(x)
     for t in range(length):
         for tau in range(t + 1):
-            y[t] = y[t] + kernel[tau, :dim] * x[t - tau]
+            y[:, t] = y[:, t] + kernel[tau, :dim] * x[:, t - tau]
         for tau in range(length - t - 1):
-            y[t] = y[t] + kernel[tau, dim:] * x[t + 1 + tau]
-    return F.silu(y + params["omega"] * x)
+            y[:, t] = y[:, t] + kernel[tau, dim:] * x[:, t + 1 + tau]
+    return y + params["omega"] * x
 
 
 def published_scores(weights, images, patch):
@@ -75,13 +78,13 @@ def published_scores(weights, images, patch):
         for left in range(0, wide, patch):
             pixels = images[:, :, top : top + patch, left : left + patch].reshape(batch, -1)
             rows.append(pixels @ kernel.t() + weights["patch_embed.pemb.proj.bias"])
-    x = torch.stack(rows) + weights["pos_embed"].transpose(0, 1)  # (L, B, D)
+    x = torch.stack(rows, dim=1) + weights["pos_embed"]  # (B, L, D)
     for i in range(2):
         layer = reference.under(weights, f"blocks.{i}")
         x, _ = reference.mega_layer(reference.under(layer, "mega_layer"), LAYER, x)
         x = reference.feed_forward(reference.under(layer, "nffn"), LAYER, x)
     x = reference.norm(reference.under(weights, "final_norm.norm"), "layernorm", x)
-    x = F.silu(reference.linear(reference.under(weights, "out_proj.fc"), x)).mean(dim=0)
+    x = F.silu(reference.linear(reference.under(weights, "out_proj.fc"), x)).mean(dim=1)
     return reference.linear(reference.under(weights, "head"), x)
 
 
@@ -153,31 +156,32 @@ def test_other_files_are_refused(tmp_path):
 def test_a_dropped_path_of_the_mega_layer_leaves_the_gated_residual(monkeypatch):
     layer = StochasticGatedAttention(0.5, **{**LAYER, "dropout": 0.0})
     layer = scatter(layer).double()
-    x = randn(9, 40, 12)
+    x = randn(40, 9, 12)
     kept = layer.eval()(x)[0]
     torch.manual_seed(3)
     y = layer.train()(x)[0]
     params = dict(layer.named_parameters())
     normed = reference.norm(reference.under(params, "norm.norm"), "layernorm", x)
     moved = reference.ema(normed, None, reference.under(params, "move"), bidirectional=True)
-    u = torch.sigmoid(reference.linear(reference.under(params, "mx_proj"), moved)[..., :12])
-    dropped = torch.tensor([torch.allclose(y[:, i], ((1 - u) * x)[:, i]) for i in range(40)])
+    mx = reference.linear(reference.under(params, "mx_proj"), F.silu(moved))
+    u = torch.sigmoid(mx[..., :12])
+    dropped = torch.tensor([torch.allclose(y[i], ((1 - u) * x)[i]) for i in range(40)])
     scaled = (1 - u) * x + 2 * (kept - (1 - u) * x)  # H is divided by 1 - p
     assert 10 < dropped.sum() < 30
-    assert_close(y[:, ~dropped], scaled[:, ~dropped])
+    assert_close(y[~dropped], scaled[~dropped])
 
 
 def test_a_dropped_path_of_the_feed_forward_network_leaves_the_residual():
     layer = StochasticFeedForwardNetwork(0.25, embed_dim=12, ffn_hidden_dim=20)
     layer = scatter(layer).double()
-    x = randn(9, 60, 12)
+    x = randn(60, 9, 12)
     kept = layer.eval()(x)
     torch.manual_seed(3)
     y = layer.train()(x)
-    dropped = (y == x).all(dim=2).all(dim=0)
+    dropped = (y == x).all(dim=2).all(dim=1)
     assert 5 < dropped.sum() < 25
     # The scale of a mask for whole samples is a float32.
-    assert_close(y[:, ~dropped], (x + (kept - x) / 0.75)[:, ~dropped], 1e-6)
+    assert_close(y[~dropped], (x + (kept - x) / 0.75)[~dropped], 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +197,25 @@ def test_feature_dropout_drops_whole_channels_and_samples(kind, sizes, dropout):
     assert (y == y[:, :1]).all()
     assert y.unique().tolist() == pytest.approx([0, 1 / 0.75 / 0.6], rel=1e-3)
     assert 5 < (y == 0).all(dim=(1, 2)).sum() < 25
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_masks_drop_single_values_and_samples(p):
+    """For kernels, which take the mask of both at once."""
+    torch.manual_seed(3)
+    dropout = PathDropout(Dropout(p), 0.25)
+    x = torch.ones(60, 90, 12, dtype=torch.float64)
+    mask = dropout.mask(x)
+    assert mask.keep.shape == x.shape
+    assert mask.scale == pytest.approx(1 / 0.75 / (1 - p), rel=1e-3)
+    samples = mask.keep.any(dim=(1, 2))
+    assert 5 < (~samples).sum() < 25
+    assert mask.keep[samples].double().mean().item() == pytest.approx(1 - p, abs=0.01)
+    for y in (dropout(x), apply_mask(x, mask)):  # as often as the module by itself
+        assert y.unique().tolist() == pytest.approx([0, mask.scale], rel=1e-3)
+        assert (y != 0).double().mean().item() == pytest.approx(0.75 * (1 - p), abs=0.15)
+    assert PathDropout(Dropout(p), 0.25).eval().mask(x) is None
+    assert PathDropout(Dropout(0.0), 0.0).mask(x) is None
 
 
 def test_stochastic_depth_rises_from_layer_to_layer():

@@ -29,7 +29,7 @@ def kept_of_embeddings(model):
 def part_of_source(model):
     """How much of the decoder's first cross attention changes with the source, beside its input."""
     torch.manual_seed(2)
-    x, (one, other) = torch.randn(10, 2, 64), torch.randn(2, 12, 2, 64)
+    x, (one, other) = torch.randn(2, 10, 64), torch.randn(2, 2, 12, 64)
     cross = model.decoder.layers[0].cross_attn
     return ((cross(x, one)[0] - cross(x, other)[0]).norm() / x.norm()).item()
 

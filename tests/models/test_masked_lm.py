@@ -33,7 +33,7 @@ def literal(model, tokens, before, bias):
     params = dict(model.named_parameters())
     config = config_of_layer(before, bias)
     embeddings = params["encoder.embed_tokens.weight"]
-    x = 12**0.5 * embeddings[tokens].unsqueeze(1)  # (L, B, D)
+    x = 12**0.5 * embeddings[tokens].unsqueeze(0)  # (B, L, D)
     for i in range(2):
         layer = under(params, f"encoder.layers.{i}")
         x, _ = mega_layer(under(layer, "mega_layer"), config, x)
@@ -42,7 +42,7 @@ def literal(model, tokens, before, bias):
         x = norm(under(params, "encoder.final_norm.norm"), "layernorm", x)
     head = under(params, "lm_head")
     x = torch.tanh(F.linear(x, head["dense.weight"], head["dense.bias"]))
-    return F.linear(x, head.get("weight", embeddings), head["bias"]).squeeze(1)
+    return F.linear(x, head.get("weight", embeddings), head["bias"]).squeeze(0)
 
 
 @pytest.mark.parametrize("bias", BIASES)

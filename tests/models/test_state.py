@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from fairseq_mega import MegaLanguageModel, TextState
 from fairseq_mega.models.state import InterruptedReadError
-from fairseq_mega.modules.projection import PackedWeights
+from fairseq_mega.modules.packed import pack_linear_layers_
 
 CHUNK, LENGTH, WORDS = 4, 41, 20
 PIECES = ([1] * LENGTH, [LENGTH], [3, 1, 0, 20, 17], [8, 8, 8, 8, 8, 1], [4, 12, 25], [0, 40, 1])
@@ -88,7 +88,7 @@ def test_reading_with_other_options(options, tmp_path):
 
 def test_long_pieces_are_read_in_segments():
     model, lengths = make(), []
-    model.decoder.layers[0].register_forward_hook(lambda _, x, y: lengths.append(len(y[0])))
+    model.decoder.layers[0].register_forward_hook(lambda _, x, y: lengths.append(y[0].size(1)))
     model.start().read(text(length=30))
     assert lengths == [1, 8, 8, 8, 6]
 
@@ -143,14 +143,14 @@ def test_the_size_does_not_depend_on_what_was_read(batch, dtype, tmp_path):
 def test_reading_on_keeps_nothing_but_the_state(monkeypatch):
     """All that hangs on the state, in bytes, is bounded: buffers have room for up to two chunks.
     No copies of weights are among it, however large they are."""
-    monkeypatch.setattr("fairseq_mega.modules.projection.LEAST_PACKED", 1)
+    monkeypatch.setattr("fairseq_mega.modules.packed.LEAST_PACKED", 1)
 
     def held(state):
         storages = {}
 
         def visit(value):
-            assert not isinstance(value, PackedWeights)
             if isinstance(value, torch.Tensor):
+                assert value.layout == torch.strided  # not a packed weight
                 storages[value.data_ptr()] = value.untyped_storage().nbytes()
             elif isinstance(value, dict):
                 [visit(each) for each in value.values()]
@@ -162,7 +162,9 @@ def test_reading_on_keeps_nothing_but_the_state(monkeypatch):
         visit(vars(state))
         return sum(storages.values())
 
-    state, sizes = make(chunk=32).float().start(), []
+    model, sizes = make(chunk=32).float(), []
+    pack_linear_layers_(model)
+    state = model.start()
     for length in (70, 300, 1, 63, 500):
         state.read(text(length=length))
         sizes.append(held(state))

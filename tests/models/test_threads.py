@@ -1,5 +1,6 @@
 """One model in evaluation serves many threads."""
 
+import copy
 import sys
 import threading
 
@@ -8,6 +9,8 @@ import torch
 from fairseq.sequence_generator import SequenceGenerator
 from helpers import TINY, batch_of, make_dictionary, make_model, sentences
 from load import disturbances
+
+from fairseq_mega.modules.packed import pack_linear_layers_
 
 THREADS, ROUNDS = 6, 8
 
@@ -42,8 +45,8 @@ def in_threads(work):
     return results
 
 
-def check(work):
-    expected = [work(i) for i in range(THREADS)]
+def check(work, expected=None):
+    expected = expected or [work(i) for i in range(THREADS)]
     for i, results in enumerate(in_threads(work)):
         for result in results:
             assert all(torch.equal(a, b) for a, b in zip(result, expected[i], strict=True))
@@ -53,10 +56,12 @@ def check(work):
 @pytest.mark.parametrize("chunk", [-1, 4])
 def test_beam_search(bias, chunk, monkeypatch):
     options = dict(rel_pos_bias=bias, decoder_chunk_size=chunk, encoder_chunk_size=chunk)
-    monkeypatch.setattr("fairseq_mega.modules.projection.LEAST_PACKED", 1)
+    monkeypatch.setattr("fairseq_mega.modules.packed.LEAST_PACKED", 1)
     model = make_model(TINY["mega"], **options).float()
+    pack_linear_layers_(model)
+    packed_by_one, packed_by_many = copy.deepcopy(model), model
 
-    def translate(i):
+    def translate(i, model):
         src_tokens = batch_of(sentences(3 + i, 9 - i, seed=i), left_pad=True)
         lengths = src_tokens.ne(1).sum(1)
         generator = SequenceGenerator([model], make_dictionary(20), beam_size=3, max_len_b=9)
@@ -66,7 +71,10 @@ def test_beam_search(bias, chunk, monkeypatch):
             h["positional_scores"] for each in generator.generate([model], sample) for h in each
         ]
 
-    check(translate)
+    check(
+        lambda i: translate(i, packed_by_many),
+        expected=[translate(i, packed_by_one) for i in range(THREADS)],
+    )
 
 
 def test_parallel_passes_and_states():

@@ -31,9 +31,9 @@ each_projection = pytest.mark.parametrize("kind, name", EACH)
 
 
 def make(kind, **options):
-    """A layer and how to run it on `x (L, B, D)`, as a whole or from a state."""
+    """A layer and how to run it on `x (B, L, D)`, as a whole or from a state."""
     layer, _ = PROJECTIONS[kind][0](**options)
-    source = randn(4, 2, 6, seed=5)
+    source = randn(2, 4, 6, seed=5)
 
     def run(x, state=None):
         if kind == "feed forward":
@@ -46,7 +46,7 @@ def make(kind, **options):
 def steps(run, x):
     state = LayerState()
     with torch.no_grad():
-        return torch.cat([run(x_t, state) for x_t in x.split(1)])
+        return torch.cat([run(x_t, state) for x_t in x.split(1, 1)], dim=1)
 
 
 class LowRank(nn.Module):
@@ -72,14 +72,27 @@ def test_hooks_fire_once(kind, name, training):
     projection.register_forward_pre_hook(lambda *_: calls.append("before"))
     projection.register_forward_hook(lambda *_: calls.append("after"))
     projection.register_full_backward_hook(lambda *_: calls.append("backward"))
-    run(randn(5, 2, 6, requires_grad=True)).sum().backward()
+    run(randn(2, 5, 6, requires_grad=True)).sum().backward()
     assert calls == ["before", "after", "backward"]
+
+
+@each_projection
+@pytest.mark.usefixtures("recomputing")
+def test_hooks_after_a_projection_fire_once_where_its_input_is_recomputed(kind, name):
+    """The backward pass stops before the product: only hooks before it fire again."""
+    layer, run = make(kind)
+    calls = []
+    projection = getattr(layer, name)
+    projection.register_forward_hook(lambda *_: calls.append("after"))
+    projection.register_full_backward_hook(lambda *_: calls.append("backward"))
+    run(randn(2, 5, 6, requires_grad=True)).sum().backward()
+    assert calls == ["after", "backward"]
 
 
 @each_projection
 def test_what_a_hook_returns_is_used(kind, name):
     layer, run = make(kind)
-    x = randn(5, 2, 6)
+    x = randn(2, 5, 6)
     before = run(x)
     handle = getattr(layer, name).register_forward_hook(lambda module, args, y: 2 * y)
     assert (run(x) - before).abs().max() > 1e-3
@@ -89,12 +102,14 @@ def test_what_a_hook_returns_is_used(kind, name):
 
 
 @each_projection
-@pytest.mark.parametrize("prenorm", [True, False])
-def test_adapters_learn_and_decode_as_they_were_trained(kind, name, prenorm):
+@pytest.mark.parametrize("prenorm, large", [(True, False), (False, False), (True, True)])
+def test_adapters_learn_and_decode_as_they_were_trained(kind, name, prenorm, large, request):
+    if large:
+        request.getfixturevalue("recomputing")
     layer, run = make(kind, prenorm=prenorm)
     adapter = LowRank(getattr(layer, name))
     setattr(layer, name, adapter)
-    x = randn(5, 2, 6, requires_grad=True)
+    x = randn(2, 5, 6, requires_grad=True)
 
     run(x).square().sum().backward()
     for parameter in (adapter.a, adapter.b):
@@ -125,7 +140,7 @@ def product_quantised(linear):
 @each_projection
 def test_product_quantised_projections(kind, name):
     layer, run = make(kind)
-    x = randn(5, 2, 6)
+    x = randn(2, 5, 6)
     quantised, weight = product_quantised(getattr(layer, name))
     with torch.no_grad():
         getattr(layer, name).weight.copy_(weight)

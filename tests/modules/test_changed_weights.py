@@ -33,7 +33,7 @@ def round_trip(module, x):
 def test_changed_weights_are_noticed(change, bidirectional):
     module, config = make_gated(rel_pos_bias="rotary", bidirectional=bidirectional)
     module.eval()
-    x = randn(70, 2, config["embed_dim"])
+    x = randn(2, 70, config["embed_dim"])
     with torch.no_grad():
         before = module(x)[0]
     change(module, x)
@@ -48,7 +48,7 @@ def test_changed_weights_are_noticed(change, bidirectional):
 def test_autocast_leaves_nothing_behind():
     module, config = make_gated(rel_pos_bias="rotary")
     module.float().eval()
-    x = randn(12, 2, config["embed_dim"]).float()
+    x = randn(2, 12, config["embed_dim"]).float()
     with autocast():
         rounded = module(x)[0]
     fresh = copy.deepcopy(module)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers import assert_close, first, make_cross, make_feed_forward, make_gated, padding, randn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 KINDS = {
     "causal": (make_gated, {}),
@@ -21,14 +22,14 @@ def fresh_compiler():
     torch._dynamo.reset()
 
 
-def make(kind, padded, **options):
+def make(kind, padded, length=10, **options):
     """A layer, and its inputs."""
     build, chosen = KINDS[kind]
     layer, _ = build(torch.float32, **{**chosen, **options})
-    x = randn(10, 2, 6, dtype=torch.float32)
-    mask = padding(10, [10, 7]) if padded else None
+    x = randn(2, length, 6, dtype=torch.float32)
+    mask = padding(length, [length, 7]) if padded else None
     if kind == "cross":
-        return layer, (x[:5], x, mask)
+        return layer, (x[:, :5], x, mask)
     return layer, (x,) if kind == "feed forward" else (x, mask)
 
 
@@ -52,6 +53,19 @@ def test_compiled_layers_compute_the_same(kind, padded, training):
             layer.zero_grad()
     for ours, expected in zip(*reversed(results)):
         assert_close(ours, expected, 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["causal", "chunks", "cross", "feed forward"])
+def test_one_graph_serves_all_lengths(kind):
+    """The backend is called twice: the second time with the norm's epsilon as a constant. Lengths
+    are not multiples of the chunk, which have a graph of their own."""
+    layer, _ = make(kind, True)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counter)
+    for length in (10, 13, 33):
+        _, inputs = make(kind, True, length)
+        assert_close(first(compiled(*inputs)), first(layer(*inputs)), 1e-5)
+    assert counter.frame_count <= 2
 
 
 @pytest.mark.parametrize("kind", ["causal", "cross", "feed forward"])

@@ -16,7 +16,6 @@ from helpers import (
     randn,
     retain_dropout,
     tensors_of,
-    time_first,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,7 +28,7 @@ biases = pytest.mark.parametrize("rel_pos_bias", BIASES)
 
 
 def inputs(length, source, batch, dim=6, **options):
-    return randn(length, batch, dim, **options), randn(source, batch, dim, seed=2, **options)
+    return randn(batch, length, dim, **options), randn(batch, source, dim, seed=2, **options)
 
 
 def check_against_reference(length, source, mask, **options):
@@ -43,11 +42,11 @@ def check_against_reference(length, source, mask, **options):
     # A sentence of padding alone has no meaning; every other row of the output has.
     some = torch.ones(batch, dtype=torch.bool) if mask is None else ~mask.all(dim=1)
     leaves = {"query": query, "key": key, **dict(module.named_parameters())}
-    assert_same_function(y, expected, leaves, some.expand(length, batch))
+    assert_same_function(y, expected, leaves, some.unsqueeze(1).expand(batch, length))
     assert_close(weights[some], expected_weights[some], what="weights")
     without, none = module(query, key, mask)
     assert none is None
-    assert_close(without[:, some], y[:, some])
+    assert_close(without[some], y[some])
 
 
 @functions
@@ -65,6 +64,16 @@ def test_equals_reference(attention_activation, rel_pos_bias, prenorm, length, s
         rel_pos_bias=rel_pos_bias,
         prenorm=prenorm,
     )
+
+
+def test_equals_reference_whatever_the_memory_layout():
+    """Time first in memory, as fairseq has it."""
+    module, config = make_cross()
+    query, key = (x.transpose(0, 1).requires_grad_() for x in inputs(2, 2, 7))
+    assert not query.is_contiguous() and not key.is_contiguous()
+    expected, _ = reference.cross_attention(tensors_of(module), config, query, key)
+    leaves = {"query": query, "key": key, **dict(module.named_parameters())}
+    assert_same_function(module(query, key)[0], expected, leaves)
 
 
 @settings(deadline=None, max_examples=60, derandomize=True)
@@ -98,11 +107,11 @@ def test_padding_and_batching_never_change_the_result(attention_activation, rel_
     query, key = inputs(5, 9, 3)
     mask = padding(9, lengths)
     y, _ = module(query, key, mask)
-    arbitrary = torch.where(time_first(mask).unsqueeze(-1), key, 50 * randn(9, 3, 6, seed=8))
+    arbitrary = torch.where(mask.unsqueeze(-1), 50 * randn(3, 9, 6, seed=8), key)
     assert_close(module(query, arbitrary, mask)[0], y)
     for b, n in enumerate(lengths):
         one = slice(b, b + 1)
-        assert_close(module(query[:, one], key[:n, one])[0], y[:, one])
+        assert_close(module(query[one], key[one, :n])[0], y[one])
 
 
 @functions
@@ -135,10 +144,10 @@ def test_segments_equal_one_pass(sizes, attention_activation, rel_pos_bias, norm
     mask = padding(7, [7, 4])
     state = LayerState()
     outputs, weights = zip(
-        *(module(part, key, mask, state=state, need_weights=True) for part in query.split(sizes))
+        *(module(part, key, mask, state=state, need_weights=True) for part in query.split(sizes, 1))
     )
     expected, expected_weights = module(query, key, mask, need_weights=True)
-    assert_close(torch.cat(outputs), expected)
+    assert_close(torch.cat(outputs, dim=1), expected)
     assert_close(torch.cat(weights, dim=1), expected_weights, what="weights")
 
 
@@ -149,9 +158,9 @@ def test_keys_and_values_are_computed_once():
     calls = []
     for projection in (module.k_proj, module.v_proj):
         projection.register_forward_hook(lambda *_: calls.append(1))
-    steps = [module(q, key, state=state)[0] for q in query.split(1)]
+    steps = [module(q, key, state=state)[0] for q in query.split(1, 1)]
     assert len(calls) == 2
-    assert_close(torch.cat(steps), module(query, key)[0])
+    assert_close(torch.cat(steps, dim=1), module(query, key)[0])
 
 
 @pytest.mark.parametrize("rel_pos_bias", BIASES)
@@ -161,16 +170,16 @@ def test_reordered_state_continues_the_reordered_input(order, rel_pos_bias):
     module, _ = make_cross(rel_pos_bias=rel_pos_bias)
     order = torch.tensor(order)
     start, key = inputs(3, 7, 3)
-    end = randn(4, len(order), 6, seed=5)
+    end = randn(len(order), 4, 6, seed=5)
     mask = padding(7, [7, 4, 2])
     state = LayerState()
-    for q in start.split(1):
+    for q in start.split(1, 1):
         module(q, key, mask, state=state)
     state.reorder(order)
-    key, mask = key[:, order], mask[order]
-    steps = [module(q, key, mask, state=state)[0] for q in end.split([1, 3])]
-    expected = module(torch.cat([start[:, order], end]), key, mask)[0][3:]
-    assert_close(torch.cat(steps), expected)
+    key, mask = key[order], mask[order]
+    steps = [module(q, key, mask, state=state)[0] for q in end.split([1, 3], 1)]
+    expected = module(torch.cat([start[order], end], dim=1), key, mask)[0][:, 3:]
+    assert_close(torch.cat(steps, dim=1), expected)
 
 
 def test_states_and_layers_do_not_leak_into_each_other():
@@ -180,12 +189,12 @@ def test_states_and_layers_do_not_leak_into_each_other():
     outputs = [], []
     for t in range(6):
         for (query, key), state, output in zip(sentences, states, outputs):
-            y = query[t : t + 1]
+            y = query[:, t : t + 1]
             for layer, layer_state in zip(layers, state):
                 y, _ = layer(y, key, state=layer_state)
             output.append(y)
     for (query, key), output in zip(sentences, outputs):
-        assert_close(torch.cat(output), layers[1](layers[0](query, key)[0], key)[0])
+        assert_close(torch.cat(output, dim=1), layers[1](layers[0](query, key)[0], key)[0])
 
 
 # --- Dropout, precision, construction -------------------------------------------------------------
@@ -215,8 +224,8 @@ def test_feature_dropout_drops_whole_channels(feature_dropout):
         module.h_proj.weight.zero_()
         module.h_proj.bias.fill_(1.0)
     torch.manual_seed(0)
-    dropped = module.train()(*inputs(20, 5, 2, 40))[0].abs() < 1e-12  # (L, B, D)
-    always, ever = dropped.all(dim=0), dropped.any(dim=0)
+    dropped = module.train()(*inputs(20, 5, 2, 40))[0].abs() < 1e-12  # (B, L, D)
+    always, ever = dropped.all(dim=1), dropped.any(dim=1)
     if feature_dropout:
         assert (always == ever).all()
         assert 0.15 < dropped.double().mean() < 0.45
@@ -286,6 +295,6 @@ def test_steps_beyond_the_simple_bias_are_an_error_that_says_what_to_raise():
     module, _ = make_cross(max_positions=8)
     query, key = inputs(9, 3, 1)
     state = LayerState()
-    module(query[:8], key, state=state)
+    module(query[:, :8], key, state=state)
     with pytest.raises(ValueError, match="max_positions"):
-        module(query[8:], key, state=state)
+        module(query[:, 8:], key, state=state)

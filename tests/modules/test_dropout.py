@@ -5,61 +5,130 @@ import torch
 from helpers import assert_close, randn
 
 from fairseq_mega.modules.dropout import make_dropout
-from fairseq_mega.ops.dropout import apply_mask, draw_mask, dropout
+from fairseq_mega.ops.dropout import LEAST_FOR_BITS, DropoutMask, apply_mask, draw_mask, dropout
+
+SMALL, LARGE = (101, 103), (401, 1003)  # drawn by torch; on a CPU, from random bits
+RATES = (1e-6, 0.1, 0.5, 0.9, 1.0)
+shapes = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
 
 
-@pytest.mark.parametrize("p", [0.0, 1e-6, 0.1, 0.5, 0.9, 1.0])
-def test_values_are_dropped_with_probability_p(p):
+def by_mask(x, p):
+    return apply_mask(x, draw_mask(x, p))
+
+
+def test_both_ways_of_drawing_are_tested():
+    assert torch.Size(SMALL).numel() < LEAST_FOR_BITS <= torch.Size(LARGE).numel()
+
+
+@shapes
+@pytest.mark.parametrize(
+    "drop, p", [(dropout, 0.0), *((f, p) for f in (dropout, by_mask) for p in RATES)]
+)
+def test_values_are_dropped_with_probability_p(drop, p, shape):
     torch.manual_seed(1)
-    x = torch.full((401, 1003), 2.0)
-    y = dropout(x, p)
+    x = torch.full(shape, 2.0)
+    y = drop(x, p)
     share, deviation = (y == 0).double().mean().item(), (p * (1 - p) / x.numel()) ** 0.5
     assert abs(share - p) <= 5 * deviation + 2**-17
     if p < 1:
         assert_close(y[y != 0], torch.full_like(y[y != 0], 2 / (1 - p)), 2**-16 / (1 - p))
 
 
-def test_values_are_dropped_independently():
+@shapes
+@pytest.mark.parametrize("p", [0.1, 0.75])
+def test_a_mask_says_which_values_are_kept_and_their_scale(p, shape):
+    torch.manual_seed(1)
+    mask = draw_mask(torch.zeros(shape), p)
+    assert isinstance(mask, DropoutMask)
+    assert mask.keep.dtype == torch.bool and mask.keep.shape == shape
+    assert mask.scale == pytest.approx(1 / (1 - p), rel=2**-16 / (1 - p))
+    x = randn(*shape)
+    assert torch.equal(apply_mask(x, mask), torch.where(mask.keep, x * mask.scale, 0.0))
+
+
+@pytest.mark.parametrize("shape", [(13, 1000), (2**20,)])
+def test_values_are_dropped_independently(shape):
     """Those whose random bits come from one number, too."""
     torch.manual_seed(1)
-    dropped = (dropout(torch.ones(2**20), 0.3) == 0).double()
+    dropped = (dropout(torch.ones(shape), 0.3) == 0).double().flatten()
     for distance in (1, 2, 3, 4, 5, 8):
         both = (dropped[distance:] * dropped[:-distance]).mean().item()
-        assert abs(both - 0.09) < 5 * (0.09 * 0.91 / 2**20) ** 0.5
+        assert abs(both - 0.09) < 5 * (0.09 * 0.91 / dropped.numel()) ** 0.5
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(), (1,), (7, 3), (2, 5, 9), (0, 4)])
-def test_gradients_of_dropped_values_are_zero(shape, dtype):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(), (1,), (7, 3), (2, 5, 9), (0, 4), (129, 129)])
+@pytest.mark.parametrize("drop", [dropout, by_mask])
+def test_gradients_of_dropped_values_are_zero(drop, shape, dtype):
     x = torch.ones(shape, dtype=dtype, requires_grad=True)
-    y = dropout(x, 0.4)
+    y = drop(x, 0.4)
     y.backward(torch.ones_like(y))
     assert y.dtype == dtype
     assert torch.equal(x.grad, y)
 
 
-def test_the_seed_decides():
+@shapes
+@pytest.mark.parametrize("drop", [dropout, by_mask])
+def test_the_seed_decides(drop, shape):
     def draw(seed):
         torch.manual_seed(seed)
-        return dropout(torch.ones(100), 0.5)
+        return drop(torch.ones(shape), 0.5)
 
     assert torch.equal(draw(1), draw(1)) and not torch.equal(draw(1), draw(2))
 
 
+@shapes
+def test_the_backward_pass_keeps_a_byte_for_each_value(shape):
+    kept = []
+    x = torch.ones(shape, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        dropout(x, 0.3)
+    assert [t.nbytes for t in kept] == [x.numel()]
+
+
+@pytest.mark.parametrize("positions", [40, 1000])
 @pytest.mark.parametrize("feature_dropout", [False, True])
-def test_a_mask_drops_the_same_in_every_call(feature_dropout):
+def test_what_is_drawn_drops_the_same_in_every_call(feature_dropout, positions):
     module = make_dropout(0.5, object(), feature_dropout)
-    x = randn(3, 40, 6)
+    x = randn(3, positions, 6)
+    drop = module.drawn(x)
+    assert torch.equal(drop(x), drop(x)) and torch.equal(drop(2 * x), 2 * drop(x))
+    assert not torch.equal(drop(x), module.drawn(x)(x))
+    assert (drop(x) == 0).any() and not torch.equal(module(x), module(x))
+    module.eval()
+    assert module.drawn(x)(x) is x and module(x) is x
+
+
+@pytest.mark.parametrize("positions", [40, 1000])
+def test_a_mask_of_a_module_drops_the_same_in_every_call(positions):
+    module = make_dropout(0.5, object())
+    x = randn(3, positions, 6)
     mask = module.mask(x)
     assert torch.equal(apply_mask(x, mask), apply_mask(x, mask))
     assert not torch.equal(apply_mask(x, mask), apply_mask(x, module.mask(x)))
-    assert module.eval().mask(x) is None and apply_mask(x, None) is x
+    assert module.eval().mask(x) is None
 
 
-def test_layouts_are_kept_apart_from_order():
+@pytest.mark.parametrize("feature_dropout", [False, True])
+def test_what_is_drawn_drops_as_often_as_the_module(feature_dropout):
+    """Of one channel in four, all positions of a sequence, or one value in four."""
+    torch.manual_seed(1)
+    drop = make_dropout(0.25, object(), feature_dropout).drawn(torch.empty(50, 30, 60))
+    x = torch.ones(50, 30, 60, dtype=torch.float64, requires_grad=True)
+    y = drop(x)
+    dropped = y == 0
+    assert dropped.double().mean().item() == pytest.approx(0.25, abs=0.04)
+    assert_close(y[~dropped], torch.full_like(y[~dropped], 4 / 3), 1e-4)
+    assert (dropped.all(dim=1) == dropped.any(dim=1)).all() == feature_dropout
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(grad, y)
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 3), (50, 40, 30)])
+def test_layouts_are_kept_apart_from_order(shape):
     """A mask belongs to positions, however the tensor is laid out in memory."""
     torch.manual_seed(1)
-    x = randn(5, 4, 3)
+    x = randn(*shape)
     mask = draw_mask(x, 0.5)
     other = x.transpose(0, 2).contiguous().transpose(0, 2)
     assert torch.equal(apply_mask(x, mask), apply_mask(other, mask))

@@ -24,7 +24,7 @@ shapes = pytest.mark.parametrize("length, batch", [(0, 2), (5, 0), (0, 0)])
 @pytest.mark.parametrize("masked", [False, True])
 def test_mega_layer(length, batch, function, options, masked):
     layer, _ = make_gated(attention_activation=function, **options)
-    x = randn(length, batch, 6, requires_grad=True)
+    x = randn(batch, length, 6, requires_grad=True)
     mask = padding(length, [length] * batch) if masked and batch else None
     y, weights = layer(x, mask, need_weights=True)
     assert y.shape == x.shape and weights.shape == (batch, length, length)
@@ -33,7 +33,7 @@ def test_mega_layer(length, batch, function, options, masked):
 
 @shapes
 def test_other_layers(length, batch):
-    x, source = randn(length, batch, 6, requires_grad=True), randn(4, batch, 6)
+    x, source = randn(batch, length, 6, requires_grad=True), randn(batch, 4, 6)
     for make in (make_ema, make_feed_forward, make_cross):
         layer = make(6) if make is make_ema else make()[0]
         y = first(layer(x, source) if make is make_cross else layer(x))
@@ -44,8 +44,8 @@ def test_other_layers(length, batch):
 @torch.no_grad()
 def test_a_state_that_reads_nothing_stays_as_it_is():
     layer, _ = make_gated(chunk_size=4)
-    x, state = randn(6, 2, 6), LayerState()
-    parts = [layer(part, state=state)[0] for part in x.split([3, 0, 3])]
-    assert torch.allclose(torch.cat(parts), layer(x)[0])
-    _, weights = layer(x[:0], state=state, need_weights=True)
+    x, state = randn(2, 6, 6), LayerState()
+    parts = [layer(part, state=state)[0] for part in x.split([3, 0, 3], 1)]
+    assert torch.allclose(torch.cat(parts, dim=1), layer(x)[0])
+    _, weights = layer(x[:, :0], state=state, need_weights=True)
     assert weights.shape == (2, 0, 2)  # of the last chunk, there are two in the cache

@@ -24,7 +24,7 @@ from fairseq_mega.modules import NormalizedFeedForwardNetwork
 @pytest.mark.parametrize("length, batch", [(1, 1), (5, 3)])
 def test_equals_reference(norm_type, prenorm, activation, length, batch):
     module, config = make_feed_forward(norm_type=norm_type, prenorm=prenorm, activation=activation)
-    x = randn(length, batch, 6, requires_grad=True)
+    x = randn(batch, length, 6, requires_grad=True)
     expected = reference.feed_forward(tensors_of(module), config, x)
     assert_same_function(module(x), expected, {"x": x, **dict(module.named_parameters())})
 
@@ -37,7 +37,7 @@ def passes_a_constant(**options):
         module.fc1.bias.fill_(1.0)
         module.fc2.weight.copy_(torch.eye(40))
         module.fc2.bias.zero_()
-    return module.train()(torch.zeros(20, 2, 40, dtype=torch.float64))
+    return module.train()(torch.zeros(2, 20, 40, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("kind", ["dropout", "hidden_dropout"])
@@ -47,22 +47,22 @@ def test_dropout_zeroes_and_scales(kind):
     values = y.unique()
     assert_close(values, torch.tensor([0.0, 1 / 0.75], dtype=torch.float64))
     assert (y == 0).double().mean().item() == pytest.approx(0.25, abs=0.05)
-    assert not (y == 0).all(dim=0).any()
+    assert not (y == 0).all(dim=1).any()
 
 
 @pytest.mark.parametrize("kind", ["dropout", "hidden_dropout"])
 def test_feature_dropout_drops_whole_channels(kind):
     torch.manual_seed(0)
-    dropped = passes_a_constant(feature_dropout=True, **{kind: 0.3}) == 0  # (L, B, D)
-    assert (dropped.all(dim=0) == dropped.any(dim=0)).all()
+    dropped = passes_a_constant(feature_dropout=True, **{kind: 0.3}) == 0  # (B, L, D)
+    assert (dropped.all(dim=1) == dropped.any(dim=1)).all()
     assert 0.15 < dropped.double().mean() < 0.45
-    assert not (dropped[0, 0] == dropped[0, 1]).all()
+    assert not (dropped[0, 0] == dropped[1, 0]).all()
 
 
 @pytest.mark.parametrize("feature_dropout", [False, True])
 @pytest.mark.parametrize("kind", ["dropout", "hidden_dropout"])
 def test_dropout_is_for_training_and_retained_generation(kind, feature_dropout):
-    x = randn(5, 2, 6)
+    x = randn(2, 5, 6)
     expected = make_feed_forward()[0](x)
     module, _ = make_feed_forward(feature_dropout=feature_dropout, **{kind: 0.5})
     assert_close(module(x), expected)
@@ -72,7 +72,7 @@ def test_dropout_is_for_training_and_retained_generation(kind, feature_dropout):
 
 def test_bfloat16_is_close_to_float32():
     module, _ = make_feed_forward(torch.float32)
-    x = randn(30, 2, 6, dtype=torch.float32)
+    x = randn(2, 30, 6, dtype=torch.float32)
     expected = module(x)
     with autocast():
         assert_close(module(x).float(), expected, 0.02)

@@ -18,7 +18,6 @@ from helpers import (
     retain_dropout,
     run_segments,
     tensors_of,
-    time_first,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,14 +33,13 @@ both_directions = pytest.mark.parametrize("bidirectional", [False, True])
 def check_against_reference(length, mask, **options):
     module, config = make_gated(**options)
     batch = 2 if mask is None else mask.size(0)
-    x = randn(length, batch, config["embed_dim"], requires_grad=True)
+    x = randn(batch, length, config["embed_dim"], requires_grad=True)
     y, weights = module(x, mask, need_weights=True)
     expected, expected_weights = reference.mega_layer(tensors_of(module), config, x, mask)
-    keep = torch.ones(length, batch, dtype=torch.bool) if mask is None else time_first(mask)
+    keep = torch.ones(batch, length, dtype=torch.bool) if mask is None else ~mask
     leaves = {"x": x, **dict(module.named_parameters())}
     assert_same_function(y, expected, leaves, keep)
-    rows = keep.transpose(0, 1)
-    assert_close(weights[rows], expected_weights[rows], what="weights")
+    assert_close(weights[keep], expected_weights[keep], what="weights")
     without, none = module(x, mask)
     assert none is None
     assert_close(without[keep], y[keep])
@@ -86,11 +84,11 @@ def test_equals_reference_around_chunk_boundaries(length, bidirectional):
 @pytest.mark.parametrize("chunk_size", [-1, 4])
 def test_equals_reference_whatever_the_memory_layout(chunk_size, bidirectional):
     module, config = make_gated(chunk_size=chunk_size, bidirectional=bidirectional)
-    x = randn(2, 8, 6).transpose(0, 1)
+    x = randn(8, 2, 6).transpose(0, 1)
     mask = padding(8, [8, 5]).t().contiguous().t()
     assert not x.is_contiguous() and not mask.is_contiguous()
     expected, _ = reference.mega_layer(tensors_of(module), config, x, mask)
-    keep = time_first(mask)
+    keep = ~mask
     assert_close(module(x, mask)[0][keep], expected[keep])
 
 
@@ -151,19 +149,19 @@ def test_a_chunk_that_holds_all_is_full_attention(
         "max_positions": 9,
     }
     full, chunked = make_gated(**options)[0], make_gated(chunk_size=9, **options)[0]
-    x, mask = randn(length, 2, 6), padding(length, [length, length // 2 + 1])
-    keep = time_first(mask)
+    x, mask = randn(2, length, 6), padding(length, [length, length // 2 + 1])
+    keep = ~mask
     assert_close(chunked(x, mask)[0][keep], full(x, mask)[0][keep])
 
 
 def test_weights_are_zero_outside_the_chunk_and_information_still_crosses_it():
     module, _ = make_gated(chunk_size=4)
-    x = randn(8, 1, 6).requires_grad_()
+    x = randn(1, 8, 6).requires_grad_()
     y, weights = module(x, need_weights=True)
     assert (weights[:, :4, 4:] == 0).all() and (weights[:, 4:, :4] == 0).all()
     assert_close(weights.sum(dim=-1), torch.ones(1, 8, dtype=x.dtype))
-    (grad,) = torch.autograd.grad(y[7].sum(), x)
-    assert (grad[:4].abs().amax(dim=-1) > 1e-6).all()
+    (grad,) = torch.autograd.grad(y[:, 7].sum(), x)
+    assert (grad[:, :4].abs().amax(dim=-1) > 1e-6).all()
 
 
 # --- Time and padding -----------------------------------------------------------------------------
@@ -178,25 +176,25 @@ def test_future_never_changes_the_past(attention_activation, rel_pos_bias, chunk
         rel_pos_bias=rel_pos_bias,
         chunk_size=chunk_size,
     )
-    x = randn(10, 2, 6)
+    x = randn(2, 10, 6)
     y, _ = module(x)
     for t in range(1, 10):
         changed = x.clone()
-        changed[t:] = randn(10 - t, 2, 6, seed=4)
+        changed[:, t:] = randn(2, 10 - t, 6, seed=4)
         moved, _ = module(changed)
-        assert_close(moved[:t], y[:t], 1e-12)
-        assert (moved[t] - y[t]).abs().max() > 1e-3
+        assert_close(moved[:, :t], y[:, :t], 1e-12)
+        assert (moved[:, t] - y[:, t]).abs().max() > 1e-3
     # The length of what follows is part of the future.
     for t in range(1, 10):
-        assert_close(module(x[:t])[0], y[:t], 1e-12)
+        assert_close(module(x[:, :t])[0], y[:, :t], 1e-12)
 
 
 def test_bidirectional_attention_sees_the_future():
     module, _ = make_gated(bidirectional=True)
-    x = randn(10, 1, 6)
+    x = randn(1, 10, 6)
     changed = x.clone()
-    changed[9] = randn(1, 6, seed=4)
-    assert (module(changed)[0][0] - module(x)[0][0]).abs().max() > 1e-6
+    changed[:, 9] = randn(1, 6, seed=4)
+    assert (module(changed)[0][:, 0] - module(x)[0][:, 0]).abs().max() > 1e-6
 
 
 @functions
@@ -215,16 +213,16 @@ def test_padding_and_batching_never_change_the_result(
     )
     length, lengths = 11, [11, 1, 7]
     mask = padding(length, lengths, left)
-    keep = time_first(mask)
-    x = randn(length, 3, 6)
+    keep = ~mask
+    x = randn(3, length, 6)
     y, _ = module(x, mask)
-    arbitrary = torch.where(keep.unsqueeze(-1), x, 50 * randn(length, 3, 6, seed=8))
+    arbitrary = torch.where(keep.unsqueeze(-1), x, 50 * randn(3, length, 6, seed=8))
     assert_close(module(arbitrary, mask)[0][keep], y[keep])
     for b, n in enumerate(lengths):
         if left and chunk_size > 0:
             continue  # Chunks are counted from the start of the batch, padding included.
         part = slice(length - n, length) if left else slice(0, n)
-        assert_close(module(x[part, b : b + 1])[0], y[part, b : b + 1])
+        assert_close(module(x[b : b + 1, part])[0], y[b : b + 1, part])
 
 
 @functions
@@ -241,7 +239,7 @@ def test_rows_and_chunks_of_padding_are_finite(
         bidirectional=bidirectional,
         chunk_size=chunk_size,
     )
-    x = randn(12, 3, 6, requires_grad=True)
+    x = randn(3, 12, 6, requires_grad=True)
     y, weights = module(x, padding(12, [12, 3, 0], left), need_weights=True)
     y.sum().backward()
     assert torch.isfinite(y).all() and torch.isfinite(weights).all()
@@ -262,7 +260,7 @@ def test_segments_equal_one_pass(attention_activation, rel_pos_bias, chunk_size,
         rel_pos_bias=rel_pos_bias,
         chunk_size=chunk_size,
     )
-    x = randn(13, 2, 6)
+    x = randn(2, 13, 6)
     assert_close(run_segments(module, x, sizes), module(x)[0])
 
 
@@ -283,7 +281,7 @@ def test_segments_equal_one_pass(attention_activation, rel_pos_bias, chunk_size,
 )
 def test_any_segments_equal_one_pass(sizes, options, batch):
     module, _ = make_gated(max_positions=96, **options)
-    x = randn(sum(sizes), batch, 6)
+    x = randn(batch, sum(sizes), 6)
     assert_close(run_segments(module, x, sizes), module(x)[0])
 
 
@@ -293,12 +291,12 @@ def test_any_segments_equal_one_pass(sizes, options, batch):
 def test_weights_of_segments_are_those_of_one_pass(attention_activation, chunk_size, sizes):
     """Their columns start where the chunk does that the segment continues."""
     module, _ = make_gated(attention_activation=attention_activation, chunk_size=chunk_size)
-    x = randn(13, 2, 6)
+    x = randn(2, 13, 6)
     _, whole = module(x, need_weights=True)
     state, start = LayerState(), 0
-    for part in x.split(sizes):
+    for part in x.split(sizes, 1):
         _, weights = module(part, state=state, need_weights=True)
-        stop = start + part.size(0)
+        stop = start + part.size(1)
         first_key = start - start % chunk_size if chunk_size > 0 else 0
         assert_close(weights, whole[:, start:stop, first_key:stop], what="weights")
         start = stop
@@ -308,7 +306,7 @@ def test_weights_of_segments_are_those_of_one_pass(attention_activation, chunk_s
 def test_long_segments_equal_one_pass(rel_pos_bias):
     """A stream far longer than the chunk, in segments that fall on its boundaries and off them."""
     module, _ = make_gated(chunk_size=32, rel_pos_bias=rel_pos_bias)
-    x = randn(700, 1, 6)
+    x = randn(1, 700, 6)
     expected = module(x)[0]
     for sizes in ([320, 320, 60], [1, 400, 1, 298], [33, 31, 636]):
         assert_close(run_segments(module, x, sizes), expected)
@@ -317,7 +315,7 @@ def test_long_segments_equal_one_pass(rel_pos_bias):
 @pytest.mark.parametrize("chunk_size", [-1, 4])
 def test_steps_within_the_truncation_equal_one_pass(chunk_size):
     module, _ = make_gated(chunk_size=chunk_size, truncation=10)
-    x = randn(10, 2, 6)
+    x = randn(2, 10, 6)
     assert_close(run_segments(module, x, [1] * 10), module(x)[0])
 
 
@@ -327,14 +325,14 @@ def test_steps_within_the_truncation_equal_one_pass(chunk_size):
 def test_padded_segments_equal_one_padded_pass(attention_activation, chunk_size, sizes):
     """The mask of a segment is about that segment; the padding before it stays unseen."""
     module, _ = make_gated(attention_activation=attention_activation, chunk_size=chunk_size)
-    x, mask = randn(12, 3, 6), padding(12, [12, 9, 5], left=True)
+    x, mask = randn(3, 12, 6), padding(12, [12, 9, 5], left=True)
     state = LayerState()
     parts = [
         module(part, part_mask, state=state)[0]
-        for part, part_mask in zip(x.split(sizes), mask.split(sizes, dim=1))
+        for part, part_mask in zip(x.split(sizes, dim=1), mask.split(sizes, dim=1))
     ]
-    keep = time_first(mask)
-    assert_close(torch.cat(parts)[keep], module(x, mask)[0][keep])
+    keep = ~mask
+    assert_close(torch.cat(parts, dim=1)[keep], module(x, mask)[0][keep])
 
 
 @pytest.mark.parametrize("chunk_size", [-1, 4])
@@ -343,11 +341,11 @@ def test_padded_segments_equal_one_padded_pass(attention_activation, chunk_size,
 def test_reordered_state_continues_the_reordered_input(chunk_size, prefix, order):
     module, _ = make_gated(chunk_size=chunk_size)
     order = torch.tensor(order)
-    start, end = randn(prefix, 3, 6), randn(5, len(order), 6, seed=2)
+    start, end = randn(3, prefix, 6), randn(len(order), 5, 6, seed=2)
     state = LayerState()
     run_segments(module, start, [1] * prefix, state)
     state.reorder(order)
-    expected = module(torch.cat([start[:, order], end]))[0][prefix:]
+    expected = module(torch.cat([start[order], end], dim=1))[0][:, prefix:]
     assert_close(run_segments(module, end, [1, 1, 3], state), expected)
 
 
@@ -375,7 +373,7 @@ def test_hypotheses_that_share_a_cache_equal_ones_that_do_not(
     ]
     for turn, (order, length, lengths) in enumerate(turns):
         order = torch.tensor(order)
-        x = randn(length, len(order), 6, seed=turn)
+        x = randn(len(order), length, 6, seed=turn)
         mask = None if lengths is None else padding(length, lengths)
         results = []
         for state in states:
@@ -391,22 +389,22 @@ def test_hypotheses_that_share_a_cache_equal_ones_that_do_not(
 @torch.no_grad()
 def test_hypotheses_that_begin_with_padding_do_not_see_it(attention_activation, chunk_size):
     module, _ = make_gated(attention_activation=attention_activation, chunk_size=chunk_size)
-    x, mask = randn(6, 4, 6), padding(6, [6, 4, 6, 6], left=True)
+    x, mask = randn(4, 6, 6), padding(6, [6, 4, 6, 6], left=True)
     state = LayerState(beam=2)
-    module(x[:3], mask[:, :3], state)
-    steps = [module(x[t : t + 1], None, state)[0] for t in range(3, 6)]
-    assert_close(torch.cat(steps), module(x, mask)[0][3:])
+    module(x[:, :3], mask[:, :3], state)
+    steps = [module(x[:, t : t + 1], None, state)[0] for t in range(3, 6)]
+    assert_close(torch.cat(steps, dim=1), module(x, mask)[0][:, 3:])
 
 
 @torch.no_grad()
 def test_hypotheses_can_leave_their_sentence_at_the_end_of_a_chunk():
     module, _ = make_gated(chunk_size=4)
-    x, state = randn(6, 4, 6), LayerState(beam=2)
+    x, state = randn(4, 6, 6), LayerState(beam=2)
     for t in range(4):
-        module(x[t : t + 1], state=state)
+        module(x[:, t : t + 1], state=state)
     state.reorder(torch.tensor([1]))
-    steps = [module(x[t : t + 1, [1]], state=state)[0] for t in (4, 5)]
-    assert_close(torch.cat(steps), module(x[:, [1]])[0][4:])
+    steps = [module(x[[1], t : t + 1], state=state)[0] for t in (4, 5)]
+    assert_close(torch.cat(steps, dim=1), module(x[[1]])[0][:, 4:])
 
 
 @pytest.mark.parametrize("sizes", [[2, 2, 2], [1, 1, 1, 1], [3, 5, 2]])
@@ -414,11 +412,11 @@ def test_hypotheses_can_leave_their_sentence_at_the_end_of_a_chunk():
 def test_gradients_of_several_reads_may_come_together(chunk_size, sizes):
     """Those of each read alone, as states hold none. Later reads write where its keys were."""
     layer, _ = make_gated(chunk_size=chunk_size, rel_pos_bias="rotary")
-    x, gradients = randn(sum(sizes), 2, 6), []
+    x, gradients = randn(2, sum(sizes), 6), []
     for together in (False, True):
         layer.zero_grad()
         state, losses = LayerState(), []
-        for part in x.split(sizes):
+        for part in x.split(sizes, 1):
             losses.append(layer(part, state=state)[0].square().sum())
             if not together:
                 losses.pop().backward()
@@ -431,11 +429,11 @@ def test_gradients_of_several_reads_may_come_together(chunk_size, sizes):
 
 def test_a_state_can_be_read_on_without_autocast():
     module, _ = make_gated(torch.float32)
-    x, state = randn(9, 2, 6, dtype=torch.float32), LayerState()
+    x, state = randn(2, 9, 6, dtype=torch.float32), LayerState()
     with torch.no_grad():
         with autocast():
-            run_segments(module, x[:6], [5, 1], state)
-        assert_close(run_segments(module, x[6:], [1, 2], state), module(x)[0][6:], 0.05)
+            run_segments(module, x[:, :6], [5, 1], state)
+        assert_close(run_segments(module, x[:, 6:], [1, 2], state), module(x)[0][:, 6:], 0.05)
 
 
 def test_hypotheses_of_several_sentences_cannot_share():
@@ -445,7 +443,7 @@ def test_hypotheses_of_several_sentences_cannot_share():
         results = []
         for state in states:
             state.reorder(torch.tensor(order))
-            x = randn(1, 4, 6, seed=turn)
+            x = randn(4, 1, 6, seed=turn)
             results.append(module(x, state=state)[0])
         assert_close(*results)
 
@@ -454,29 +452,29 @@ def test_hypotheses_of_several_sentences_cannot_share():
 def test_reordered_state_keeps_the_padding_of_each_sentence(chunk_size):
     module, _ = make_gated(chunk_size=chunk_size)
     order = torch.tensor([2, 0, 1])
-    x, mask = randn(12, 3, 6), padding(12, [12, 9, 7], left=True)
+    x, mask = randn(3, 12, 6), padding(12, [12, 9, 7], left=True)
     state = LayerState()
-    module(x[:6], mask[:, :6], state=state)
+    module(x[:, :6], mask[:, :6], state=state)
     state.reorder(order)
-    ends = run_segments(module, x[6:, order], [1] * 6, state)
-    assert_close(ends, module(x[:, order], mask[order])[0][6:])
+    ends = run_segments(module, x[order, 6:], [1] * 6, state)
+    assert_close(ends, module(x[order], mask[order])[0][:, 6:])
 
 
 @pytest.mark.parametrize("chunk_size", [-1, 4])
 def test_states_and_layers_do_not_leak_into_each_other(chunk_size):
     """Two sentences, through two layers."""
     layers = [make_gated(chunk_size=chunk_size, ndim=n)[0] for n in (2, 3)]
-    sentences = randn(9, 1, 6), randn(9, 2, 6, seed=2)
+    sentences = randn(1, 9, 6), randn(2, 9, 6, seed=2)
     states = [[LayerState(), LayerState()] for _ in sentences]
     outputs = [], []
     for t in range(9):
         for x, state, output in zip(sentences, states, outputs):
-            y = x[t : t + 1]
+            y = x[:, t : t + 1]
             for layer, layer_state in zip(layers, state):
                 y, _ = layer(y, state=layer_state)
             output.append(y)
     for x, output in zip(sentences, outputs):
-        assert_close(torch.cat(output), layers[1](layers[0](x)[0])[0])
+        assert_close(torch.cat(output, dim=1), layers[1](layers[0](x)[0])[0])
 
 
 # --- Dropout --------------------------------------------------------------------------------------
@@ -484,7 +482,7 @@ def test_states_and_layers_do_not_leak_into_each_other(chunk_size):
 
 @pytest.mark.parametrize("chunk_size", [-1, 4])
 def test_dropout_is_for_training_alone(chunk_size):
-    x = randn(10, 2, 6)
+    x = randn(2, 10, 6)
     expected = make_gated(chunk_size=chunk_size)[0](x)[0]
     for name in ("dropout", "attention_dropout", "hidden_dropout"):
         for feature_dropout in (False, True):
@@ -500,7 +498,7 @@ def dropped_of_value(**options):
     """What the dropouts leave of a value of 1 everywhere: the layer made to pass it through.
 
     With no weights but those of h_proj, V = tanh(bias), u = 1, r = silu(bias), and softmax averages
-    V over all positions. Returns (L, B, D), zero where a channel was dropped.
+    V over all positions. Returns (B, L, D), zero where a channel was dropped.
     """
     module, _ = make_gated(
         embed_dim=40, hdim=40, activation="tanh", bidirectional=True, max_positions=20, **options
@@ -512,7 +510,7 @@ def dropped_of_value(**options):
         module.mx_proj.bias[-40:] = 0.0
         module.v_proj.bias.fill_(1.0)
         module.h_proj.weight.copy_(torch.eye(40))
-    return module.train()(randn(20, 2, 40))[0]
+    return module.train()(randn(2, 20, 40))[0]
 
 
 def dropped_of_average(**options):
@@ -524,7 +522,7 @@ def dropped_of_average(**options):
                 parameter.zero_()
         module.mx_proj.bias[:40] = 60.0
         module.mx_proj.weight[-40:] = torch.eye(40)
-    return module.train()(randn(20, 2, 40))[0]
+    return module.train()(randn(2, 20, 40))[0]
 
 
 @pytest.mark.parametrize("run", [dropped_of_value, dropped_of_average])
@@ -532,8 +530,8 @@ def dropped_of_average(**options):
 def test_feature_dropout_drops_whole_channels(run, feature_dropout):
     torch.manual_seed(0)
     kind = "hidden_dropout" if run is dropped_of_value else "dropout"
-    dropped = run(feature_dropout=feature_dropout, **{kind: 0.3}).abs() < 1e-12  # (L, B, D)
-    always, ever = dropped.all(dim=0), dropped.any(dim=0)
+    dropped = run(feature_dropout=feature_dropout, **{kind: 0.3}).abs() < 1e-12  # (B, L, D)
+    always, ever = dropped.all(dim=1), dropped.any(dim=1)
     if feature_dropout:
         assert (always == ever).all()  # one mask for all positions
         assert 0.15 < dropped.double().mean() < 0.65
@@ -553,14 +551,14 @@ def test_feature_dropout_leaves_attention_dropout_alone():
     for feature_dropout in (False, True):
         module, _ = make_gated(attention_dropout=0.5, feature_dropout=feature_dropout)
         torch.manual_seed(3)
-        outputs.append(module.train()(randn(10, 2, 6))[0])
+        outputs.append(module.train()(randn(2, 10, 6))[0])
     assert_close(outputs[0], outputs[1])
 
 
 @pytest.mark.parametrize("feature_dropout", [False, True])
 @pytest.mark.parametrize("kind", ["dropout", "attention_dropout", "hidden_dropout"])
 def test_dropout_can_be_retained_in_generation(kind, feature_dropout):
-    x = randn(10, 2, 6)
+    x = randn(2, 10, 6)
     module, _ = make_gated(feature_dropout=feature_dropout, **{kind: 0.5})
     retain_dropout(module, names=["NoModuleOfThisName"])
     assert_close(module(x)[0], module(x)[0])
@@ -573,17 +571,16 @@ def test_attention_dropout_can_be_retained_in_beam_search():
     """Where hypotheses share a cache, too."""
     module, _ = make_gated(attention_dropout=0.5)
     retain_dropout(module)
-    steps = randn(6, 4, 6)
+    x = randn(4, 6, 6)
 
     def read():
-        state = LayerState(beam=2)
-        return torch.cat([module(x.unsqueeze(0), None, state)[0] for x in steps])
+        return run_segments(module, x, [1] * 6, LayerState(beam=2))
 
-    assert (read() - read())[1:].abs().max() > 1e-3
+    assert (read() - read())[:, 1:].abs().max() > 1e-3
 
 
 def test_dropout_can_be_retained_by_class_name():
-    x = randn(10, 2, 6)
+    x = randn(2, 10, 6)
     module, _ = make_gated(dropout=0.5)
     retain_dropout(module, names=["MovingAverageGatedAttention"])
     assert (module(x)[0] - module(x)[0]).abs().max() > 1e-3
@@ -603,9 +600,9 @@ def test_bfloat16_is_close_to_float32(attention_activation, rel_pos_bias, chunk_
         rel_pos_bias=rel_pos_bias,
         attention_activation=attention_activation,
     )
-    x = randn(length, 2, 6, dtype=torch.float32)
+    x = randn(2, length, 6, dtype=torch.float32)
     mask = padding(length, [length, length - 9])
-    keep = time_first(mask)
+    keep = ~mask
     expected = exact(x, mask)[0]
     with autocast():
         mixed = exact(x, mask)[0]
@@ -615,13 +612,13 @@ def test_bfloat16_is_close_to_float32(attention_activation, rel_pos_bias, chunk_
     y = first(rough(x.bfloat16(), mask))
     assert y.dtype == torch.bfloat16 and torch.isfinite(y).all()
     assert_close(y.float()[keep], expected[keep], 0.05)
-    steps = run_segments(rough, x[:30].bfloat16(), [20] + [1] * 10)
-    assert_close(steps[:, 0].float(), expected[:30, 0], 0.05)
+    steps = run_segments(rough, x[:, :30].bfloat16(), [20] + [1] * 10)
+    assert_close(steps[0].float(), expected[0, :30], 0.05)
 
 
 def test_bfloat16_gradients_are_finite():
     module, _ = make_gated(torch.float32)
-    x = randn(20, 3, 6, dtype=torch.float32, requires_grad=True)
+    x = randn(3, 20, 6, dtype=torch.float32, requires_grad=True)
     with autocast():
         y, _ = module(x, padding(20, [20, 7, 0]))
     y.float().sum().backward()
@@ -661,11 +658,11 @@ def test_rotary_needs_an_even_zdim():
 
 def test_a_length_beyond_the_simple_bias_is_an_error_that_says_what_to_raise():
     module, _ = make_gated(max_positions=8)
-    module(randn(8, 1, 6))
+    module(randn(1, 8, 6))
     with pytest.raises(ValueError, match="max_positions"):
-        module(randn(9, 1, 6))
+        module(randn(1, 9, 6))
     state = LayerState()
-    module(randn(8, 1, 6), state=state)
+    module(randn(1, 8, 6), state=state)
     with pytest.raises(ValueError, match="max_positions"):
         module(randn(1, 1, 6), state=state)
 
@@ -673,11 +670,11 @@ def test_a_length_beyond_the_simple_bias_is_an_error_that_says_what_to_raise():
 def test_what_looks_ahead_cannot_run_incrementally():
     module, _ = make_gated(bidirectional=True)
     with pytest.raises(ValueError, match="bidirectional"):
-        module(randn(3, 1, 6), state=LayerState())
+        module(randn(1, 3, 6), state=LayerState())
 
 
 def test_chunks_and_rotary_take_any_length():
-    x = randn(30, 1, 6)
+    x = randn(1, 30, 6)
     assert make_gated(max_positions=8, chunk_size=4)[0](x)[0].shape == x.shape
     assert make_gated(max_positions=8, rel_pos_bias="rotary")[0](x)[0].shape == x.shape
 

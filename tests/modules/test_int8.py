@@ -13,6 +13,7 @@ from helpers import TINY, batch_of, make_model, needs_int8, parse, randn, relati
 from torch import nn
 
 from fairseq_mega.modules.int8 import Int8Linear, multiply_in_int8_
+from fairseq_mega.modules.packed import PackedLinear, pack_linear_layers_
 
 pytestmark = [pytest.mark.cpu_only, needs_int8]
 
@@ -158,6 +159,15 @@ def test_layers_with_hooks_and_adapters_stay():
     assert [type(module) for module in model] == [Int8Linear, nn.Linear, Adapter, nn.Embedding]
     with pytest.raises(ValueError, match="no linear layer without hooks"):
         multiply_in_int8_(model[1:])
+
+
+def test_layers_with_packed_weights_are_replaced():
+    """As the hub's models have them."""
+    model = nn.Sequential(make_linear(512, 512), make_linear(512, 4))
+    pack_linear_layers_(model)
+    assert [type(module) for module in model] == [PackedLinear, nn.Linear]
+    multiply_in_int8_(model)
+    assert [type(module) for module in model] == [Int8Linear, Int8Linear]
 
 
 def test_a_compiler_leaves_the_products_to_onednn():

@@ -8,6 +8,7 @@ from helpers import (
     assert_close,
     assert_same_function,
     first,
+    make_cross,
     make_feed_forward,
     make_gated,
     randn,
@@ -45,7 +46,7 @@ def norm_parameters(module):
 def test_equals_reference(norm_type, scale):
     """At a scale of 1e-3, eps = 1e-5 is ten times the variance."""
     module = make_norm(norm_type)
-    x = (scale * randn(5, 3, 6)).requires_grad_()
+    x = (scale * randn(3, 5, 6)).requires_grad_()
     params = reference.under(tensors_of(module), "norm.norm")
     slow = reference.norm(params, norm_type, x)
     assert_same_function(module(x), slow, {"x": x, **norm_parameters(module)})
@@ -66,14 +67,14 @@ def test_parameters_start_as_the_identity_and_have_the_published_names(norm_type
 def test_without_affine_there_are_no_parameters(norm_type):
     module = make_norm(norm_type, norm_affine=False)
     assert norm_parameters(module) == {}
-    x = randn(5, 3, 6)
+    x = randn(3, 5, 6)
     params = reference.under(tensors_of(module), "norm.norm")
     assert_close(module(x), reference.norm(params, norm_type, x))
 
 
 def test_batchnorm_trains_on_the_statistics_of_the_batch():
     module = make_norm("batchnorm", norm_affine=False)
-    x = randn(50, 3, 6)
+    x = randn(3, 50, 6)
     y = module.train()(x)
     flat = x.reshape(-1, 6)
     expected = (x - flat.mean(0)) / torch.sqrt(flat.var(0, unbiased=False) + 1e-5)
@@ -86,14 +87,14 @@ def test_batchnorm_trains_on_the_statistics_of_the_batch():
 @pytest.mark.parametrize("norm_type", ["layernorm", "scalenorm", "rmsnorm"])
 def test_large_values_stay_finite_in_bfloat16(norm_type):
     module = make_norm(norm_type, torch.bfloat16)
-    y = module((1e3 * randn(5, 3, 6)).bfloat16())
+    y = module((1e3 * randn(3, 5, 6)).bfloat16())
     assert y.dtype == torch.bfloat16 and torch.isfinite(y).all()
 
 
 @pytest.mark.parametrize("norm_type", ["layernorm", "scalenorm", "rmsnorm"])
 def test_zero_stays_finite(norm_type):
     module = make_norm(norm_type)
-    x = torch.zeros(2, 1, 6, dtype=torch.float64, requires_grad=True)
+    x = torch.zeros(1, 2, 6, dtype=torch.float64, requires_grad=True)
     module(x).sum().backward()
     assert torch.isfinite(x.grad).all()
 
@@ -102,5 +103,25 @@ def test_zero_stays_finite(norm_type):
 def test_batchnorm_counts_a_batch_once_forward_and_backward(norm_type):
     for make in (make_gated, make_feed_forward):
         module, _ = make(norm_type=norm_type)
-        first(module.train()(randn(7, 2, 6))).sum().backward()
+        first(module.train()(randn(2, 7, 6))).sum().backward()
         assert module.norm.norm.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("norm_type", ["batchnorm", "syncbatchnorm"])
+@pytest.mark.parametrize("prenorm", [True, False])
+@pytest.mark.parametrize("make", [make_gated, make_cross, make_feed_forward])
+def test_what_is_recomputed_leaves_the_statistics_alone(make, prenorm, norm_type, request):
+    """And gradients are those of the statistics of the batch."""
+    x, results = randn(2, 7, 6), []
+    for recomputes in (False, True):
+        if recomputes:
+            request.getfixturevalue("recomputing")
+        module, _ = make(norm_type=norm_type, prenorm=prenorm)
+        norm = module.train().norm.norm
+        for step in (1, 2):
+            first(module(x, 2 * x) if make is make_cross else module(x)).square().sum().backward()
+            assert norm.num_batches_tracked == step and norm.momentum == 0.1
+        gradients = [p.grad for p in module.parameters()]
+        results.append([norm.running_mean, norm.running_var, *gradients])
+    for found, expected in zip(*results):
+        assert_close(found, expected)

@@ -1,29 +1,31 @@
 """The modules reproduce the published implementation: outputs, weights and every gradient.
 
-The numbers are float32; the gradients include what positions at padding contribute, so only the
-positions that are not padding are compared, at the outputs and at the inputs.
+The numbers are float32, of sequences (L, B, D); the gradients include what positions at padding
+contribute, so only the positions that are not padding are compared, at the outputs and at the
+inputs.
 """
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import assert_close
 
 from fairseq_mega.modules import GatedCrossAttention, MovingAverageGatedAttention, MultiHeadEMA
 
 TOLERANCE = 1e-5
 FLOOR = 1e-2  # below this, a gradient is compared to TOLERANCE * FLOOR
+SEQUENCES = ("x", "y", "query", "key", "grad_x", "grad_y", "grad_query", "grad_key")
 
 
 def load_case(parity, name, index, count):
     cases = torch.load(parity / name, map_location=torch.get_default_device())
     assert len(cases) == count, f"{name} has {len(cases)} cases: test them all"
-    return cases[index]
+    case = cases[index]
+    return {**case, **{name: case[name].transpose(0, 1) for name in SEQUENCES if name in case}}
 
 
 def positions(mask, x):
-    if mask is None:
-        return torch.ones(x.shape[:2], dtype=torch.bool)
-    return ~mask.transpose(0, 1)
+    return torch.ones(x.shape[:2], dtype=torch.bool) if mask is None else ~mask
 
 
 def check_gradients(module, case):
@@ -41,7 +43,7 @@ def test_ema(parity, index):
     module.load_state_dict(case["state_dict"], strict=True)
     x = case["x"].requires_grad_()
     keep = positions(case["padding_mask"], x)
-    y = module(x, case["padding_mask"])
+    y = F.silu(module(x, case["padding_mask"]))
     y.backward(case["grad_y"])
     assert_close(y[keep], case["y"][keep], TOLERANCE, floor=FLOOR)
     assert_close(x.grad[keep], case["grad_x"][keep], TOLERANCE, "gradient of x", FLOOR)

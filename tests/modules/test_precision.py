@@ -16,7 +16,6 @@ from helpers import (
     randn,
     relative_error,
     run_segments,
-    time_first,
 )
 
 LENGTH, BATCH, DIM = 33, 2, 6
@@ -64,8 +63,8 @@ def results(make, options, dtype, autocast=None):
     """The output, and the gradients of the input and of all parameters, from padded inputs."""
     module, run = make(dtype, **options)
     mask = padding(LENGTH, [LENGTH, LENGTH - 9])
-    keep = time_first(mask).unsqueeze(-1)
-    x = randn(LENGTH, BATCH, DIM, dtype=torch.float32).to(dtype).requires_grad_()
+    keep = ~mask.unsqueeze(-1)
+    x = randn(BATCH, LENGTH, DIM, dtype=torch.float32).to(dtype).requires_grad_()
     with torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
         y = run(x, mask)
     y = y * keep
@@ -91,14 +90,14 @@ def test_outputs_and_gradients_are_those_of_float64(make, options, dtype):
 def test_gradients_are_those_of_finite_differences(make, options):
     module, run = make(torch.float64, **options)
     mask = padding(9, [9, 5])
-    keep = time_first(mask).unsqueeze(-1)
+    keep = ~mask.unsqueeze(-1)
     names, values = zip(*module.named_parameters())
 
     def of_all(x, *weights):
         given = {f"module.{name}": weight for name, weight in zip(names, weights)}
         return torch.func.functional_call(_Caller(module, run), given, (x, mask)) * keep
 
-    leaves = [randn(9, 2, DIM, requires_grad=True), *values]
+    leaves = [randn(2, 9, DIM, requires_grad=True), *values]
     assert torch.autograd.gradcheck(of_all, leaves, atol=1e-6, fast_mode=True)
 
 
@@ -122,10 +121,10 @@ def test_ten_thousand_steps_do_not_drift(options):
     """Each step in float32, from a state that all steps before have rounded."""
     exact, _ = make_gated(torch.float64, **options)
     rough, _ = make_gated(torch.float32, **options)
-    x = randn(10000, 1, DIM, dtype=torch.float32)
+    x = randn(1, 10000, DIM, dtype=torch.float32)
     with torch.no_grad():
         expected = first(exact(x.double()))
-        steps = run_segments(rough, x, [1] * len(x)).double()
-    drift = [relative_error(*parts) for parts in zip(steps.split(1000), expected.split(1000))]
+        steps = run_segments(rough, x, [1] * x.size(1)).double()
+    drift = [relative_error(*parts) for parts in zip(steps.split(1000, 1), expected.split(1000, 1))]
     print([f"{each:.1e}" for each in drift])
     assert max(drift) < 1e-5 and drift[-1] < 3 * max(drift[:3])

@@ -83,10 +83,10 @@ for bidirectional, truncation, padded, rate, dtype in CASES:
         32, 16, 64, 16, rate, chunk_size=256, truncation=truncation, rel_pos_bias="rotary",
         bidirectional=bidirectional,
     ).to(dtype)  # fmt: skip
-    x = torch.zeros(1024, 2, 32, dtype=dtype, requires_grad=True)
+    x = torch.zeros(2, 1024, 32, dtype=dtype, requires_grad=True)
     padding = torch.zeros(2, 1024, dtype=torch.bool) if padded else None
     layer(x, padding)[0].sum().backward()
-for length, batch in ((1024, 1), (1, 2), (1, 1)):
-    layer(torch.zeros(length, batch, 32, requires_grad=True))[0].sum().backward()
+for batch, length in ((1, 1024), (2, 1), (1, 1)):
+    layer(torch.zeros(batch, length, 32, requires_grad=True))[0].sum().backward()
 attention = GatedCrossAttention(32, 16)
 attention(x, x)[0].sum().backward()

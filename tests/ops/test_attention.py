@@ -7,9 +7,12 @@ from helpers import FUNCTIONS, assert_close, assert_same_function, padding, rand
 
 from fairseq_mega.ops.attention.naive import attention, visible_keys
 from fairseq_mega.ops.attention.tiled import make_tiles, tiled_attention
+from fairseq_mega.ops.dropout import LEAST_FOR_BITS, apply_mask, draw_mask
 
 functions = pytest.mark.parametrize("function", FUNCTIONS)
 masks = pytest.mark.parametrize("causal", [False, True])
+# Queries and weights of a tile; None: few weights are in none.
+sizes = pytest.mark.parametrize("tile_sizes", [None, (256, 0), (4, 1)], ids=str)
 BATCH = 5
 
 
@@ -21,6 +24,10 @@ def inputs(queries, keys, requires_grad=True, of_each=False):
     )
     shape = (BATCH, queries, keys) if of_each else (queries, keys)
     return q, k, v, randn(*shape, seed=9, requires_grad=requires_grad)
+
+
+def tiles_of(queries, keys, causal, tile_sizes):
+    return tile_sizes and make_tiles(BATCH, queries, keys, causal, *tile_sizes)
 
 
 def hide_future(bias, causal):
@@ -35,24 +42,23 @@ def hide_future(bias, causal):
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("of_each", [False, True])
 @pytest.mark.parametrize("queries, keys", [(11, 11), (3, 11), (1, 4), (1, 1)])
-@pytest.mark.parametrize(
-    "tile_queries, tile_weights, kept",  # weights that are few, and all in one tile, may be kept
-    [(256, 0, False), (256, 0, True), (4, 1, False), (4, 0, False), (256, 1, False)],
-)
+@pytest.mark.parametrize("tile_sizes", [None, "default", (256, 0), (4, 1), (4, 0), (256, 1)])
 def test_tiles_equal_the_paper(
-    function, causal, padded, of_each, queries, keys, tile_queries, tile_weights, kept, request
+    function, causal, padded, of_each, queries, keys, tile_sizes, request
 ):
-    if not kept:
+    tiles = None
+    if tile_sizes == "default":
         request.getfixturevalue("recomputing")
+    else:
+        tiles = tiles_of(queries, keys, causal, tile_sizes)
     q, k, v, bias = inputs(queries, keys, of_each=of_each)
     mask = padding(keys, [keys, keys, max(keys - 3, 1), 1, keys]) if padded else None
-    tiles = dict(tile_queries=tile_queries, tile_weights=tile_weights)
     visible = visible_keys(BATCH, queries, keys, causal, mask)
     # Queries whose visible keys are all padding have no meaning under softmax, but are finite.
     some = visible.any(-1)
     leaves = {"q": q, "k": k, "v": v, "bias": bias}
     for need_weights in (False, True):
-        options = dict(need_weights=need_weights, **tiles)
+        options = dict(need_weights=need_weights, tiles=tiles)
         seen = hide_future(bias, causal)
         o, weights = tiled_attention(q, k, v, seen, function, causal, mask, **options)
         expected, expected_weights = attention(q, k, v, bias, function, visible)
@@ -73,22 +79,104 @@ def test_tiles_cover_everything_once(causal):
         assert (seen[visible] == 1).all() and (seen <= 1).all()
 
 
+def turned(v):
+    """Values ``(B, S, H)`` of another shape and layout."""
+    return torch.tanh(v.squeeze(0).transpose(0, 1))
+
+
 @functions
 @masks
-@pytest.mark.parametrize("tile_queries, tile_weights", [(256, 0), (4, 1)])
-@pytest.mark.usefixtures("recomputing")
-def test_the_backward_pass_drops_the_same_weights(function, causal, tile_queries, tile_weights):
-    q, k, v, bias = inputs(9, 9)
+@sizes
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_values_can_be_a_function(function, causal, tile_sizes, need_weights):
+    """Which tiles compute again, and of which they keep the argument alone."""
+    queries, keys = 7, 11
+    q, k, _, bias = inputs(queries, keys)
+    v = randn(1, keys, BATCH, 6, seed=3, requires_grad=True)
+    calls, kept = [], []
+
+    def values(v):
+        calls.append(turned(v))
+        return calls[-1]
+
+    tiles = tiles_of(queries, keys, causal, tile_sizes)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        o, weights = tiled_attention(
+            q, k, v, hide_future(bias, causal), function, causal,
+            need_weights=need_weights, values=values, tiles=tiles,
+        )  # fmt: skip
+    assert len(calls) == 1
+    visible = visible_keys(BATCH, queries, keys, causal)
+    expected, expected_weights = attention(q, k, turned(v), bias, function, visible)
+    assert_same_function(o, expected, {"q": q, "k": k, "v": v, "bias": bias})
+    if need_weights:
+        assert_close(weights, expected_weights)
+    in_tiles = tiles is not None and not need_weights
+    assert len(calls) == (2 if in_tiles else 1)
+    if in_tiles:
+        memory = {t.untyped_storage().data_ptr() for t in kept}
+        assert v.untyped_storage().data_ptr() in memory
+        assert calls[0].untyped_storage().data_ptr() not in memory
+
+
+@functions
+@sizes
+def test_values_have_the_same_type_in_both_passes(function, tile_sizes):
+    """That of autocast, which has ended by the backward pass."""
+    q, k, v, bias = (t.detach().float().requires_grad_() for t in inputs(9, 9))
+    seen = []
+
+    def values(v):
+        with torch.no_grad():
+            seen.append((v.dtype, (v @ v.transpose(1, 2)).dtype))
+        return torch.tanh(v)
+
+    with helpers.autocast():
+        tiles = tiles_of(9, 9, False, tile_sizes)
+        o, _ = tiled_attention(q, k, v, bias, function, values=values, tiles=tiles)
+    o.backward(torch.ones_like(o))
+    assert o.dtype == torch.bfloat16 and v.grad.dtype == torch.float32
+    assert set(seen) == {(torch.bfloat16, torch.bfloat16)} and len(seen) == (2 if tiles else 1)
+
+
+@functions
+@masks
+@sizes
+def test_the_backward_pass_drops_the_same_weights(function, causal, tile_sizes):
+    q, k, v, bias = inputs(5, 5)
+    tiles = tiles_of(5, 5, causal, tile_sizes)
 
     def attended(q, k, v, bias):
         torch.manual_seed(1)
-        options = dict(dropout=0.5, tile_queries=tile_queries, tile_weights=tile_weights)
+        options = dict(dropout=0.5, tiles=tiles)
         return tiled_attention(q, k, v, hide_future(bias, causal), function, causal, **options)[0]
 
     assert torch.autograd.gradcheck(attended, (q, k, v, bias), atol=1e-6)
     expected = attended(q, k, v, bias)
     with torch.no_grad():
         assert torch.equal(attended(q, k, v, bias), expected)
+
+
+@masks
+@pytest.mark.parametrize("length", [9, 64])
+@pytest.mark.parametrize("tile_sizes", [(256, 0), (4, 1), (32, 0)])
+def test_each_tile_drops_what_a_mask_of_its_weights_says(causal, length, tile_sizes):
+    """Outputs and gradients; masks are drawn one tile after the other, some from random bits."""
+    q, k, v, bias = inputs(length, length)
+    tiles = tiles_of(length, length, causal, tile_sizes)
+    options = dict(dropout=0.3, tiles=tiles)
+    torch.manual_seed(1)
+    o, _ = tiled_attention(q, k, v, hide_future(bias, causal), "softmax", causal, **options)
+    torch.manual_seed(1)
+    dropped, largest = torch.zeros(BATCH, length, length, dtype=q.dtype), 0
+    _, weights = attention(q, k, v, bias, "softmax", visible_keys(BATCH, length, length, causal))
+    for tile in tiles:
+        part = weights[tile.sequences, tile.queries, tile.keys]
+        dropped[tile.sequences, tile.queries, tile.keys] = apply_mask(part, draw_mask(part, 0.3))
+        largest = max(largest, part.numel())
+    if length == 64 and tile_sizes == (256, 0) and not causal:
+        assert largest >= LEAST_FOR_BITS
+    assert_same_function(o, dropped @ v, {"q": q, "k": k, "v": v, "bias": bias})
 
 
 def test_dropout_falls_on_weights_alone():
@@ -114,7 +202,7 @@ def test_half_precision_gradients_add_up_in_float32(function, causal, autocast):
     exact = [t.detach() for t in inputs(64, 64)]
     grad = randn(BATCH, 64, 6, seed=8)
     largest = []
-    for tile_queries, tile_weights in ((64, 0), (1, 1)):
+    for tile_sizes in ((64, 0), (1, 1)):
         errors = []
         leaves = [t.clone().requires_grad_() for t in exact]
         typed = torch.float32 if autocast else torch.bfloat16
@@ -122,9 +210,9 @@ def test_half_precision_gradients_add_up_in_float32(function, causal, autocast):
         for tensors, context in ((leaves, False), (rough, autocast)):
             with helpers.autocast(enabled=context):
                 q, k, v, bias = tensors
-                options = dict(tile_queries=tile_queries, tile_weights=tile_weights)
                 seen = hide_future(bias, causal)
-                o, _ = tiled_attention(q, k, v, seen, function, causal, **options)
+                tiles = tiles_of(64, 64, causal, tile_sizes)
+                o, _ = tiled_attention(q, k, v, seen, function, causal, tiles=tiles)
             o.backward(grad.to(o.dtype))
         for ours, expected in zip(rough, leaves):
             error = (ours.grad.double() - expected.grad).norm() / expected.grad.norm()

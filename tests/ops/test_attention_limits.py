@@ -5,11 +5,12 @@ import torch
 from helpers import FUNCTIONS, assert_close, padding, randn
 
 from fairseq_mega.ops.attention.naive import attention, visible_keys
-from fairseq_mega.ops.attention.tiled import tiled_attention
+from fairseq_mega.ops.attention.tiled import make_tiles, tiled_attention
 
 functions = pytest.mark.parametrize("function", FUNCTIONS)
-tiles = pytest.mark.parametrize("tile", [{}, {"tile_queries": 4, "tile_weights": 1}], ids=str)
 BATCH, LENGTH = 5, 11
+TILES = make_tiles(BATCH, LENGTH, LENGTH, causal=True, tile_queries=4, tile_weights=1)
+in_tiles = pytest.mark.parametrize("tiles", [None, TILES], ids=["whole", "tiles"])
 
 
 def inputs(dtype, size=1.0):
@@ -32,23 +33,23 @@ def masks():
     return mask
 
 
-def run(tensors, function, mask=None, **tile):
+def run(tensors, function, mask=None, tiles=None):
     q, k, v, bias = tensors
-    return tiled_attention(q, k, v, causal(bias), function, True, mask, **tile)[0]
+    return tiled_attention(q, k, v, causal(bias), function, True, mask, tiles=tiles)[0]
 
 
-@tiles
+@in_tiles
 @functions
 @pytest.mark.parametrize("size", [1e2, 1e4])
-def test_extreme_scores_are_the_papers(function, size, tile):
+def test_extreme_scores_are_the_papers(function, size, tiles):
     """Softmax of scores of ten thousand is the largest one; relu2 of them, a hundred million."""
     exact, rough = inputs(torch.float64, size), inputs(torch.float32, size)
     visible = visible_keys(BATCH, LENGTH, LENGTH, causal=True)
     expected, weights = attention(*exact, function, visible)
     if function == "softmax" and size == 1e4:
         assert (weights.max(-1).values > 0.99).double().mean() > 0.9
-    assert_close(run(exact, function, **tile), expected, 1e-12, floor=0.0)
-    o = run(rough, function, **tile)
+    assert_close(run(exact, function, tiles=tiles), expected, 1e-12, floor=0.0)
+    o = run(rough, function, tiles=tiles)
     # A score of 1e4 has an error of 1e-3 in float32, and its softmax that in relation.
     assert_close(o.double(), expected, 1e-7 * size + 1e-6, floor=0.0)
     for tensors, result in ((exact, expected), (rough, o)):
@@ -76,10 +77,10 @@ def test_one_score_far_from_the_others(function):
             assert_close(first, torch.full_like(first, expected), 1e-3)
 
 
-@tiles
+@in_tiles
 @functions
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_padding_of_rows_and_in_the_middle(function, dtype, tile):
+def test_padding_of_rows_and_in_the_middle(function, dtype, tiles):
     """Outputs where something is seen are the paper's; all of them, and gradients, are finite."""
     mask = masks()
     visible = visible_keys(BATCH, LENGTH, LENGTH, True, mask)
@@ -87,7 +88,7 @@ def test_padding_of_rows_and_in_the_middle(function, dtype, tile):
     tensors = inputs(dtype)
     exact = [t.detach().double() for t in tensors]
     expected, _ = attention(*exact, function, visible)
-    o = run(tensors, function, mask, **tile)
+    o = run(tensors, function, mask, tiles)
     tolerance = 4 * torch.finfo(dtype).eps + 1e-12
     assert_close(o.double()[some], expected[some], 4 * tolerance)
     assert torch.isfinite(o).all()
@@ -104,7 +105,6 @@ def test_gradients_are_those_of_finite_differences(function, masked):
     """The tests against the naive form compare with autograd; this one does not use it."""
     mask = padding(LENGTH, [LENGTH, 3, LENGTH - 2, 1, 5]) if masked else None
     tensors = inputs(torch.float64)
-    options = {"tile_queries": 4, "tile_weights": 1}
     assert torch.autograd.gradcheck(
-        lambda *given: run(given, function, mask, **options), tensors, atol=1e-6
+        lambda *given: run(given, function, mask, TILES), tensors, atol=1e-6
     )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from ema_parameters import DIM, NDIM, Parameters, check
-from helpers import assert_close, assert_same_function, make_ema, randn
+from helpers import assert_close, assert_same_function, make_ema, padding, randn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -77,6 +77,30 @@ def test_the_form_that_is_chosen(length, batch, truncation, bidirectional):
         return ema(x, p.all, p.omega, truncation)
 
     check(chosen, length, bidirectional, taps, batch)
+
+
+@both_directions
+@pytest.mark.parametrize("length, taps", [(9, None), (100, 7), (1030, None)])
+def test_the_operator_of_compiled_graphs(length, taps, bidirectional):
+    def operator(x, p):
+        return torch.ops.fairseq_mega.ema(x, *p.all, p.omega, taps, None)
+
+    check(operator, length, bidirectional, taps)
+
+
+@both_directions
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("padded", [False, True])
+def test_compilers_are_told_what_the_operator_does(padded, dtype, bidirectional):
+    """Its shapes, types and strides, for any length; its gradients under autograd."""
+    parameters = Parameters(bidirectional).module.to(dtype)
+    mask = padding(9, [9, 4]) if padded else None
+    x = randn(9, 2, DIM, dtype=dtype).transpose(0, 1).requires_grad_()
+    args = x, *parameters.ema_parameters(), parameters.omega, None, mask
+    torch.library.opcheck(torch.ops.fairseq_mega.ema.default, args)
+    grad = randn(2, 9, DIM, dtype=torch.promote_types(dtype, torch.float32))
+    args = [arg.detach() if isinstance(arg, torch.Tensor) else arg for arg in (grad, *args)]
+    torch.library.opcheck(torch.ops.fairseq_mega.ema_backward.default, args)
 
 
 @pytest.mark.parametrize("length", [1, 5, 64, 75])

@@ -121,9 +121,12 @@ def test_coefficients_at_both_ends(dtype, bound):
     """`q` from 1e-7 to 1 - 1e-7: each number to so many of its own digits."""
     given = extreme_parameters(dtype)
     contiguous = [t.contiguous() for t in given]
-    found = torch.ops.fairseq_mega.ema_coefficients(*contiguous, len(given[0]))
-    log_decay, p_beta, gamma = forms.ema_coefficients(*(t.double() for t in given))
-    for ours, exact in zip(found, (log_decay, torch.expm1(log_decay), p_beta * gamma)):
+    found = fused._coefficients(*contiguous, len(given[0]))
+    delta, alpha, beta, gamma = (t.double().view(-1, 1) for t in given)
+    p, a = torch.sigmoid(delta), torch.sigmoid(alpha)
+    rest = torch.sigmoid(-delta) + p * torch.sigmoid(-alpha)  # 1 - p a, where that is near 0
+    log_decay = torch.where(p * a < 0.5, torch.log1p(-p * a), torch.log(rest))
+    for ours, exact in zip(found, (log_decay, torch.expm1(log_decay), p * beta * gamma)):
         assert ((ours[0].t().double() - exact) / exact).abs().max() < bound
 
 
@@ -165,9 +168,13 @@ def test_slow_averages_stay_accurate_in_float32(kernels):
         assert_close(y.double(), forms.fft_convolution(x.double(), kernel), 2e-5, floor=0.0)
 
 
-def test_the_meta_device_has_their_shapes():
-    x = torch.empty(2, 40, DIM, device="meta", dtype=torch.bfloat16, requires_grad=True)
-    parameters = Parameters(False, "meta")
-    y = forms.ema(x, parameters.all, parameters.omega, 7)
-    y.sum().backward()
-    assert x.grad.shape == y.shape == x.shape and y.dtype == torch.bfloat16
+def test_compilers_know_their_shapes_and_types(kernels):
+    parameters = Parameters(False)
+    args = *(t.detach().float() for t in (*parameters.all, parameters.omega)), 7, None
+    x = randn(40, 2, DIM, dtype=torch.bfloat16).transpose(0, 1)
+    found = torch.ops.fairseq_mega.ema(x, *args)
+    told = torch.ops.fairseq_mega.ema(
+        *(t.to("meta") if isinstance(t, torch.Tensor) else t for t in (x, *args))
+    )
+    assert told.shape == found.shape == x.shape and told.stride() == found.stride()
+    assert told.dtype == found.dtype == torch.bfloat16

@@ -4,25 +4,17 @@ else by Triton's interpreter."""
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import (
-    assert_close,
-    assert_same_function,
-    padding,
-    randn,
-    relative_error,
-    time_first,
-)
-from torch.utils._python_dispatch import TorchDispatchMode
+from helpers import assert_close, assert_same_function, first, padding, randn, relative_error
 
 from fairseq_mega.modules import (
     GatedCrossAttention,
     MovingAverageGatedAttention,
     NormalizedFeedForwardNetwork,
 )
+from fairseq_mega.modules.dropout import Dropout
 from fairseq_mega.ops import gating, operators
-from fairseq_mega.ops.dropout import DropoutMask, draw_mask
+from fairseq_mega.ops.dropout import apply_mask, draw_mask
 from fairseq_mega.ops.gating import naive
-from fairseq_mega.ops.recompute import recompute
 
 pytest.importorskip("triton", reason="the kernels need Triton: pip install triton")
 
@@ -41,27 +33,42 @@ def leaf(seed, *shape):
     return randn(*(shape or (BATCH, LENGTH, DIM)), seed=seed).requires_grad_()
 
 
-def mask(seed=0):
-    torch.manual_seed(seed)
-    return draw_mask(torch.empty(BATCH, LENGTH, DIM), 0.3)
+class SameDropout(Dropout):
+    """Drops the same values in every call."""
+
+    def __init__(self):
+        super().__init__(0.3)
+        torch.manual_seed(0)
+        self.drawn_mask = draw_mask(torch.empty(BATCH, LENGTH, DIM), self.p)
+
+    def mask(self, x):
+        return self.drawn_mask
+
+    def forward(self, x):
+        return apply_mask(x, self.drawn_mask)
+
+
+def none():
+    return Dropout(0.0)
 
 
 CASES = {
-    "activated": lambda: (leaf(1), F.silu, mask()),
-    "activated, nothing dropped": lambda: (leaf(1), F.silu, None),
-    "ema_output": lambda: (leaf(1), torch.float64, mask()),
+    "activated": lambda: (leaf(1), F.silu, SameDropout()),
+    "activated, nothing dropped": lambda: (leaf(1), F.silu, none()),
+    "ema_output": lambda: (leaf(1), torch.float64, SameDropout()),
+    "ema_output, nothing dropped": lambda: (leaf(1), torch.float64, none()),
     "reset_gated": lambda: (leaf(1), leaf(2)),
-    "gated_update": lambda: (leaf(1), leaf(2), leaf(3), leaf(4), F.silu, mask()),
-    "gated_update, of cross attention": lambda: (leaf(1), None, leaf(3), leaf(4), F.silu, None),
+    "gated_update": lambda: (leaf(1), leaf(2), leaf(3), leaf(4), F.silu, SameDropout()),
+    "gated_update, of cross attention": lambda: (leaf(1), None, leaf(3), leaf(4), F.silu, none()),
     "queries_and_keys": lambda: (leaf(1), leaf(2, 2, DIM), leaf(3, 2, DIM)),
 }
 
 
 def forms(case):
-    """The function that is chosen, the formula, arguments, and leaves among them."""
+    """The kernel, the formula, arguments, and leaves among them."""
     name, args = case.split(",")[0], CASES[case]()
     leaves = {str(i): arg for i, arg in enumerate(args) if isinstance(arg, torch.Tensor)}
-    return getattr(gating, name), getattr(naive, name), args, leaves
+    return getattr(gating.fused, name), getattr(naive, name), args, leaves
 
 
 def joined(out):
@@ -71,7 +78,6 @@ def joined(out):
 @pytest.mark.parametrize("case", CASES)
 def test_outputs_and_gradients(case):
     fast, slow, args, leaves = forms(case)
-    assert fast.keeps_arguments(*args)
     assert_same_function(joined(fast(*args)), joined(slow(*args)), leaves)
 
 
@@ -80,7 +86,7 @@ def test_parts_of_wider_tensors(case):
     """Columns of a projection, and gradients whose positions are apart."""
     fast, slow, args, _ = forms(case)
     wide = randn(BATCH, LENGTH, 4 * DIM, seed=9).requires_grad_()
-    parts = iter(gating.split(wide, [DIM] * 4, F.silu))
+    parts = iter(wide.split([DIM] * 4, dim=-1))
     args = [next(parts) if isinstance(a, torch.Tensor) and a.dim() == 3 else a for a in args]
     outputs = (torch.cat([joined(f(*args)), wide], dim=-1) for f in (fast, slow))
     assert_same_function(*outputs, {"wide": wide})
@@ -115,42 +121,24 @@ def test_one_of_queries_and_keys_and_frozen_parameters():
     assert_same_function(joined(fast(*args)), joined(slow(*args)), {"z": z})
 
 
-def test_counters_see_the_operators():
-    seen = []
-
-    class Counter(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            seen.append(func.overloadpacket.__name__)
-            return func(*args, **(kwargs or {}))
-
-    fast, _, args, _ = forms("reset_gated")
-    with Counter():
-        fast(*args).sum().backward()
-    assert {"gating_reset_gated", "gating_reset_gated_backward"} <= set(seen)
+@pytest.mark.parametrize("length, gradients", [(1, False), (1, True), (2, False), (2, True)])
+def test_a_step_of_generation_takes_the_formulas(length, gradients):
+    x = randn(BATCH, length, DIM)
+    with torch.set_grad_enabled(gradients):
+        chosen = gating.formulas(x, have_kernels=True)
+    step = length == 1 and not gradients
+    assert chosen is (gating.plain if step else gating.fused)
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("length", [1, 2])
-def test_a_step_of_generation_takes_the_formulas(length):
-    o, r = (randn(BATCH, length, DIM, seed=seed) for seed in (1, 2))
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
-        y = gating.reset_gated(o, r)
-    assert ("aten::silu" in {event.name for event in profiler.events()}) == (length == 1)
-    assert_close(y, naive.reset_gated(o, r))
-
-
+@pytest.mark.usefixtures("recomputing")
 @pytest.mark.parametrize("case", CASES)
-def test_nothing_is_left_for_recompute(case, monkeypatch):
-    """However large the arguments are, it leaves them to the kernels, which keep no more."""
-    monkeypatch.setattr("fairseq_mega.ops.recompute.LEAST_ON_CPU", 0)
-    monkeypatch.setattr("fairseq_mega.ops.recompute.LEAST_ON_GPU", 0)
+def test_kernels_keep_their_arguments_alone(case):
+    """However large they are: nothing is left to recompute."""
     fast, _, args, _ = forms(case)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t), lambda t: t):
-        y = joined(recompute(fast, *args))
-    names = {type(node).__name__ for node in (y.grad_fn, *(f for f, _ in y.grad_fn.next_functions))}
-    assert "_RecomputeBackward" not in names
-    given = [a.keep if isinstance(a, DropoutMask) else a for a in args]
+        joined(fast(*args))
+    given = [a.drawn_mask.keep if isinstance(a, SameDropout) else a for a in args]
     given = {a.data_ptr() for a in given if isinstance(a, torch.Tensor)}
     assert kept and {t.data_ptr() for t in kept} <= given
 
@@ -191,51 +179,75 @@ def test_half_precision_is_rounded_once(case, dtype):
 def test_types_of_autocast():
     """A residual in float32, and what products have made in bfloat16."""
     residual, h, u = randn(3, 4, 5).float(), randn(3, 4, 5, seed=2), randn(3, 4, 5, seed=3)
-    args = [residual, None, h.bfloat16(), u.bfloat16(), F.silu, None]
-    assert gating.gated_update(*args).dtype == torch.float32
+    args = [residual, None, h.bfloat16(), u.bfloat16(), F.silu, none()]
+    assert gating.fused.gated_update(*args).dtype == torch.float32
     z, gamma = h.bfloat16(), randn(2, 5).float()
-    q, k = gating.queries_and_keys(z, gamma, gamma)
+    q, k = gating.fused.queries_and_keys(z, gamma, gamma)
     assert q.dtype == k.dtype == naive.queries_and_keys(z, gamma, gamma)[0].dtype == torch.float32
 
 
-def test_other_activations_and_masks_take_the_formula():
-    channels = DropoutMask(torch.ones(BATCH, 1, DIM, dtype=torch.bool), 1.0)
-    for args in ((leaf(1), torch.tanh, None), (leaf(1), F.silu, channels)):
-        assert not gating.activated.keeps_arguments(*args)
-        assert_close(gating.activated(*args), naive.activated(*args), 0.0)
-
-
 LAYERS = {
-    "Mega": lambda: MovingAverageGatedAttention(DIM - 1, 4, 6, 3, bidirectional=True),
-    "Mega, chunks": lambda: MovingAverageGatedAttention(
-        DIM - 1, 4, 6, 3, chunk_size=4, rel_pos_bias="rotary"
+    "Mega": lambda **options: MovingAverageGatedAttention(
+        DIM - 1, 4, 6, 3, bidirectional=True, **options
     ),
-    "cross attention": lambda: GatedCrossAttention(DIM - 1, 4),
-    "feed-forward": lambda: NormalizedFeedForwardNetwork(DIM - 1, 6),
+    "Mega, chunks": lambda **options: MovingAverageGatedAttention(
+        DIM - 1, 4, 6, 3, chunk_size=4, rel_pos_bias="rotary", **options
+    ),
+    "cross attention": lambda **options: GatedCrossAttention(DIM - 1, 4, **options),
+    "feed-forward": lambda **options: NormalizedFeedForwardNetwork(DIM - 1, 6, **options),
 }
 
 
 def output(name, layer, x, mask):
     if name == "feed-forward":
         return layer(x)
-    return layer(x, x.flip(0), mask)[0] if name == "cross attention" else layer(x, mask)[0]
+    return first(layer(x, x.flip(1), mask) if name == "cross attention" else layer(x, mask))
 
 
-@pytest.mark.parametrize("how", ["computed again", "kept", "compiled"])
+@pytest.mark.parametrize("options", [{"activation": "tanh"}, {"feature_dropout": True}], ids=str)
+@pytest.mark.parametrize("name", LAYERS)
+def test_other_activations_and_dropouts_take_the_formulas(name, options, monkeypatch):
+    layer = LAYERS[name](dropout=0.3, hidden_dropout=0.3, **options).double()
+    x, mask = leaf(1, BATCH, LENGTH, DIM - 1), padding(LENGTH, [LENGTH, 5, 9])
+    assert gating.formulas(x, layer.have_kernels) is gating.plain
+    results = []
+    for runs in (True, False):  # of the EMA's
+        monkeypatch.setattr(operators, "runs_kernels", lambda x, runs=runs: runs)
+        torch.manual_seed(1)
+        results.append(output(name, layer, x, mask)[~mask])
+    assert_close(*results)
+
+
+@pytest.mark.parametrize("how", ["recomputed", "kept"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_backward_pass_of_layers_drops_the_same(name, how, request):
+    if how == "recomputed":
+        request.getfixturevalue("recomputing")
+    layer = LAYERS[name](dropout=0.3, hidden_dropout=0.3).double()
+    x = leaf(1, 1, 6, DIM - 1)
+
+    def dropped(x):
+        torch.manual_seed(1)
+        return output(name, layer, x, None)
+
+    assert torch.autograd.gradcheck(dropped, x, fast_mode=True)
+
+
+@pytest.mark.parametrize("how", ["recomputed", "kept", "compiled"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers(name, how, monkeypatch):
-    """With padding; results kept for the backward pass, or computed again; compiled, where the EMA
-    alone has its kernels."""
+    """With padding; results kept for the backward pass, or recomputed; compiled, where only the EMA
+    has kernels."""
     layer = LAYERS[name]().double()
-    leaves = {"x": leaf(1, LENGTH, BATCH, DIM - 1), **dict(layer.named_parameters())}
+    leaves = {"x": leaf(1, BATCH, LENGTH, DIM - 1), **dict(layer.named_parameters())}
     mask = padding(LENGTH, [LENGTH, 5, 9])
     with monkeypatch.context() as formulas:
         formulas.setattr(operators, "runs_kernels", lambda x: False)
         expected = output(name, layer, leaves["x"], mask)
     for least in ("LEAST_ON_CPU", "LEAST_ON_GPU"):
-        numbers = 0 if how == "computed again" else 2**23
-        monkeypatch.setattr(f"fairseq_mega.ops.recompute.{least}", numbers)
+        values = 0 if how == "recomputed" else 2**23
+        monkeypatch.setattr(f"fairseq_mega.ops.recompute.{least}", values)
     if how == "compiled":
         layer.compile(backend="aot_eager", fullgraph=True)
     found = output(name, layer, leaves["x"], mask)
-    assert_same_function(found, expected, leaves, time_first(mask))
+    assert_same_function(found, expected, leaves, ~mask)

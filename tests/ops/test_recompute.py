@@ -6,186 +6,308 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import Storages, assert_same_function, autocast, randn
+from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from fairseq_mega.modules.projection import project
-from fairseq_mega.ops.dropout import draw_mask
-from fairseq_mega.ops.gating import (
-    activated,
-    ema_output,
-    gated_update,
-    queries_and_keys,
-    reset_gated,
-)
-from fairseq_mega.ops.recompute import recompute, recomputed
+from fairseq_mega.modules.dropout import make_dropout
+from fairseq_mega.ops.dropout import LEAST_FOR_BITS
+from fairseq_mega.ops.gating import naive, plain
+from fairseq_mega.ops.recompute import LEAST_ON_CPU, LEAST_ON_GPU, is_large, recomputed
 
-SHAPE = (3, 5, 4)
-pytestmark = pytest.mark.usefixtures("recomputing")
+SHAPE, LARGE = (3, 5, 4), (50, 100, 4)  # of which dropout takes other random numbers
+recomputing = pytest.mark.usefixtures("recomputing")
+shapes = pytest.mark.parametrize("shape", [SHAPE, LARGE], ids=["small", "large"])
 
 
 def leaf(seed, *shape):
     return randn(*(shape or SHAPE), seed=seed, requires_grad=True)
 
 
+def dropout():
+    return make_dropout(0.5, object()).train()
+
+
 FUNCTIONS = {
-    "activated": (activated, [leaf(1), torch.tanh, draw_mask(leaf(1), 0.5)]),
-    "activated, nothing dropped": (activated, [leaf(1), F.silu, None]),
-    "ema output": (ema_output, [leaf(1), torch.float64, draw_mask(leaf(1), 0.5)]),
-    "reset gate": (reset_gated, [leaf(1), leaf(2)]),
-    "update": (
-        gated_update,
-        [leaf(1), leaf(2), leaf(3), leaf(4), F.silu, draw_mask(leaf(1), 0.5)],
+    "activated": lambda s: (naive.activated, [leaf(1, *s), torch.tanh, dropout()]),
+    "feature dropout": lambda s: (
+        naive.activated,
+        [leaf(1, *s), F.silu, make_dropout(0.5, object(), feature_dropout=True).train()],
     ),
-    "constant residual": (
-        gated_update,
-        [leaf(1).detach(), None, leaf(2), leaf(3), F.silu, None],
+    "ema output": lambda s: (naive.ema_output, [leaf(1, *s), torch.float64, dropout()]),
+    "reset gate": lambda s: (naive.reset_gated, [leaf(1, *s), leaf(2, *s)]),
+    "update": lambda s: (
+        naive.gated_update,
+        [leaf(1, *s), leaf(2, *s), leaf(3, *s), leaf(4, *s), F.silu, dropout()],
     ),
+    "constant residual": lambda s: (
+        naive.gated_update,
+        [leaf(1, *s).detach(), None, leaf(2, *s), leaf(3, *s), F.silu, nn.Identity()],
+    ),
+    "several results": lambda s: (
+        naive.queries_and_keys,
+        [leaf(1, *s), leaf(2, 2, 4), leaf(3, 2, 4)],
+    ),
+    "an argument as one of them": lambda s: (lambda x: (x, torch.exp(x)), [leaf(1, *s)]),
 }
 
 
-@pytest.mark.cpu_only  # where these leaves are
+def run(function, args):
+    """The results side by side, with the same random numbers each time."""
+    torch.manual_seed(1)
+    out = function(*args)
+    return torch.cat(out, dim=-1) if isinstance(out, tuple) else out
+
+
+def leaves_of(args):
+    return {str(i): a for i, a in enumerate(args) if getattr(a, "requires_grad", False)}
+
+
+def test_dropout_takes_both_kinds_of_random_numbers():
+    assert torch.Size(SHAPE).numel() < LEAST_FOR_BITS <= torch.Size(LARGE).numel()
+
+
+@recomputing
+@shapes
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_gradients_are_those_of_the_plain_function(name):
-    function, args = FUNCTIONS[name]
-    leaves = {str(i): a for i, a in enumerate(args) if getattr(a, "requires_grad", False)}
-    assert_same_function(recompute(function, *args), function(*args), leaves)
-    linear = torch.nn.Linear(4, 7).double()
+def test_gradients_are_those_of_the_plain_function(name, shape):
+    """By itself, and before a projection; the backward pass takes no random numbers from others."""
+    function, args = FUNCTIONS[name](shape)
+    leaves = leaves_of(args)
+    assert_same_function(run(recomputed(function), args), run(function, args), leaves)
+
+    def projected(*args):
+        out = function(*args)
+        return linear(out[1] if isinstance(out, tuple) else out)
+
+    linear = nn.Linear(4, 7).double()
     leaves.update(linear.named_parameters())
-    assert_same_function(project(linear, function, *args), linear(function(*args)), leaves)
+    slow, fast = run(projected, args), run(recomputed(projected), args)
+    state = torch.get_rng_state()
+    assert_same_function(fast, slow, leaves)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_functions_of_several_results():
-    z, gamma, beta = leaf(1), leaf(2, 2, 4), leaf(3, 2, 4)
-    fast, slow = (
-        torch.cat(results, dim=-1)
-        for results in (
-            recompute(queries_and_keys, z, gamma, beta),
-            queries_and_keys(z, gamma, beta),
-        )
-    )
-    assert_same_function(fast, slow, {"z": z, "gamma": gamma, "beta": beta})
+@recomputing
+def test_the_update_of_layers_is_recomputed():
+    """It has no projection at its end, which would keep its arguments anyway."""
+    args = [leaf(1), leaf(2), leaf(3), leaf(4), F.silu, dropout()]
+    fast, slow = run(plain.gated_update, args), run(naive.gated_update, args)
+    assert_same_function(fast, slow, leaves_of(args))
+    kept = []
+    for update in (plain.gated_update, naive.gated_update):
+        with Storages() as made:
+            y = run(update, args)
+        kept.append(made.kept() - y.nbytes)
+    assert kept[0] < kept[1] / 3
 
 
-def views(x):
-    """Ways in which a projection may keep its input: as it is, cut, or turned."""
-    turned = x.transpose(0, 1)
-    return (x * leaf(4)).sum() + (x[:, 1:] * leaf(5)[:, 1:]).sum() + (turned @ leaf(6, 4, 4)).sum()
+class Layer(nn.Module):
+    """A step of several tensors and results, which uses parameters of the layer."""
+
+    def __init__(self, projection=None):
+        super().__init__()
+        self.norm = nn.LayerNorm(4)
+        self.projection = nn.Linear(4, 4) if projection is None else projection
+        self.dropout = nn.Dropout(0.5)
+
+    @recomputed
+    def recomputed_step(self, x, scale, name):
+        return self.step(x, scale, name)
+
+    def step(self, x, scale, name):
+        assert name == "name"
+        x = self.norm(x) * scale
+        return x, self.projection(self.dropout(torch.exp(x)))
 
 
-def test_any_view_of_what_is_recomputed():
-    weights = {"a": leaf(1), "b": leaf(2)}
-    x = recompute(reset_gated, *weights.values())
-    with recomputed(x, reset_gated, *weights.values()):
-        fast = views(x)
-    slow = views(reset_gated(*weights.values()))
-    assert_same_function(fast.view(1, 1, 1), slow.view(1, 1, 1), weights)
+class Adapted(nn.Module):
+    """A projection with an adapter, which has dropout of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.base, self.dropout = nn.Linear(4, 4), nn.Dropout(0.3)
+        self.a, self.b = nn.Linear(4, 2), nn.Linear(2, 4)
+
+    def forward(self, x):
+        return self.base(x) + self.b(self.a(self.dropout(x)))
 
 
-def test_what_was_not_computed_by_the_function_is_kept():
-    """Other tensors, and arguments that the function only passes on."""
-    a, other = leaf(1), leaf(2)
-    passed = recompute(lambda x: x, a)
-    calls = []
-    with recomputed(passed, lambda x: calls.append(1) or x, a):
-        y = (passed * other).sum() + other.square().sum()
-    y.backward()
-    assert torch.equal(other.grad, a + 2 * other) and not calls
-    a.grad = other.grad = None
-
-
-def test_the_projection_is_called_once_and_its_input_is_not_kept():
-    calls, recomputations = [], []
-
-    def function(x):
-        recomputations.append(1)
-        return torch.exp(x)
-
-    linear = torch.nn.Linear(4, 4).double()
-    linear.register_forward_hook(lambda *_: calls.append(1))
-    y = project(linear, function, leaf(1))
-    assert len(calls) == 1 and len(recomputations) == 1
-    y.sum().backward()
-    assert len(calls) == 1 and len(recomputations) == 3  # for the weight, and for exp itself
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_the_backward_pass_computes_in_the_types_of_the_forward_pass(dtype):
-    """Autocast has ended by then."""
-    weight, x = leaf(1, 4, 4).float().detach(), leaf(2).float().detach().requires_grad_()
-    types = []
-
-    def function(x):
-        types.append((x @ weight).dtype)
-        return torch.tanh(x)
-
-    with autocast(dtype, enabled=dtype == torch.bfloat16):
-        y = project(torch.nn.Linear(4, 4), function, x)
-    y.sum().backward()
-    # Autocast makes a copy of what the projection gets, which is kept: no need to recompute it.
-    assert types == (3 if dtype == torch.float32 else 2) * [dtype]
-
-
-def test_second_derivatives_are_an_error():
-    x = leaf(1)
-    (grad,) = torch.autograd.grad(recompute(torch.exp, x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiate twice"):
-        grad.sum().backward()
-
-
-class InPlace(torch.nn.Linear):
+class InPlace(nn.Linear):
     """Changes its input, as some adapters do."""
 
     def forward(self, x):
         return super().forward(torch.relu_(x))
 
 
-class SavesOutput(torch.nn.Linear):
+class SavesOutput(nn.Linear):
     def forward(self, x):
         return torch.tanh(super().forward(torch.sigmoid(x)))
 
 
-@pytest.mark.parametrize("kind", [InPlace, SavesOutput])
-def test_projections_that_do_more_than_multiply(kind):
-    projection = kind(4, 3).double()
-    leaves = {"o": leaf(1), "r": leaf(2), **dict(projection.named_parameters())}
-    args = reset_gated, leaves["o"], leaves["r"]
-    fast, slow = project(projection, *args), projection(reset_gated(*args[1:]))
-    assert_same_function(fast, slow, leaves)
+PROJECTIONS = {
+    "linear": lambda: nn.Linear(4, 4),
+    "with an adapter": Adapted,
+    "in place": lambda: InPlace(4, 4),
+    "that keeps its output": lambda: SavesOutput(4, 4),
+    "of two layers": lambda: nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.2), nn.Linear(6, 4)),
+}
 
 
-def test_the_input_of_the_projection_is_not_kept():
+@recomputing
+@shapes
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_methods_of_layers(projection, shape):
+    """Whatever the projection does; what any dropout drops is dropped in both passes."""
+    layer = Layer(PROJECTIONS[projection]()).double()
+    args = [leaf(1, *shape), leaf(2, *shape), "name"]
+    leaves = {**leaves_of(args), **dict(layer.named_parameters())}
+    assert_same_function(run(layer.recomputed_step, args), run(layer.step, args), leaves)
+
+
+class Operators(TorchDispatchMode):
+    """The names of all operators that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+    def products(self):
+        return sum(name in ("addmm", "mm", "bmm", "baddbmm", "linear") for name in self.names)
+
+
+@recomputing
+def test_the_product_that_ends_a_step_is_not_run_again():
+    """Nor are hooks after it; two products of its gradients are."""
+    linear, x, calls = nn.Linear(4, 4).double(), leaf(1), []
+    linear.register_forward_hook(lambda *_: calls.append("forward"))
+    linear.register_full_backward_hook(lambda *_: calls.append("backward"))
+    step = recomputed(lambda x: linear(torch.exp(x)))
+    with Operators() as forward:
+        y = step(x)
+    with Operators() as backward:
+        y.sum().backward()
+    assert calls == ["forward", "backward"]
+    assert forward.products() == 1 and backward.products() == 2
+    assert forward.names.count("exp") == backward.names.count("exp") == 1
+
+
+@recomputing
+@pytest.mark.parametrize("function", [naive.reset_gated, torch.mul])
+def test_the_input_of_the_projection_is_not_kept(function):
     inputs = []
-    linear = torch.nn.Linear(4, 4).double()
+    linear = nn.Linear(4, 4).double()
     linear.register_forward_pre_hook(
         lambda _, args: inputs.append(StorageWeakRef(args[0].untyped_storage()))
     )
-    y = project(linear, reset_gated, leaf(1), leaf(2))
+    y = recomputed(lambda o, r: linear(function(o, r)))(leaf(1), leaf(2))
     assert y.requires_grad and inputs[0].expired()
 
 
-def test_checkpointing_around_it_keeps_the_input_alone():
-    """torch's, whose hooks are around ours."""
-    linear, kept = torch.nn.Linear(64, 64).double(), []
+@recomputing
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_backward_pass_computes_in_the_types_of_the_forward_pass(dtype):
+    """Autocast has ended by then."""
+    weight, x = leaf(1, 4, 4).float().detach(), leaf(2).float().detach().requires_grad_()
+    linear, types = nn.Linear(4, 4), []
 
-    def run(x):
-        y = project(linear, reset_gated, torch.exp(x), torch.sin(x))
-        return project(linear, activated, y, torch.tanh, draw_mask(y, 0.5))
+    @recomputed
+    def step(x):
+        types.append((x @ weight).dtype)
+        return linear(torch.tanh(x))
 
-    x = leaf(1, 50, 64)
-    for function in (run, lambda x: checkpoint(run, x, use_reentrant=False)):
+    with autocast(dtype, enabled=dtype == torch.bfloat16):
+        y = step(x)
+    with autocast(torch.bfloat16, enabled=dtype == torch.float32):  # the other
+        y.sum().backward()
+    assert types == 2 * [dtype] and x.grad.dtype == torch.float32
+
+
+@recomputing
+def test_the_backward_pass_can_run_twice():
+    layer, args = Layer().double(), [leaf(1), leaf(2), "name"]
+    y = run(layer.recomputed_step, args).sum()
+    once, twice = (torch.autograd.grad(y, args[0], retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(once, twice)
+
+
+@recomputing
+def test_second_derivatives_are_right():
+    linear = nn.Linear(4, 4).double()
+    step = recomputed(lambda x: linear(torch.sin(x)))
+    assert torch.autograd.gradgradcheck(step, leaf(1))
+
+
+@recomputing
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_around_it_keeps_the_input_alone(reentrant):
+    linear, kept, results = nn.Linear(64, 64).double(), [], []
+    drop, x = dropout(), leaf(1, 50, 4, 64)
+
+    @recomputed
+    def first(x):
+        return linear(naive.reset_gated(torch.exp(x), torch.sin(x)))
+
+    @recomputed
+    def second(y):
+        return linear(drop(torch.tanh(y)))
+
+    def both(x):
+        return second(first(x))
+
+    for function in (both, lambda x: checkpoint(both, x, use_reentrant=reentrant)):
         torch.manual_seed(1)
         with Storages() as made:
             y = function(x)
-        kept.append(made.kept())
+        kept.append(made.kept() - sum(p.nbytes for p in linear.parameters()))
+        x.grad = None
         y.sum().backward()
-    assert kept[1] < 0.5 * kept[0]
+        results.append([y, x.grad])
+    assert kept[1] <= y.nbytes < 0.6 * kept[0]  # the output, and also the first step's
+    for ours, expected in zip(*results):
+        assert torch.equal(ours, expected)
 
 
+@recomputing
 def test_a_graph_that_is_dropped_is_freed():
-    linear, o, r = SavesOutput(4, 3).double(), leaf(1), leaf(2)
+    layer, x, scale = Layer(SavesOutput(4, 4)).double(), leaf(1), leaf(2)
     with Storages() as made:
-        y = project(linear, reset_gated, o, r)
+        y = layer.recomputed_step(x, scale, "name")
     del y
     gc.collect()
-    assert made.kept() <= sum(t.nbytes for t in (o, r, *linear.parameters()))
+    assert made.kept() <= sum(t.nbytes for t in (x, scale, *layer.parameters()))
+
+
+@pytest.mark.parametrize("least, kind", [(LEAST_ON_CPU, "cpu"), (LEAST_ON_GPU, "cuda")])
+def test_how_much_is_large(least, kind):
+    assert is_large(least, torch.device(kind)) and not is_large(least - 1, torch.device(kind))
+
+
+@pytest.mark.cpu_only
+def test_only_what_is_large_is_recomputed_and_only_in_training():
+    calls = []
+
+    @recomputed
+    def step(x):
+        calls.append(1)
+        return torch.exp(x).square()
+
+    least = torch.zeros(1, LEAST_ON_CPU, requires_grad=True)
+    for x, expected in ((least[:, 1:], 1), (least, 2)):
+        step(x).sum().backward()
+        assert len(calls) == expected
+        calls.clear()
+    with torch.no_grad():
+        step(least)
+    assert len(calls) == 1
+
+
+@recomputing
+def test_a_decorated_step_keeps_its_name_and_its_documentation():
+    assert Layer.recomputed_step.__name__ == "recomputed_step"
+    assert plain.gated_update.__doc__ == naive.gated_update.__doc__
