@@ -57,7 +57,7 @@ class GatedCrossAttention(nn.Module):
         self.prenorm = prenorm
         self.activation = ACTIVATIONS[activation]
         self.attention_activation = attention_activation
-        self.have_kernels = self.activation is F.silu and not feature_dropout
+        self.plain_silu = self.activation is F.silu and not feature_dropout
         self.dropout = make_dropout(dropout, self, feature_dropout)
         self.hidden_dropout = make_dropout(hidden_dropout, self, feature_dropout)
         self.attention_dropout = make_dropout(attention_dropout, self)
@@ -94,7 +94,7 @@ class GatedCrossAttention(nn.Module):
             known = None if state is None else state.source
             keys = key.size(1) if known is None else known.keys.size(1)
             return query, query.new_zeros(*query.shape[:2], keys) if need_weights else None
-        paper = formulas(query, self.have_kernels)
+        paper = formulas(query, self.plain_silu)
         residual = query
 
         # u, r, Q = X W + b

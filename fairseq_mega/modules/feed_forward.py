@@ -40,7 +40,7 @@ class NormalizedFeedForwardNetwork(nn.Module):
         check_choice("activation", activation, ACTIVATIONS)
         self.prenorm = prenorm
         self.activation = ACTIVATIONS[activation]
-        self.have_kernels = self.activation is F.silu and not feature_dropout
+        self.plain_silu = self.activation is F.silu and not feature_dropout
         self.dropout = make_dropout(dropout, self, feature_dropout)
         self.hidden_dropout = make_dropout(hidden_dropout, self, feature_dropout)
         self.norm = SequenceNorm(norm_type, embed_dim, affine=norm_affine)
@@ -51,7 +51,7 @@ class NormalizedFeedForwardNetwork(nn.Module):
         """``(B, L, D)`` to ``(B, L, D)``."""
         residual = x
         h = self._hidden(x)
-        y = residual + self.dropout(self._output(h, formulas(x, self.have_kernels)))
+        y = residual + self.dropout(self._output(h, formulas(x, self.plain_silu)))
         return y if self.prenorm else self.norm(y)
 
     @recomputed

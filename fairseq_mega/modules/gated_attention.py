@@ -82,7 +82,7 @@ class MovingAverageGatedAttention(nn.Module):
         self.bidirectional = bidirectional
         self.activation = ACTIVATIONS[activation]
         self.attention_activation = attention_activation
-        self.have_kernels = self.activation is F.silu and not feature_dropout
+        self.plain_silu = self.activation is F.silu and not feature_dropout
 
         self.dropout = make_dropout(dropout, self, feature_dropout)
         self.output_dropout = self.dropout
@@ -121,7 +121,7 @@ class MovingAverageGatedAttention(nn.Module):
         if x.numel() == 0:
             keys = x.size(1) + (0 if state is None else state.cache.length)
             return x, x.new_zeros(*x.shape[:2], keys) if need_weights else None
-        paper = formulas(x, self.have_kernels)
+        paper = formulas(x, self.plain_silu)
         residual = x
         x, v = self._normalised_and_values(x)  # v = X W_v + b_v, (B, L, H)
 

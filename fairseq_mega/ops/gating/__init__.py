@@ -17,7 +17,7 @@ plain = SimpleNamespace(**vars(naive))
 plain.gated_update = recomputed(naive.gated_update)
 
 
-def formulas(x: Tensor, have_kernels: bool):
+def formulas(x: Tensor, plain_silu: bool):
     """The formulas that a layer uses in one pass: ``plain``, or ``fused`` on a GPU, which keeps its
     arguments alone for the backward pass.
 
@@ -26,8 +26,9 @@ def formulas(x: Tensor, have_kernels: bool):
 
     Args:
         x: the layer's input ``(B, L, D)``.
-        have_kernels: whether its activation is ``silu`` and its dropout is of single values.
+        plain_silu: whether its activation is ``silu`` and its dropout is of single values, as the
+            kernels compute it.
     """
-    if not have_kernels or not operators.runs_kernels(x) or torch.compiler.is_compiling():
+    if not plain_silu or not operators.runs_kernels(x) or torch.compiler.is_compiling():
         return plain
     return fused if x.size(1) > 1 or torch.is_grad_enabled() else plain
