@@ -311,4 +311,4 @@ def _aligned(attn: Optional[Tensor], encoder_out: Optional[EncoderOut]) -> Optio
     shifts = encoder_out["left_padding"][0]
     for rows in encoder_out["rows"]:
         shifts = shifts.index_select(0, rows)
-    return move_right(attn.transpose(1, 2), shifts).transpose(1, 2)
+    return move_right(attn.transpose(1, 2), shifts).transpose(1, 2).contiguous()

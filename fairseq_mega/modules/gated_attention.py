@@ -1,6 +1,6 @@
 """The Mega layer (Mega, section "Moving Average Equipped Gated Attention", and "Mega-chunk")."""
 
-from typing import Callable, Optional, Tuple
+from typing import Callable, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -127,8 +127,7 @@ class MovingAverageGatedAttention(nn.Module):
 
         # X' = dropout(silu(EMA(X) + omega X));  u, z, r, hx = X' W + b
         average = self.move(x, padding_mask, state)
-        gates = self._gates(average, x.dtype, paper)
-        u, z, r, hx = gates.split([self.embed_dim, self.zdim, self.hdim, self.embed_dim], dim=-1)
+        u, z, r, hx = self._gates(average, x.dtype, paper)
 
         # Q = gamma_0 silu(z) + beta_0;  K = gamma_1 silu(z) + beta_1;  O = A activation(V)
         q, k = paper.queries_and_keys(z, self.gamma, self.beta)  # (B, L, Z)
@@ -146,9 +145,10 @@ class MovingAverageGatedAttention(nn.Module):
         return x, self.v_proj(x)
 
     @recomputed
-    def _gates(self, average: Tensor, dtype: torch.dtype, paper) -> Tensor:
+    def _gates(self, average: Tensor, dtype: torch.dtype, paper) -> Sequence[Tensor]:
         """``u, z, r, hx``, each before its activation, of ``EMA(X) + omega X``."""
-        return self.mx_proj(paper.ema_output(average, dtype, self.dropout))
+        gates = self.mx_proj(paper.ema_output(average, dtype, self.dropout))
+        return paper.split(gates, [self.embed_dim, self.zdim, self.hdim, self.embed_dim])
 
     @recomputed
     def _output(self, o: Tensor, r: Tensor, paper) -> Tensor:

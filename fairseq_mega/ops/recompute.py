@@ -2,7 +2,7 @@
 
 from contextlib import contextmanager
 from functools import wraps
-from typing import Callable, Iterator, TypeVar
+from typing import Callable, Iterator, Optional, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,9 +17,10 @@ LEAST_ON_CPU = 2**20
 LEAST_ON_GPU = 2**23
 
 
-def is_large(values: int, device: torch.device) -> bool:
-    """Whether a tensor of so many values is better recomputed than kept."""
-    return values >= (LEAST_ON_CPU if device.type == "cpu" else LEAST_ON_GPU)
+def is_large(x: Tensor, values: Optional[int] = None) -> bool:
+    """Whether ``x``, or a tensor of so many ``values`` like it, is better recomputed than kept."""
+    values = x.numel() if values is None else values
+    return values >= (LEAST_ON_CPU if x.is_cpu else LEAST_ON_GPU)
 
 
 def recomputed(step: Step) -> Step:
@@ -35,7 +36,7 @@ def recomputed(step: Step) -> Step:
         if not torch.is_grad_enabled() or torch.compiler.is_compiling():
             return step(*args)
         x = args[0] if isinstance(args[0], Tensor) else args[1]
-        if not is_large(x.numel(), x.device):
+        if not is_large(x):
             return step(*args)
         return checkpoint(step, *args, use_reentrant=False)
 

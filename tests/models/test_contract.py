@@ -25,9 +25,9 @@ LENGTHS = (3, 12, 7, 1)
 @torch.no_grad()
 def test_left_padded_targets_do_not_depend_on_their_batch(arch, bias, chunk):
     """Logits, inner states and attention, in training mode and in evaluation."""
-    model = make_model(
-        TINY[arch], decoder_chunk_size=chunk, rel_pos_bias=bias, dropout=0.0
-    ).train(bias == "simple")
+    model = make_model(TINY[arch], decoder_chunk_size=chunk, rel_pos_bias=bias, dropout=0.0).train(
+        bias == "simple"
+    )
     source, target = sentences(*LENGTHS, seed=5), sentences(*LENGTHS)
     tokens = batch_of(target, left_pad=True)
     options = dict(return_all_hiddens=True, alignment_layer=0)
@@ -103,6 +103,7 @@ def test_unknown_keywords_are_refused(arch):
 
 def test_fairseqs_transformer_takes_no_fewer_keywords():
     """So that what is passed to it can be passed to Mega."""
+
     def names(function):
         return set(inspect.signature(function).parameters)
 

@@ -7,15 +7,10 @@ from helpers import assert_close, assert_same_function, make_ema, padding, randn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq_mega.ops.ema import StepCoefficients, ema, ema_segment, ema_step_
-from fairseq_mega.ops.ema.blocks import (
-    block_matrices,
-    ema_by_blocks,
-    ema_in_one_block,
-    within_block,
-)
-from fairseq_mega.ops.ema.coefficients import kernel_taps
-from fairseq_mega.ops.ema.fft import fast_length, fft_convolution
+from fairseq_mega.ops.ema import StepCoefficients, ema, ema_segment, ema_step_, fft, one_block
+from fairseq_mega.ops.ema.blocks import block_matrices, ema_by_blocks
+from fairseq_mega.ops.ema.fft import fast_length
+from fairseq_mega.ops.ema.kernel import ema_by_kernel
 from fairseq_mega.ops.ema.naive import ema_recurrence
 
 both_directions = pytest.mark.parametrize("bidirectional", [False, True])
@@ -47,24 +42,26 @@ def test_blocks(length, bidirectional, size):
 
 
 @both_directions
-@pytest.mark.parametrize("length, taps", [(1, 1), (7, 7), (40, 40), (40, 1), (40, 13)])
-def test_one_block(length, taps, bidirectional):
-    def in_one_block(x, p):
-        kernels = [kernel_taps(each, taps) for each in p.coefficients()]
-        backward = kernels[1] if bidirectional else None
-        return ema_in_one_block(x, within_block(kernels[0], backward, length, p.omega))
+@pytest.mark.parametrize("with_omega", [False, True])
+@pytest.mark.parametrize(
+    "length, taps", [(1, 1), (7, 7), (40, 40), (40, 1), (40, 13), (100, 64), (150, 129)]
+)
+@pytest.mark.parametrize("form", [one_block, fft], ids=["one block", "FFTs"])
+def test_convolutions_with_the_kernel(form, length, taps, with_omega, bidirectional):
+    def by_kernel(x, p):
+        if with_omega:
+            return ema_by_kernel(x, p.all, p.omega, taps, form)
+        return ema_by_kernel(x, p.all, None, taps, form) + p.omega * x
 
-    check(in_one_block, length, bidirectional, taps)
+    check(by_kernel, length, bidirectional, taps)
 
 
 @both_directions
-@pytest.mark.parametrize("length, taps", [(1, 1), (7, 7), (100, 100), (100, 1), (100, 64)])
-def test_ffts(length, taps, bidirectional):
-    def by_ffts(x, p):
-        kernels = [kernel_taps(each, taps) for each in p.coefficients()]
-        return fft_convolution(x, *kernels) + p.omega * x
-
-    check(by_ffts, length, bidirectional, taps)
+@pytest.mark.parametrize("length", [1, 33, 64, 65, 100])
+def test_the_form_for_a_compiler(length, bidirectional):
+    """In the graph for short sequences, an operator for long ones."""
+    compiled = torch.compile(ema, fullgraph=True, dynamic=True, backend="aot_eager")
+    check(lambda x, p: compiled(x, p.all, p.omega), length, bidirectional)
 
 
 @both_directions
@@ -167,6 +164,6 @@ def test_a_long_truncated_kernel_is_accurate_in_float32(logit):
     module.alpha.fill_(logit)
     x = randn(1, 16384, DIM, dtype=torch.float32) + 1
     rough = ema(x, module.float().ema_parameters(), None, 1024)
-    kernel = kernel_taps(module.double().directions()[0], 1024)  # held to the naive one above
-    expected = fft_convolution(x.double(), kernel)
+    exact = module.double().ema_parameters()  # held to the naive form above
+    expected = ema_by_kernel(x.double(), exact, None, 1024, fft)
     assert_close(rough.double(), expected, 2e-5, floor=0.0)

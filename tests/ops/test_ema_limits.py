@@ -5,15 +5,17 @@ import torch
 from ema_parameters import NEAR_ONE, NEAR_ZERO, extreme_parameters, factors
 from helpers import assert_close, randn
 
-from fairseq_mega.ops.ema import StepCoefficients, ema_coefficients, ema_segment, ema_step_
-from fairseq_mega.ops.ema.blocks import (
-    block_matrices,
-    ema_by_blocks,
-    ema_in_one_block,
-    within_block,
+from fairseq_mega.ops.ema import (
+    EMAParameters,
+    StepCoefficients,
+    ema_coefficients,
+    ema_segment,
+    ema_step_,
+    fft,
+    one_block,
 )
-from fairseq_mega.ops.ema.coefficients import kernel_taps
-from fairseq_mega.ops.ema.fft import fft_convolution
+from fairseq_mega.ops.ema.blocks import block_matrices, ema_by_blocks
+from fairseq_mega.ops.ema.kernel import ema_by_kernel
 from fairseq_mega.ops.ema.naive import ema_recurrence
 
 # Largest error of a channel over its largest output: float64; float32.
@@ -21,21 +23,18 @@ BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-5}
 dtypes = pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 
 
-def by_ffts(x, coefficients):
-    return fft_convolution(x, kernel_taps(coefficients, x.size(1)))
-
-
-def in_one_block(x, coefficients):
-    return ema_in_one_block(
-        x, within_block(kernel_taps(coefficients, x.size(1)), None, x.size(1), None)
-    )
+def by_kernel(form):
+    return lambda x, parameters: ema_by_kernel(x, parameters, None, x.size(1), form)
 
 
 def by_blocks(size):
-    return lambda x, coefficients: ema_by_blocks(x, block_matrices([coefficients], size))
+    return lambda x, parameters: ema_by_blocks(
+        x, block_matrices([ema_coefficients(*parameters)], size)
+    )
 
 
-def by_segments(x, coefficients):
+def by_segments(x, parameters):
+    coefficients = ema_coefficients(*parameters)
     h, parts = x.new_zeros(x.size(0), x.size(2), 1), []
     for part in x.split(max(x.size(1) // 3, 1), dim=1):
         y, h = ema_segment(part, coefficients, h)
@@ -43,14 +42,14 @@ def by_segments(x, coefficients):
     return torch.cat(parts, dim=1)
 
 
-def by_steps(x, coefficients):
-    step = StepCoefficients.of(coefficients)
+def by_steps(x, parameters):
+    step = StepCoefficients.of(ema_coefficients(*parameters))
     h, scratch = x.new_zeros(2, x.size(0), 1, x.size(2))
     return torch.stack([ema_step_(x_t, step, h, scratch) for x_t in x.unbind(1)], dim=1)
 
 
 FORMS = {
-    "FFTs": by_ffts,
+    "FFTs": by_kernel(fft),
     "blocks of 32": by_blocks(32),
     "blocks of 64": by_blocks(64),
     "segments": by_segments,
@@ -67,10 +66,9 @@ def error(actual, expected):
 def errors(forms, length, dtype):
     """The error of each form, of inputs with a mean, which slow averages add up."""
     x = randn(1, length, len(list(factors())), dtype=torch.float32) + 0.5
-    given = extreme_parameters(dtype)  # rounded alike for both
+    given = EMAParameters(*extreme_parameters(dtype))  # rounded alike for both
     expected, _ = ema_recurrence(x.double(), *(t.double() for t in given))
-    coefficients = ema_coefficients(*given)
-    return {name: error(form(x.to(dtype), coefficients), expected) for name, form in forms.items()}
+    return {name: error(form(x.to(dtype), given), expected) for name, form in forms.items()}
 
 
 @torch.no_grad()
@@ -86,7 +84,7 @@ def test_the_factors_give_the_decays():
 @pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 63, 64, 65, 1023, 1025])
 @torch.no_grad()
 def test_all_forms(length, dtype):
-    forms = {**FORMS, "one block": in_one_block} if length <= 64 else FORMS
+    forms = {**FORMS, "one block": by_kernel(one_block)} if length <= 64 else FORMS
     for name, found in errors(forms, length, dtype).items():
         assert found <= BOUNDS[dtype], f"{name}: {found:.1e}"
 
@@ -109,7 +107,7 @@ def test_gradients(name):
     the naive form keeps seven digits of its gradient where it is nearest to 1."""
     leaves = [t.requires_grad_() for t in extreme_parameters(torch.float64)]
     x = (randn(1, 70, len(leaves[0])) + 0.5).requires_grad_()
-    fast = FORMS[name](x, ema_coefficients(*leaves))
+    fast = FORMS[name](x, EMAParameters(*leaves))
     slow, _ = ema_recurrence(x, *leaves)
     grad_y = randn(*slow.shape, seed=7)
     ours = torch.autograd.grad(fast, [x, *leaves], grad_y)

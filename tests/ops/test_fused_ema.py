@@ -9,7 +9,6 @@ from helpers import assert_close, assert_same_function, padding, randn, relative
 from fairseq_mega.ops import ema as forms
 from fairseq_mega.ops import operators
 from fairseq_mega.ops.ema import EMAParameters, fused
-from fairseq_mega.ops.ema.fft import fft_convolution
 from fairseq_mega.ops.ema.naive import ema_recurrence
 
 pytest.importorskip("triton", reason="the kernels need Triton: pip install triton")
@@ -150,7 +149,7 @@ def test_gradients_at_both_ends(kernels):
     leaves = [t.requires_grad_() for t in extreme_parameters(torch.float64)]
     x = randn(1, 20, len(leaves[0]))
     found = forms.ema(x, EMAParameters(*leaves))
-    expected = fft_convolution(x, forms.kernel_taps(forms.ema_coefficients(*leaves), 20))
+    expected = forms.ema_by_kernel(x, EMAParameters(*leaves), None, 20, forms.fft)
     names = dict(zip(("delta", "alpha", "beta", "gamma"), leaves))
     assert_same_function(found, expected, names)
 
@@ -161,11 +160,10 @@ def test_slow_averages_stay_accurate_in_float32(kernels):
     with torch.no_grad():
         for name in ("delta", "alpha"):
             parameters.leaves[name].fill_(-9.0)
-        (exact,) = parameters.coefficients()
         x = randn(1, 400, DIM).float() + 1
         y = fused.fused_ema(x, EMAParameters(*(t.float() for t in parameters.all)), None, 64)
-        kernel = forms.kernel_taps(exact, 64)
-        assert_close(y.double(), forms.fft_convolution(x.double(), kernel), 2e-5, floor=0.0)
+        expected = forms.ema_by_kernel(x.double(), parameters.all, None, 64, forms.fft)
+        assert_close(y.double(), expected, 2e-5, floor=0.0)
 
 
 def test_compilers_know_their_shapes_and_types(kernels):

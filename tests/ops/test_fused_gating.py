@@ -125,7 +125,7 @@ def test_one_of_queries_and_keys_and_frozen_parameters():
 def test_a_step_of_generation_takes_the_formulas(length, gradients):
     x = randn(BATCH, length, DIM)
     with torch.set_grad_enabled(gradients):
-        chosen = gating.formulas(x, have_kernels=True)
+        chosen = gating.formulas(x, plain_silu=True)
     step = length == 1 and not gradients
     assert chosen is (gating.plain if step else gating.fused)
 
@@ -209,7 +209,7 @@ def output(name, layer, x, mask):
 def test_other_activations_and_dropouts_take_the_formulas(name, options, monkeypatch):
     layer = LAYERS[name](dropout=0.3, hidden_dropout=0.3, **options).double()
     x, mask = leaf(1, BATCH, LENGTH, DIM - 1), padding(LENGTH, [LENGTH, 5, 9])
-    assert gating.formulas(x, layer.have_kernels) is gating.plain
+    assert gating.formulas(x, layer.plain_silu) is gating.plain
     results = []
     for runs in (True, False):  # of the EMA's
         monkeypatch.setattr(operators, "runs_kernels", lambda x, runs=runs: runs)

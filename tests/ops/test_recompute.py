@@ -285,7 +285,8 @@ def test_a_graph_that_is_dropped_is_freed():
 
 @pytest.mark.parametrize("least, kind", [(LEAST_ON_CPU, "cpu"), (LEAST_ON_GPU, "cuda")])
 def test_how_much_is_large(least, kind):
-    assert is_large(least, torch.device(kind)) and not is_large(least - 1, torch.device(kind))
+    assert is_large(torch.empty(1, device=kind), least)
+    assert not is_large(torch.empty(1, device=kind), least - 1)
 
 
 @pytest.mark.cpu_only

@@ -99,7 +99,7 @@ def tiled_attention(
 ) -> Tuple[Tensor, Optional[Tensor]]:
     """``naive.attention``, with dropout of the weights.
 
-    With few weights, for a compiler, and with ``need_weights`` there are no tiles. Tiles, and so
+    With few weights and values, for a compiler, and with ``need_weights`` there are no tiles. Tiles, and so
     the order in which dropout masks are drawn, are the same with and without gradients: activation
     checkpointing relies on it.
 
@@ -150,7 +150,7 @@ def _attention(
 ) -> Tuple[Tensor, Optional[Tensor]]:
     batch, queries, keys = q.size(0), q.size(1), k.size(1)
     in_one = need_weights or torch.compiler.is_compiling()
-    if in_one or (tiles is None and not is_large(batch * queries * keys, q.device)):
+    if in_one or (tiles is None and not is_large(v, max(batch * queries * keys, v.numel()))):
         v, w = values(v), weights.of(q, k, bias)
         return torch.bmm(dropout(w, weights.dropout), v), w if need_weights else None
     if tiles is None:

@@ -5,16 +5,33 @@ The paper's kappa and mu are gamma and beta here, its gates gamma and phi are r 
 """
 
 from types import SimpleNamespace
+from typing import Sequence
 
 import torch
 from torch import Tensor
 
 from .. import operators
-from ..recompute import recomputed
+from ..recompute import is_large, recomputed
 from . import fused, naive
 
-plain = SimpleNamespace(**vars(naive))
-plain.gated_update = recomputed(naive.gated_update)
+recomputed_update = recomputed(naive.gated_update)
+
+
+def split(x: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
+    """``naive.split``, of large tensors copies: the memory of each is free after its last use."""
+    parts = naive.split(x, sizes)
+    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and is_large(x)):
+        return parts
+    return [part.contiguous() for part in parts]
+
+
+def gated_update(residual, hx, h, u, activation, dropout) -> Tensor:
+    """``naive.gated_update``, which keeps ``hx + h`` for the backward pass, not both."""
+    h = h if hx is None else hx + h
+    return recomputed_update(residual, None, h, u, activation, dropout)
+
+
+plain = SimpleNamespace(**{**vars(naive), "split": split, "gated_update": gated_update})
 
 
 def formulas(x: Tensor, plain_silu: bool):

@@ -18,6 +18,7 @@ from ..operators import (
     power_of_two,
     type_within,
 )
+from . import naive
 
 KERNELS = f"{__package__}.kernels"
 # Numbers of a tile, and columns of it at most.
@@ -33,6 +34,9 @@ def ema_output(y: Tensor, dtype: torch.dtype, dropout: Any) -> Tensor:
     if keep is None and y.dtype == dtype:  # torch's silu keeps its argument alone, too
         return F.silu(y)
     return _Activated.apply(channels_together(y), dtype, keep, scale)
+
+
+split = naive.split
 
 
 def queries_and_keys(z: Tensor, gamma: Tensor, beta: Tensor) -> Tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """The formulas between projections, as the paper prints them."""
 
-from typing import Callable, Optional, Tuple
+from typing import Callable, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,11 @@ def activated(x: Tensor, activation: Elementwise, dropout: Elementwise) -> Tenso
 def ema_output(y: Tensor, dtype: torch.dtype, dropout: Elementwise) -> Tensor:
     """``X' = dropout(silu(y))`` of ``y = EMA(X) + omega X``, in the layer's type."""
     return dropout(F.silu(y).to(dtype))
+
+
+def split(x: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
+    """The gates ``u, z, r, hx``, next to each other in ``x (B, L, D + Z + H + D)``."""
+    return x.split(sizes, dim=-1)
 
 
 def queries_and_keys(z: Tensor, gamma: Tensor, beta: Tensor) -> Tuple[Tensor, Tensor]:
