@@ -382,6 +382,12 @@ def check_decoder(cfg, adaptive_input: bool) -> None:
             "--criterion adaptive_loss needs an adaptive softmax: give --adaptive-softmax-cutoff, "
             "or use --criterion cross_entropy"
         )
+    if cfg.criterion_name == "nat_loss":
+        raise ValueError(
+            "--criterion nat_loss is for models that predict all words at once, such as --arch "
+            "levenshtein_transformer, but Mega's decoder predicts one after the other: use "
+            "--criterion label_smoothed_cross_entropy"
+        )
     if cfg.tie_adaptive_weights:
         _check_tied_adaptive(cfg, adaptive_input)
 

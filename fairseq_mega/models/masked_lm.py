@@ -98,8 +98,8 @@ class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
             ValueError: at an option out of range; names the option, its value and what to do.
         """
         check_task(task, SEQUENCES, TEXTS)
-        if cfg.max_positions is None:
-            cfg.max_positions = task.max_positions()
+        if cfg.max_positions is None and not isinstance(task, SentenceRankingTask):
+            cfg.max_positions = task.max_positions()  # sentence_ranking's are the model's
         if cfg.max_positions is None:  # multilingual_masked_lm has it among its options alone
             cfg.max_positions = getattr(getattr(task, "args", None), "tokens_per_sample", None)
         if cfg.max_positions is None:

@@ -92,7 +92,8 @@ class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
 
 def learns_alignments(task) -> bool:
     """Whether the criterion gets alignments, for which it needs the attention."""
-    return bool(getattr(getattr(task, "cfg", None), "load_alignments", False))
+    options = task.cfg or getattr(task, "args", None)  # args of older tasks
+    return bool(getattr(options, "load_alignments", False))
 
 
 _WMT = dict(attention_dropout=0.1, hidden_dropout=0.1, activation_dropout=0.1)

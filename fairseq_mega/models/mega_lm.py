@@ -20,7 +20,14 @@ from .config import (
 )
 from .decoder import MegaDecoder
 from .layers import make_embedding
-from .registration import SEQUENCES, add_long_text_options, check_task, register, register_presets
+from .registration import (
+    MASKED,
+    SEQUENCES,
+    add_long_text_options,
+    check_task,
+    register,
+    register_presets,
+)
 from .streaming import StreamedScores
 from .text_state import OPTIONS, TextState
 
@@ -54,7 +61,7 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
         Raises:
             ValueError: at an option out of range; names the option, its value and what to do.
         """
-        check_task(task, SEQUENCES)
+        check_task(task, SEQUENCES, MASKED)
         dictionary = task.source_dictionary
         if cfg.max_target_positions is None:
             cfg.max_target_positions = cfg.tokens_per_sample

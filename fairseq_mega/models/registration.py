@@ -7,7 +7,7 @@ from dataclasses import field, make_dataclass
 from importlib.util import find_spec
 from typing import Callable, Dict, Tuple
 
-from fairseq.models import ARCH_CONFIG_REGISTRY, register_model
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY, register_model
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 from fairseq.tasks.denoising import DenoisingTask
 from fairseq.tasks.language_modeling import LanguageModelingTask
@@ -15,15 +15,34 @@ from fairseq.tasks.masked_lm import MaskedLMTask
 from fairseq.tasks.multilingual_language_modeling import MultilingualLanguageModelingTask
 from fairseq.tasks.multilingual_masked_lm import MultiLingualMaskedLMTask
 from fairseq.tasks.multilingual_translation import MultilingualTranslationTask
+from fairseq.tasks.sentence_prediction import SentencePredictionTask
+from fairseq.tasks.sentence_prediction_adapters import SentencePredictionAdapterTask
+from fairseq.tasks.sentence_ranking import SentenceRankingTask
+from fairseq.tasks.span_masked_lm import SpanMaskedLMTask
 from fairseq.tasks.translation import TranslationTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
 from .config import add_option, add_options
 
 # Tasks by the architecture that learns them.
-SEQUENCES = (TranslationTask, TranslationMultiSimpleEpochTask, DenoisingTask), "mega"
+SEQUENCES = (
+    (TranslationTask, TranslationMultiSimpleEpochTask, DenoisingTask, SpanMaskedLMTask),
+    "mega",
+)
 TEXTS = (LanguageModelingTask, MultilingualLanguageModelingTask), "mega_lm"
 MASKED = (MaskedLMTask, MultiLingualMaskedLMTask), "mega_masked_lm"
+# Tasks that need another kind of model, and what the command can say instead.
+OTHER_MODELS = (
+    (
+        MultilingualTranslationTask,
+        "a multi-model, with a model for each pair of languages, but --arch {arch} is one model: "
+        "use --task translation_multi_simple_epoch, which trains one model for all pairs",
+    ),
+    (
+        SentencePredictionAdapterTask,
+        "a model with adapters, but --arch {arch} has none: use --task sentence_prediction",
+    ),
+)
 # Options of fairseq's Transformers that commands for them may hold.
 QUANT_NOISE = ("--quant-noise-pq", "--quant-noise-pq-block-size", "--quant-noise-scalar")
 # Options of the task mega_language_modeling that published commands give to language_modeling.
@@ -102,11 +121,15 @@ def check_command_line(args: Namespace) -> None:
     """
     if args.bf16 and find_spec("torch_xla") is None:
         args.tpu = False  # fairseq's parser takes all of bfloat16 for that of TPUs
-    if issubclass(TASK_REGISTRY[args.task], MultilingualTranslationTask):
+    task = TASK_REGISTRY[args.task]
+    for kind, needs in OTHER_MODELS:
+        if issubclass(task, kind):
+            raise ValueError(f"--task {args.task} needs {needs.format(arch=args.arch)}")
+    classifies = hasattr(ARCH_MODEL_REGISTRY[args.arch], "register_classification_head")
+    if issubclass(task, (SentencePredictionTask, SentenceRankingTask)) and not classifies:
         raise ValueError(
-            f"--task {args.task} needs a multi-model, with a model for each pair of languages, but "
-            f"--arch {args.arch} is one model: use --task translation_multi_simple_epoch, which "
-            "trains one model for all pairs"
+            f"--task {args.task} needs a model with classification heads, but --arch {args.arch} "
+            "has none: use --arch mega_masked_lm or one of its presets"
         )
     known = getattr(TASK_DATACLASS_REGISTRY.get(args.task), "__dataclass_fields__", {})
     for name in LONG_TEXT:

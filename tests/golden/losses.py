@@ -14,17 +14,14 @@ import tempfile
 from pathlib import Path
 from typing import Dict, List
 
-import fairseq.tasks
-import numpy as np
 import torch
-from fairseq.logging import metrics
-from fairseq.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from classification import dictionary_of, make_texts, write_lines  # noqa: E402
 from helpers import parse  # noqa: E402
+from trainers import make_trainer  # noqa: E402
 
 FILE = Path(__file__).with_name("losses.json")
 UPDATES = 20
@@ -82,20 +79,14 @@ def train(name: str, folder: Path) -> List[float]:
     """The loss of each update, per token or sentence, as fairseq-train makes the updates."""
     cfg = copy.deepcopy(parse(f"{TRAININGS[name]} {TRAIN}"))
     cfg.task.data = str(make_data(name, folder))
-    np.random.seed(cfg.common.seed)
-    torch.manual_seed(cfg.common.seed)
-    metrics.reset()
-    task = fairseq.tasks.setup_task(cfg.task)
-    model, criterion = task.build_model(cfg.model), task.build_criterion(cfg.criterion)
-    task.load_dataset("train", epoch=1)
+    trainer = make_trainer(cfg)
     losses: List[float] = []
 
     def note(module, args, output) -> None:
         loss, count, _ = output
         losses.append(loss.item() / int(count))
 
-    criterion.register_forward_hook(note)
-    trainer = Trainer(cfg, task, model, criterion)
+    trainer.criterion.register_forward_hook(note)
     epochs = trainer.get_train_iterator(1)
     while len(losses) < UPDATES:
         batches = epochs.next_epoch_itr(shuffle=True)
