@@ -99,9 +99,9 @@ def tiled_attention(
 ) -> Tuple[Tensor, Optional[Tensor]]:
     """``naive.attention``, with dropout of the weights.
 
-    With few weights and values, for a compiler, and with ``need_weights`` there are no tiles. Tiles, and so
-    the order in which dropout masks are drawn, are the same with and without gradients: activation
-    checkpointing relies on it.
+    There are no tiles with few weights and values, for a compiler, and with ``need_weights``.
+    Tiles, and so the order in which dropout masks are drawn, are the same with and without
+    gradients: activation checkpointing relies on it.
 
     Args:
         q: ``(B, L, Z)``.
