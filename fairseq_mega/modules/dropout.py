@@ -8,13 +8,17 @@ from torch import Tensor
 from ..ops.dropout import DropoutMask, draw_mask, dropout
 
 
-class Dropout(FairseqDropout):
-    """Dropout of single values. Being a ``FairseqDropout`` it obeys ``--retain-dropout``."""
+class _Dropout(FairseqDropout):
+    """Being a ``FairseqDropout``, it obeys ``--retain-dropout``."""
 
     @property
     def rate(self) -> float:
         """The probability in the present mode: 0 in evaluation, unless dropout is retained."""
         return self.p if self.training or self.apply_during_inference else 0.0
+
+
+class Dropout(_Dropout):
+    """Dropout of single values."""
 
     def forward(self, x: Tensor) -> Tensor:
         return dropout(x, self.p) if self.training or self.apply_during_inference else x
@@ -25,7 +29,7 @@ class Dropout(FairseqDropout):
         return draw_mask(x, rate) if rate > 0 else None
 
 
-class FeatureDropout(Dropout):
+class FeatureDropout(_Dropout):
     """Dropout of whole channels: a channel of ``x (B, L, D)`` is dropped in every position of a
     sequence."""
 
@@ -34,7 +38,9 @@ class FeatureDropout(Dropout):
         return x * dropout(x.new_ones(x.size(0), 1, x.size(2)), rate) if rate > 0 else x
 
 
-def make_dropout(p: float, owner: object, feature_dropout: bool = False) -> Dropout:
+def make_dropout(
+    p: float, owner: object, feature_dropout: bool = False
+) -> Dropout | FeatureDropout:
     """The dropout of a module, named after its owner for ``--retain-dropout-modules``."""
     kind = FeatureDropout if feature_dropout else Dropout
     return kind(p, module_name=type(owner).__name__)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.operators import operator
-from .packed import has_no_hooks
+from .packed import PackedLinear, has_no_hooks
 
 LEVELS = 127  # of either sign
 
@@ -99,7 +99,7 @@ def multiply_in_int8_(model: nn.Module) -> None:
         (parent, name, child)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if type(child) is nn.Linear and has_no_hooks(child)
+        if type(child) in (nn.Linear, PackedLinear) and has_no_hooks(child)
     ]
     if not found:
         raise ValueError("there is no linear layer without hooks to get weights of 8 bits")

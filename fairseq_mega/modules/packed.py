@@ -18,8 +18,9 @@ class PackedLinear(nn.Linear):
     35M weights interleaved: 5 rows take 0.4, 25 rows 0.55, 200 rows 0.8 of ``F.linear``'s time;
     packing all of them takes as long as two or three steps.
 
-    The copy is made at first use, and again when the weight has been replaced or changed in place.
-    Copies of the module pack their own.
+    The copy is made at first use, and again when the weight has been replaced or changed in place;
+    after a change through ``.data``, call ``pack_linear_layers_`` again. Copies of the module pack
+    their own.
     """
 
     _packed: Optional[Tuple[int, Tensor, Tensor]] = None  # the weight's version, it, the copy
@@ -60,6 +61,8 @@ def pack_linear_layers_(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.Linear and can_pack(module.weight) and has_no_hooks(module):
             module.__class__ = PackedLinear
+        elif type(module) is PackedLinear:
+            module._packed = None  # the weight may have been changed through .data
 
 
 def can_pack(weight: Tensor) -> bool:

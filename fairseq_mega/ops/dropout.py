@@ -24,7 +24,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
 
     The backward pass needs the mask alone, a byte for each value.
     """
-    if p == 0:
+    if p == 0 or x.numel() == 0:
         return x
     if torch.compiler.is_compiling() or not _draws_bits(x):
         return torch.native_dropout(x, p, True)[0]
@@ -37,6 +37,8 @@ def draw_mask(x: Tensor, p: float) -> DropoutMask:
     torch draws a float for each value on a CPU, one after the other. Where 16 random bits decide,
     ``p`` is rounded to a multiple of 2^-16.
     """
+    if p == 1:
+        return DropoutMask(torch.zeros_like(x, dtype=torch.bool), 1.0)
     if not _draws_bits(x):
         keep = torch.empty_like(x, dtype=torch.bool).bernoulli_(1 - p)
         return DropoutMask(keep, 1 / (1 - p))

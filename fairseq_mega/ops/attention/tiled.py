@@ -168,7 +168,7 @@ class _TiledAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, bias, weights, values, tiles):
         masks = []
-        ctx.weights, ctx.values, ctx.tiles, ctx.scale = weights, values, tiles, 1.0
+        ctx.weights, ctx.values, ctx.tiles, ctx.scales = weights, values, tiles, []
         ctx.random = RandomState(v.device)
         seen = values(v)
         o = seen.new_empty(q.size(0), q.size(1), seen.size(2))
@@ -176,8 +176,9 @@ class _TiledAttention(torch.autograd.Function):
             w = weights.of(tile.of_queries(q), tile.of_keys(k), tile.of_bias(bias), tile)
             if weights.dropout > 0:
                 mask = draw_mask(w, weights.dropout)
-                w, ctx.scale = apply_mask(w, mask), mask.scale
+                w = apply_mask(w, mask)
                 masks.append(mask.keep)
+                ctx.scales.append(mask.scale)
             torch.bmm(w, tile.of_keys(seen), out=tile.of_queries(o))
         ctx.save_for_backward(q, k, v, bias, *masks)
         return o
@@ -186,7 +187,7 @@ class _TiledAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_o):
         q, k, v, bias, *masks = ctx.saved_tensors
-        drops = [DropoutMask(keep, ctx.scale) for keep in masks] or [None] * len(ctx.tiles)
+        drops = [DropoutMask(*each) for each in zip(masks, ctx.scales)] or [None] * len(ctx.tiles)
         leaf = v.detach().requires_grad_()
         with torch.enable_grad(), ctx.random.again():
             values = ctx.values(leaf)

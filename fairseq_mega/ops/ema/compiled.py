@@ -14,7 +14,7 @@ from torch import Tensor
 from ..operators import operator
 from ..toeplitz import toeplitz
 from .coefficients import EMAParameters
-from .fused import fused_ema
+from .fused import Scan, fused_backward, fused_forward
 from .kernel import LONGEST_BLOCK, fastest_form
 from .one_block import block_diagonals
 
@@ -41,19 +41,17 @@ def _ema_forward(
     x: Tensor, delta: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor, omega: Tensor,
     truncation: Optional[int], padding_mask: Optional[Tensor],
 ) -> Tensor:  # fmt: skip
-    parameters = EMAParameters(delta, alpha, beta, gamma)
-    return fused_ema(x, parameters, omega, truncation, padding_mask).contiguous()
+    scan, parameters = Scan.of(x, truncation), EMAParameters(delta, alpha, beta, gamma)
+    return fused_forward(x, parameters, omega, padding_mask, scan)[0].contiguous()
 
 
 def _ema_backward(
     grad: Tensor, x: Tensor, delta: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor,
     omega: Tensor, truncation: Optional[int], padding_mask: Optional[Tensor],
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    with torch.enable_grad():
-        leaves = [t.detach().requires_grad_() for t in (x, delta, alpha, beta, gamma, omega)]
-        x, *parameters, omega = leaves
-        y = fused_ema(x, EMAParameters(*parameters), omega, truncation, padding_mask)
-        a, b, c, d, e, f = torch.autograd.grad(y, leaves, grad)
+    scan, parameters = Scan.of(x, truncation), EMAParameters(delta, alpha, beta, gamma)
+    _, kept = fused_forward(x, parameters, omega, padding_mask, scan)
+    a, b, c, d, e, f = fused_backward(kept, grad, scan)
     return a.contiguous(), b, c, d, e, f
 
 

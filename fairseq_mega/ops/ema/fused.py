@@ -29,7 +29,8 @@ class Scan(NamedTuple):
     reverse: bool
 
     @classmethod
-    def of(cls, x: Tensor, delay: int = 0) -> "Scan":
+    def of(cls, x: Tensor, truncation: Optional[int] = None) -> "Scan":
+        delay = truncation if truncation is not None and truncation < x.size(1) else 0
         batch, length, channels = x.shape
         programs = batch * ceil(channels, CHANNELS)
         segments = max(1, min(ceil(PROGRAMS, programs), length // LEAST_SEGMENT))
@@ -49,8 +50,7 @@ def fused_ema(
     Returns:
         ``(B, L, D)`` in the type of ``x``. All within is in at least float32.
     """
-    delay = truncation if truncation is not None and truncation < x.size(1) else 0
-    return _FusedEMA.apply(x, *parameters, omega, padding_mask, Scan.of(x, delay))
+    return _FusedEMA.apply(x, *parameters, omega, padding_mask, Scan.of(x, truncation))
 
 
 @torch.no_grad()
@@ -71,34 +71,53 @@ def fused_segment(x: Tensor, coefficients: EMACoefficients, h: Tensor) -> Tuple[
 
 
 class _FusedEMA(torch.autograd.Function):
-    """Keeps ``x`` and the states between segments. Inside, coefficients are ``(N, D)``, and states
-    ``(B, S + 1, N, D)``, for each direction."""
-
     @staticmethod
     def forward(ctx, x, delta, alpha, beta, gamma, omega, padding, scan):
-        x, omega = channels_together(x), None if omega is None else omega.contiguous()
-        padding = None if padding is None else padding.expand(x.shape[:2]).contiguous()
-        parameters = [t.contiguous() for t in (delta, alpha, beta, gamma)]
-        coefficients = _coefficients(*parameters, x.size(-1))
-        states = _states(x, padding, *coefficients[:2], scan)
-        ctx.save_for_backward(x, padding, *parameters, omega, *coefficients, states)
+        y, kept = fused_forward(x, EMAParameters(delta, alpha, beta, gamma), omega, padding, scan)
+        ctx.save_for_backward(*kept)
         ctx.scan = scan
-        return _outputs(x, padding, coefficients, omega, states, False, scan)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y):
-        x, padding, *parameters, omega, log_decay, decay, weight, states = ctx.saved_tensors
-        grad_y, scan, coefficients = channels_together(grad_y), ctx.scan, (log_decay, decay, weight)
-        grad_x, grads = None, [None] * 5
-        if ctx.needs_input_grad[0]:
-            back = scan._replace(reverse=True)
-            later = _states(grad_y, None, log_decay, decay, back)
-            grad_x = _outputs(grad_y, padding, coefficients, omega, later, True, back)
-        if any(ctx.needs_input_grad[1:6]):
-            sums = _gradients(x, padding, grad_y, log_decay, decay, states, *scan)
-            grads = _coefficient_gradients(*parameters, omega, *sums)
-        return grad_x, *grads[:4], None if omega is None else grads[4], None, None
+        needs = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:6])
+        return *fused_backward(ctx.saved_tensors, grad_y, ctx.scan, *needs), None, None
+
+
+def fused_forward(
+    x: Tensor,
+    parameters: EMAParameters,
+    omega: Optional[Tensor],
+    padding: Optional[Tensor],
+    scan: Scan,
+) -> Tuple[Tensor, Sequence[Optional[Tensor]]]:
+    """y, and what ``fused_backward`` needs: ``x`` and the states between segments. Inside,
+    coefficients are ``(N, D)``, and states ``(B, S + 1, N, D)``, for each direction."""
+    x, omega = channels_together(x), None if omega is None else omega.contiguous()
+    padding = None if padding is None else padding.expand(x.shape[:2]).contiguous()
+    given = [t.contiguous() for t in parameters]
+    coefficients = _coefficients(*given, x.size(-1))
+    states = _states(x, padding, *coefficients[:2], scan)
+    y = _outputs(x, padding, coefficients, omega, states, False, scan)
+    return y, (x, padding, *given, omega, *coefficients, states)
+
+
+def fused_backward(
+    kept, grad_y: Tensor, scan: Scan, needs_x: bool = True, needs_parameters: bool = True
+) -> Sequence[Optional[Tensor]]:
+    """The gradients of ``x``, of the parameters and of ``omega``, None where they are not needed."""
+    x, padding, *parameters, omega, log_decay, decay, weight, states = kept
+    grad_y, coefficients = channels_together(grad_y), (log_decay, decay, weight)
+    grad_x, grads = None, [None] * 5
+    if needs_x:
+        back = scan._replace(reverse=True)
+        later = _states(grad_y, None, log_decay, decay, back)
+        grad_x = _outputs(grad_y, padding, coefficients, omega, later, True, back)
+    if needs_parameters:
+        sums = _gradients(x, padding, grad_y, log_decay, decay, states, *scan)
+        grads = list(_coefficient_gradients(*parameters, omega, *sums))
+    return grad_x, *grads[:4], None if omega is None else grads[4]
 
 
 def _states(
