@@ -1,6 +1,6 @@
 """Dropout, of single values or of whole channels."""
 
-from typing import Optional
+from typing import Any, Optional
 
 from fairseq.modules import FairseqDropout
 from torch import Tensor
@@ -38,9 +38,7 @@ class FeatureDropout(_Dropout):
         return x * dropout(x.new_ones(x.size(0), 1, x.size(2)), rate) if rate > 0 else x
 
 
-def make_dropout(
-    p: float, owner: object, feature_dropout: bool = False
-) -> Dropout | FeatureDropout:
+def make_dropout(p: float, owner: object, feature_dropout: bool = False) -> Any:
     """The dropout of a module, named after its owner for ``--retain-dropout-modules``."""
     kind = FeatureDropout if feature_dropout else Dropout
     return kind(p, module_name=type(owner).__name__)

@@ -99,7 +99,9 @@ def multiply_in_int8_(model: nn.Module) -> None:
         (parent, name, child)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if type(child) in (nn.Linear, PackedLinear) and has_no_hooks(child)
+        if isinstance(child, nn.Linear)
+        and type(child) in (nn.Linear, PackedLinear)  # but no subclass of others
+        and has_no_hooks(child)
     ]
     if not found:
         raise ValueError("there is no linear layer without hooks to get weights of 8 bits")

@@ -4,7 +4,7 @@ Where sequences and channels are too few for all of a GPU, a sequence is cut in 
 states, the recurrence between them, and then all of their outputs at once.
 """
 
-from typing import Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -105,18 +105,19 @@ def fused_forward(
 
 def fused_backward(
     kept, grad_y: Tensor, scan: Scan, needs_x: bool = True, needs_parameters: bool = True
-) -> Sequence[Optional[Tensor]]:
-    """The gradients of ``x``, of the parameters and of ``omega``, None where they are not needed."""
+) -> Sequence[Any]:
+    """The gradients of ``x``, the parameters and ``omega``, None where they are not needed."""
     x, padding, *parameters, omega, log_decay, decay, weight, states = kept
     grad_y, coefficients = channels_together(grad_y), (log_decay, decay, weight)
-    grad_x, grads = None, [None] * 5
+    grad_x: Optional[Tensor] = None
+    grads: Sequence[Any] = [None] * 5
     if needs_x:
         back = scan._replace(reverse=True)
         later = _states(grad_y, None, log_decay, decay, back)
         grad_x = _outputs(grad_y, padding, coefficients, omega, later, True, back)
     if needs_parameters:
         sums = _gradients(x, padding, grad_y, log_decay, decay, states, *scan)
-        grads = list(_coefficient_gradients(*parameters, omega, *sums))
+        grads = _coefficient_gradients(*parameters, omega, *sums)
     return grad_x, *grads[:4], None if omega is None else grads[4]
 
 
