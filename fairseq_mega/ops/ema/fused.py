@@ -96,8 +96,8 @@ def fused_forward(
     coefficients are ``(N, D)``, and states ``(B, S + 1, N, D)``, for each direction."""
     x, omega = channels_together(x), None if omega is None else omega.contiguous()
     padding = None if padding is None else padding.expand(x.shape[:2]).contiguous()
-    given = [t.contiguous() for t in parameters]
-    coefficients = _coefficients(*given, x.size(-1))
+    delta, alpha, beta, gamma = given = [t.contiguous() for t in parameters]
+    coefficients = _coefficients(delta, alpha, beta, gamma, x.size(-1))
     states = _states(x, padding, *coefficients[:2], scan)
     y = _outputs(x, padding, coefficients, omega, states, False, scan)
     return y, (x, padding, *given, omega, *coefficients, states)
@@ -107,7 +107,7 @@ def fused_backward(
     kept, grad_y: Tensor, scan: Scan, needs_x: bool = True, needs_parameters: bool = True
 ) -> Sequence[Any]:
     """The gradients of ``x``, the parameters and ``omega``, None where they are not needed."""
-    x, padding, *parameters, omega, log_decay, decay, weight, states = kept
+    x, padding, delta, alpha, beta, gamma, omega, log_decay, decay, weight, states = kept
     grad_y, coefficients = channels_together(grad_y), (log_decay, decay, weight)
     grad_x: Optional[Tensor] = None
     grads: Sequence[Any] = [None] * 5
@@ -116,8 +116,8 @@ def fused_backward(
         later = _states(grad_y, None, log_decay, decay, back)
         grad_x = _outputs(grad_y, padding, coefficients, omega, later, True, back)
     if needs_parameters:
-        sums = _gradients(x, padding, grad_y, log_decay, decay, states, *scan)
-        grads = _coefficient_gradients(*parameters, omega, *sums)
+        u, v, inputs = _gradients(x, padding, grad_y, log_decay, decay, states, *scan)
+        grads = _coefficient_gradients(delta, alpha, beta, gamma, omega, u, v, inputs)
     return grad_x, *grads[:4], None if omega is None else grads[4]
 
 
