@@ -92,7 +92,7 @@ class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
 
 def learns_alignments(task) -> bool:
     """Whether the criterion gets alignments, for which it needs the attention."""
-    options = task.cfg or getattr(task, "args", None)  # args of older tasks
+    options = getattr(task, "cfg", None) or getattr(task, "args", None)  # args of older tasks
     return bool(getattr(options, "load_alignments", False))
 
 

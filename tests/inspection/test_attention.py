@@ -42,7 +42,7 @@ def test_maps_are_the_weights_that_the_layers_return(translation):
     _, extra = model.decoder(sample.previous.unsqueeze(0), encoder_out=out)
     assert torch.equal(maps["cross 1"].weights, extra["attn"][0][0])
     for i, x in enumerate(out["encoder_states"][:2]):
-        _, weights = model.encoder.layers[i].mega_layer(x, need_weights=True)
+        _, weights = model.encoder.layers[i].mega_layer(x.transpose(0, 1), need_weights=True)
         assert torch.equal(maps[f"encoder {i}"].weights, weights[0])
     for each in maps.values():
         ones = torch.ones(each.weights.size(0))

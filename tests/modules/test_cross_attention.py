@@ -286,7 +286,7 @@ def test_rotary_needs_an_even_zdim():
 @pytest.mark.parametrize("length, source", [(9, 2), (2, 9)])
 def test_a_length_beyond_the_simple_bias_is_an_error_that_says_what_to_raise(length, source):
     module, _ = make_cross(max_positions=8)
-    with pytest.raises(ValueError, match="max_positions"):
+    with pytest.raises(ValueError, match="raise --max-source-positions"):
         module(*inputs(length, source, 1))
     assert make_cross(max_positions=8, rel_pos_bias="rotary")[0](*inputs(length, source, 1))
 
@@ -296,5 +296,5 @@ def test_steps_beyond_the_simple_bias_are_an_error_that_says_what_to_raise():
     query, key = inputs(9, 3, 1)
     state = LayerState()
     module(query[:, :8], key, state=state)
-    with pytest.raises(ValueError, match="max_positions"):
+    with pytest.raises(ValueError, match="raise --max-source-positions"):
         module(query[:, 8:], key, state=state)

@@ -6,6 +6,7 @@ from helpers import assert_close, randn
 
 from fairseq_mega.modules.dropout import make_dropout
 from fairseq_mega.ops.dropout import LEAST_FOR_BITS, DropoutMask, apply_mask, draw_mask, dropout
+from fairseq_mega.ops.recompute import RandomState
 
 SMALL, LARGE = (101, 103), (401, 1003)  # drawn by torch; on a CPU, from random bits
 RATES = (1e-6, 0.1, 0.5, 0.9, 1.0)
@@ -88,15 +89,17 @@ def test_the_backward_pass_keeps_a_byte_for_each_value(shape):
 
 @pytest.mark.parametrize("positions", [40, 1000])
 @pytest.mark.parametrize("feature_dropout", [False, True])
-def test_what_is_drawn_drops_the_same_in_every_call(feature_dropout, positions):
+@pytest.mark.parametrize("positions", [40, 1000])
+def test_the_same_values_are_dropped_again(feature_dropout, positions):
+    """With the random state of the first call; what is drawn after that is not disturbed."""
     module = make_dropout(0.5, object(), feature_dropout)
     x = randn(3, positions, 6)
-    drop = module.drawn(x)
-    assert torch.equal(drop(x), drop(x)) and torch.equal(drop(2 * x), 2 * drop(x))
-    assert not torch.equal(drop(x), module.drawn(x)(x))
-    assert (drop(x) == 0).any() and not torch.equal(module(x), module(x))
-    module.eval()
-    assert module.drawn(x)(x) is x and module(x) is x
+    state = RandomState(x.device)
+    once, later = module(x), module(x)
+    with state.again():
+        assert torch.equal(module(x), once) and torch.equal(module(x), later)
+    assert not torch.equal(module(x), once) and (once == 0).any()
+    assert module.eval()(x) is x
 
 
 @pytest.mark.parametrize("positions", [40, 1000])
@@ -110,12 +113,11 @@ def test_a_mask_of_a_module_drops_the_same_in_every_call(positions):
 
 
 @pytest.mark.parametrize("feature_dropout", [False, True])
-def test_what_is_drawn_drops_as_often_as_the_module(feature_dropout):
+def test_how_much_a_module_drops(feature_dropout):
     """Of one channel in four, all positions of a sequence, or one value in four."""
     torch.manual_seed(1)
-    drop = make_dropout(0.25, object(), feature_dropout).drawn(torch.empty(50, 30, 60))
     x = torch.ones(50, 30, 60, dtype=torch.float64, requires_grad=True)
-    y = drop(x)
+    y = make_dropout(0.25, object(), feature_dropout)(x)
     dropped = y == 0
     assert dropped.double().mean().item() == pytest.approx(0.25, abs=0.04)
     assert_close(y[~dropped], torch.full_like(y[~dropped], 4 / 3), 1e-4)

@@ -659,11 +659,11 @@ def test_rotary_needs_an_even_zdim():
 def test_a_length_beyond_the_simple_bias_is_an_error_that_says_what_to_raise():
     module, _ = make_gated(max_positions=8)
     module(randn(1, 8, 6))
-    with pytest.raises(ValueError, match="max_positions"):
+    with pytest.raises(ValueError, match="raise --max-source-positions"):
         module(randn(1, 9, 6))
     state = LayerState()
     module(randn(1, 8, 6), state=state)
-    with pytest.raises(ValueError, match="max_positions"):
+    with pytest.raises(ValueError, match="raise --max-source-positions"):
         module(randn(1, 1, 6), state=state)
 
 

@@ -95,9 +95,19 @@ def test_compilers_are_told_what_the_operator_does(padded, dtype, bidirectional)
     x = randn(9, 2, DIM, dtype=dtype).transpose(0, 1).requires_grad_()
     args = x, *parameters.ema_parameters(), parameters.omega, None, mask
     torch.library.opcheck(torch.ops.fairseq_mega.ema.default, args)
-    grad = randn(2, 9, DIM, dtype=torch.promote_types(dtype, torch.float32))
+    grad = randn(2, 9, DIM, dtype=dtype)
     args = [arg.detach() if isinstance(arg, torch.Tensor) else arg for arg in (grad, *args)]
     torch.library.opcheck(torch.ops.fairseq_mega.ema_backward.default, args)
+
+
+@both_directions
+@pytest.mark.parametrize("length", [9, 70])
+@pytest.mark.parametrize("with_omega", [False, True])
+def test_compilers_are_told_what_the_convolution_does(with_omega, length, bidirectional):
+    x, kernel = randn(2, length, DIM), randn(DIM * (1 + bidirectional), 7, seed=2)
+    omega = randn(DIM, seed=3).requires_grad_() if with_omega else None
+    args = x.requires_grad_(), kernel.requires_grad_(), omega
+    torch.library.opcheck(torch.ops.fairseq_mega.convolution.default, args)
 
 
 @pytest.mark.parametrize("length", [1, 5, 64, 75])

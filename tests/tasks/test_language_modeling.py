@@ -260,7 +260,7 @@ class Reads:
     def __init__(self, model):
         self.lengths = []
         model.decoder.layers[0].register_forward_pre_hook(
-            lambda layer, inputs: self.lengths.append(inputs[0].size(0))
+            lambda layer, inputs: self.lengths.append(inputs[0].size(1))
         )
 
 
