@@ -126,17 +126,19 @@ class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
         masked_tokens: Optional[Tensor] = None,
         classification_head_name: Optional[str] = None,
         return_all_hiddens: bool = False,
-        **unused,
+        token_embeddings: Optional[Tensor] = None,
+        src_id: Optional[Tensor] = None,
     ) -> Tuple[Tensor, Dict[str, Optional[List[Tensor]]]]:
         """
         Args:
             src_tokens: ``(B, L)``, padded on either side.
             src_lengths: not needed: padding is seen in the tokens.
-            features_only: the encoder's output in place of scores.
+            features_only: the encoder's output instead of scores.
             masked_tokens: ``(B, L)``, true where scores are asked for; None for everywhere.
             classification_head_name: scores of classes by this head, in place of words.
             return_all_hiddens: also return the layers' outputs.
-            unused: what tasks put in batches for other models, as ``src_id``.
+            token_embeddings: ``(B, L, D)``, instead of those of the tokens.
+            src_id: not needed: the task ``masked_lm`` puts it in batches.
 
         Returns:
             scores of words ``(B, L, V)`` or, of M masked tokens, ``(M, V)``; or of classes
@@ -146,7 +148,7 @@ class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
         Raises:
             ValueError: where the model has no such head.
         """
-        features, states = self._encode(src_tokens, return_all_hiddens)
+        features, states = self._encode(src_tokens, return_all_hiddens, token_embeddings)
         extra = {"inner_states": states}
         if classification_head_name is not None:
             # Of rows that are padded on the left, the first token is not at the first place.
@@ -175,10 +177,13 @@ class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
             features = features[masked_tokens]  # (M, D)
         return self.lm_head(features, self.encoder.embed_tokens.weight)
 
-    def _encode(self, src_tokens: Tensor, states: bool) -> Tuple[Tensor, Optional[List[Tensor]]]:
+    def _encode(
+        self, src_tokens: Tensor, states: bool, token_embeddings: Optional[Tensor]
+    ) -> Tuple[Tensor, Optional[List[Tensor]]]:
         """Features ``(B, L, D)`` and, if asked for, the layers' outputs ``(L, B, D)``, at the
         places of the tokens: the encoder has moved left-padded ones to the left."""
-        output = self.encoder(src_tokens, return_all_hiddens=states)
+        options = dict(return_all_hiddens=states, token_embeddings=token_embeddings)
+        output = self.encoder(src_tokens, **options)
         hidden = output["encoder_states"] if states else None
         x = output["encoder_out"][0].transpose(0, 1)
         for shifts in output["left_padding"]:

@@ -15,6 +15,7 @@ from helpers import (
     make_model,
     sentences,
 )
+from masked_lm import make_model as make_masked
 
 LENGTHS = (3, 12, 7, 1)
 
@@ -89,6 +90,18 @@ def test_token_embeddings_take_the_tokens_place():
     assert_close(model(source, None, target, token_embeddings=embeddings)[0], expected)
     noised = model(source, None, target, token_embeddings=embeddings + 1)[0]
     assert (noised - expected).abs().max() > 1e-3
+
+
+def test_token_embeddings_of_a_masked_language_model():
+    model = make_masked()
+    tokens = batch_of(sentences(7, 4), left_pad=True)
+    embeddings = model.encoder.embed_tokens(tokens)
+    expected, _ = model(tokens)
+    assert_close(model(tokens, token_embeddings=embeddings)[0], expected)
+    noised = model(tokens, token_embeddings=embeddings + 1)[0]
+    assert (noised - expected).abs().max() > 1e-3
+    with pytest.raises(TypeError, match="segment_labels"):
+        model(tokens, segment_labels=tokens)
 
 
 @pytest.mark.parametrize("arch", TINY)
