@@ -1,4 +1,4 @@
-"""What all models share: how checkpoints are read."""
+"""How all models read checkpoints."""
 
 import ast
 import os

@@ -287,8 +287,8 @@ def _check_padding(padding_mask: Tensor) -> None:
 def _encoder_output(
     encoder_out: Optional[EncoderOut], state: Optional[DecodingState]
 ) -> Tuple[Optional[Tensor], Optional[Tensor]]:
-    """What the layers attend to: encoder output ``(B, S, D)`` and key padding mask ``(B, S)``, each
-    None where there is none. With a state, of one row for all hypotheses of a sentence, and only
+    """Returns encoder output ``(B, S, D)`` and key padding mask ``(B, S)`` for the layers, each None
+    where there is none. With a state, of one row for all hypotheses of a sentence, and only
     until the layers have read it."""
     if encoder_out is None or (state is not None and state.has_source):
         return None, None

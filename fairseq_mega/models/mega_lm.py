@@ -50,7 +50,7 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
 
     @classmethod
     def add_args(cls, parser) -> None:
-        """As other models', with options that published commands give to another task."""
+        """Adds the options of the model, and those that published commands give to another task."""
         super().add_args(parser)
         add_long_text_options(parser)
 

@@ -99,8 +99,8 @@ def tiled_attention(
 ) -> Tuple[Tensor, Optional[Tensor]]:
     """``naive.attention``, with dropout of the weights.
 
-    There are no tiles with few weights and values, for a compiler, and with ``need_weights``.
-    Tiles, and so the order in which dropout masks are drawn, are the same with and without
+    Few weights and values are computed in one piece, and so is all for a compiler and with
+    ``need_weights``. Tiles, and so the order in which dropout masks are drawn, are the same with and without
     gradients: activation checkpointing relies on it.
 
     Args:

@@ -45,7 +45,8 @@ def ema_by_kernel(
 
 
 def fastest_form(batch: int, length: int) -> ModuleType:
-    """As measured on two CPU cores, D 512, N 16: a matrix must pay for itself in the batch."""
+    """Returns ``one_block`` where the batch is large enough to pay for its matrices, else ``fft``:
+    as measured on two CPU cores with D 512 and N 16."""
     return one_block if length <= LONGEST_BLOCK and batch >= length // 8 else fft
 
 
