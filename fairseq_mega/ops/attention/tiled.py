@@ -100,8 +100,8 @@ def tiled_attention(
     """``naive.attention``, with dropout of the weights.
 
     Few weights and values are computed in one piece, and so is all for a compiler and with
-    ``need_weights``. Tiles, and so the order in which dropout masks are drawn, are the same with and without
-    gradients: activation checkpointing relies on it.
+    ``need_weights``. Tiles, and so the order in which dropout masks are drawn, are the same with
+    and without gradients: activation checkpointing relies on it.
 
     Args:
         q: ``(B, L, Z)``.
