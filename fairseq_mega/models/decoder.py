@@ -287,9 +287,11 @@ def _check_padding(padding_mask: Tensor) -> None:
 def _encoder_output(
     encoder_out: Optional[EncoderOut], state: Optional[DecodingState]
 ) -> Tuple[Optional[Tensor], Optional[Tensor]]:
-    """Returns encoder output ``(B, S, D)`` and key padding mask ``(B, S)``, each None where there is
-    none. With a state, they have one row for all hypotheses of a sentence, until the layers have
-    read them."""
+    """Returns encoder output ``(B, S, D)`` and key padding mask ``(B, S)``, None where there is none.
+
+    With a state, they have one row for all hypotheses of a sentence, until the layers have read
+    them.
+    """
     if encoder_out is None or (state is not None and state.has_source):
         return None, None
     source = encoder_out["encoder_out"][0].transpose(0, 1)
