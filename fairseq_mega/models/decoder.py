@@ -287,7 +287,7 @@ def _check_padding(padding_mask: Tensor) -> None:
 def _encoder_output(
     encoder_out: Optional[EncoderOut], state: Optional[DecodingState]
 ) -> Tuple[Optional[Tensor], Optional[Tensor]]:
-    """Returns encoder output ``(B, S, D)`` and key padding mask ``(B, S)``, None where there is none.
+    """Returns encoder output ``(B, S, D)`` and key padding mask ``(B, S)``, or None for them.
 
     With a state, they have one row for all hypotheses of a sentence, until the layers have read
     them.
