@@ -87,7 +87,6 @@ def test_the_backward_pass_keeps_a_byte_for_each_value(shape):
     assert [t.nbytes for t in kept] == [x.numel()]
 
 
-@pytest.mark.parametrize("positions", [40, 1000])
 @pytest.mark.parametrize("feature_dropout", [False, True])
 @pytest.mark.parametrize("positions", [40, 1000])
 def test_the_same_values_are_dropped_again(feature_dropout, positions):
