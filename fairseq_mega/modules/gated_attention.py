@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.attention import ATTENTION_FUNCTIONS, tiled_attention
+from ..ops.attention import ATTENTION_FUNCTIONS, tiled_attention, unchanged
 from ..ops.gating import formulas
 from ..ops.recompute import recomputed
 from .activations import ACTIVATIONS
@@ -21,10 +21,6 @@ from .state import BeamKVCache, LayerState
 
 Attended = Tuple[Tensor, Optional[Tensor]]
 Values = Callable[[Tensor], Tensor]
-
-
-def _itself(v: Tensor) -> Tensor:
-    return v
 
 
 class MovingAverageGatedAttention(nn.Module):
@@ -164,7 +160,7 @@ class MovingAverageGatedAttention(nn.Module):
         v = self._values(v)
         return self._continue_chunks(state.cache, q, k, v, padding_mask, need_weights)
 
-    def _attend(self, q, k, v, padding_mask, need_weights, values: Values = _itself) -> Attended:
+    def _attend(self, q, k, v, padding_mask, need_weights, values: Values = unchanged) -> Attended:
         """Attention over all positions: ``(B, L, H)`` and the weights ``(B, L, L)`` or None."""
         causal, length = not self.bidirectional, q.size(1)
         return tiled_attention(
@@ -181,7 +177,7 @@ class MovingAverageGatedAttention(nn.Module):
         )
 
     def _attend_in_chunks(
-        self, q, k, v, padding_mask, need_weights, values: Values = _itself
+        self, q, k, v, padding_mask, need_weights, values: Values = unchanged
     ) -> Attended:
         """Attention inside each chunk, or over the whole if that is one chunk."""
         batch, length, size = q.size(0), q.size(1), self.chunk_size

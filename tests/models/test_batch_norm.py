@@ -65,7 +65,7 @@ def statistics(name, steps, **options):
 @pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("name", MODELS)
 def test_statistics_do_not_depend_on_what_is_computed_again(name, steps, request):
-    """By activation checkpointing, by the layers themselves, and by both."""
+    """Activation checkpointing recomputes a batch, or the layers do, or both."""
     expected = statistics(name, steps)
     assert len(expected) >= 3 * 4
     found = [statistics(name, steps, checkpoint_activations=True)]

@@ -156,7 +156,7 @@ def test_scores_are_read_once_in_order():
 
 @torch.no_grad()
 def test_the_recurrent_form_differs_by_the_taps_that_truncation_cuts():
-    """By no more than max |x| times their sum."""
+    """The difference is at most max |x| times their sum."""
     length, truncation = 60, 8
     ema = make_ema(truncation=truncation)
     x = randn(2, length, ema.embed_dim)

@@ -90,7 +90,7 @@ def test_the_backward_pass_keeps_a_byte_for_each_value(shape):
 @pytest.mark.parametrize("feature_dropout", [False, True])
 @pytest.mark.parametrize("positions", [40, 1000])
 def test_the_same_values_are_dropped_again(feature_dropout, positions):
-    """With the random state of the first call; what is drawn after that is not disturbed."""
+    """The random state of the first call draws them; later draws are not disturbed."""
     module = make_dropout(0.5, object(), feature_dropout)
     x = randn(3, positions, 6)
     state = RandomState(x.device)
@@ -113,7 +113,7 @@ def test_a_mask_of_a_module_drops_the_same_in_every_call(positions):
 
 @pytest.mark.parametrize("feature_dropout", [False, True])
 def test_how_much_a_module_drops(feature_dropout):
-    """Of one channel in four, all positions of a sequence, or one value in four."""
+    """It drops one channel in four at all positions of a sequence, or one value in four."""
     torch.manual_seed(1)
     x = torch.ones(50, 30, 60, dtype=torch.float64, requires_grad=True)
     y = make_dropout(0.25, object(), feature_dropout)(x)

@@ -162,7 +162,7 @@ def test_layers_with_hooks_and_adapters_stay():
 
 
 def test_layers_with_packed_weights_are_replaced():
-    """As the hub's models have them."""
+    """The models of the hub have packed layers."""
     model = nn.Sequential(make_linear(512, 512), make_linear(512, 4))
     pack_linear_layers_(model)
     assert [type(module) for module in model] == [PackedLinear, nn.Linear]

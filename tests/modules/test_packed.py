@@ -186,7 +186,7 @@ def test_what_does_more_than_multiply_is_left_alone():
 
 @torch.no_grad()
 def test_hooks_that_are_added_later_fire():
-    """Of the module, and of all modules."""
+    """Hooks may be on the module or on all modules."""
     linear, x = make(), rows(3)
     expected = 2 * linear(x)
     handle = linear.register_forward_hook(lambda module, args, y: 2 * y)

@@ -72,7 +72,7 @@ def test_dropout_takes_both_kinds_of_random_numbers():
 @shapes
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_gradients_are_those_of_the_plain_function(name, shape):
-    """By itself, and before a projection; the backward pass takes no random numbers from others."""
+    """A step may stand alone or before a projection; others keep their random numbers."""
     function, args = FUNCTIONS[name](shape)
     leaves = leaves_of(args)
     assert_same_function(run(recomputed(function), args), run(function, args), leaves)
@@ -159,7 +159,7 @@ PROJECTIONS = {
 @shapes
 @pytest.mark.parametrize("projection", PROJECTIONS)
 def test_methods_of_layers(projection, shape):
-    """Whatever the projection does; what any dropout drops is dropped in both passes."""
+    """The projection may do anything; both passes drop the same values."""
     layer = Layer(PROJECTIONS[projection]()).double()
     args = [leaf(1, *shape), leaf(2, *shape), "name"]
     leaves = {**leaves_of(args), **dict(layer.named_parameters())}

@@ -79,7 +79,7 @@ class _Weights(NamedTuple):
         return ATTENTION_FUNCTIONS[self.function](scores)
 
 
-def _itself(v: Tensor) -> Tensor:
+def unchanged(v: Tensor) -> Tensor:
     return v
 
 
@@ -94,7 +94,7 @@ def tiled_attention(
     dropout: float = 0.0,
     need_weights: bool = False,
     scale: Optional[float] = None,
-    values: Callable[[Tensor], Tensor] = _itself,
+    values: Callable[[Tensor], Tensor] = unchanged,
     tiles: Optional[List[Tile]] = None,
 ) -> Tuple[Tensor, Optional[Tensor]]:
     """``naive.attention``, with dropout of the weights.
