@@ -13,10 +13,10 @@ from omegaconf import II
 
 from ..data.cutting import ValidBlock, cut_into_streams
 from ..data.text import CutText, EpochSamples, Streams
-from ..generation import PromptTaskMixin
 from ..models.choices import check_model
 from ..models.mega_lm import MegaLanguageModel
 from ..modules.checks import check_positive
+from .prompts import PromptTaskMixin
 
 
 @dataclass

@@ -20,7 +20,7 @@ from helpers import (
 )
 
 from fairseq_mega import MegaLanguageModelingTask
-from fairseq_mega.generation import PromptGenerator
+from fairseq_mega.tasks.prompts import PromptGenerator
 
 CHUNK = 4
 WORDS = 20

@@ -9,9 +9,9 @@ from fairseq.search import BeamSearch, Sampling
 from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
 from torch import Tensor
 
-from .models.mega_lm import MegaLanguageModel
-from .models.state import DecodingState
-from .models.streaming import read_segments, target_scores
+from ..models.mega_lm import MegaLanguageModel
+from ..models.state import DecodingState
+from ..models.streaming import read_segments, target_scores
 
 
 class PromptTaskMixin:
