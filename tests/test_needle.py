@@ -10,9 +10,9 @@ import torch
 from commands import ROOT, run_warm
 from fairseq.data import Dictionary
 
-from examples.language_modeling import needle
+from examples.experiments import needle
 
-SCRIPT = "examples/language_modeling/needle.py"
+SCRIPT = "examples/experiments/needle.py"
 
 
 def test_only_what_follows_a_query_can_be_foreseen():

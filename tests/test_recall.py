@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import assert_close, scatter
 
-from examples.language_modeling import recall
+from examples.experiments import recall
 
 ROOT = Path(__file__).resolve().parents[1]
 CHUNK = recall.QUICK.chunk
@@ -63,7 +63,7 @@ def test_models_are_of_equal_size():
 
 
 def test_a_quick_run_from_end_to_end(tmp_path):
-    command = [sys.executable, "examples/language_modeling/recall.py", "--quick", "--out", tmp_path]
+    command = [sys.executable, "examples/experiments/recall.py", "--quick", "--out", tmp_path]
     command += ["--texts", "50", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

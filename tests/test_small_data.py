@@ -6,7 +6,7 @@ import math
 import pytest
 from fairseq.options import get_generation_parser, get_training_parser, parse_args_and_arch
 
-from examples.translation import small_data
+from examples.experiments import small_data
 
 UPDATES = (100, 200)
 

@@ -7,7 +7,7 @@ import pytest
 from fairseq.options import get_eval_lm_parser, parse_args_and_arch
 from helpers import build, parse
 
-from examples.language_modeling import small_text
+from examples.experiments import small_text
 
 
 def arguments(tmp_path, words="--seeds 1 2 --updates 600"):

@@ -1,9 +1,9 @@
 """Mega beside fairseq's Transformer of equal size on 24,000 natural sentences: curves and tests.
 
-    python examples/translation/small_data.py                     English–German, 3 seeds
-    python examples/translation/small_data.py --target-lang fr    English–French
-    python examples/translation/small_data.py --data FOLDER       what prepare.py has made
-    python examples/translation/small_data.py --mega='--dropout 0.3'   and so for --transformer
+    python examples/experiments/small_data.py                     English–German, 3 seeds
+    python examples/experiments/small_data.py --target-lang fr    English–French
+    python examples/experiments/small_data.py --data FOLDER       what prepare.py has made
+    python examples/experiments/small_data.py --mega='--dropout 0.3'   and so for --transformer
 
 Each training step prints its command, and is skipped where an earlier run finished it with the same
 command.
@@ -22,7 +22,7 @@ from sacrebleu.significance import PairedTest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from examples.comparison import (  # noqa: E402
+from examples.experiments.comparison import (  # noqa: E402
     Column,
     add_options,
     check_gpu,

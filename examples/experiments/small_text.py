@@ -1,8 +1,8 @@
 """Mega beside fairseq's Transformer of equal size on the ten million characters of a manual.
 
-    python examples/language_modeling/small_text.py                    subwords, 3 seeds
-    python examples/language_modeling/small_text.py --symbols bytes
-    python examples/language_modeling/small_text.py --only mega        or mega-normal, transformer
+    python examples/experiments/small_text.py                    subwords, 3 seeds
+    python examples/experiments/small_text.py --symbols bytes
+    python examples/experiments/small_text.py --only mega        or mega-normal, transformer
 
 Curves of the trainings, and the test set read in blocks of one chunk, two, four, ... that know
 nothing of each other: what a text further back is good for. Each step prints its command, and is
@@ -19,7 +19,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from examples.comparison import (  # noqa: E402
+from examples.experiments.comparison import (  # noqa: E402
     Column,
     add_options,
     check_gpu,

@@ -2,9 +2,9 @@
 carries from chunk to chunk, with the published initial memories and with spread ones, and fairseq's
 Transformer with a window of one chunk.
 
-    python examples/language_modeling/recall.py            some minutes on two CPU cores
-    python examples/language_modeling/recall.py --quick    tiny, in seconds: only that it runs
-    python examples/language_modeling/recall.py --only mega-spread --texts 100000
+    python examples/experiments/recall.py            some minutes on two CPU cores
+    python examples/experiments/recall.py --quick    tiny, in seconds: only that it runs
+    python examples/experiments/recall.py --only mega-spread --texts 100000
 
 A sample is one of a few values somewhere in a text of random words, and a query at its end, to be
 answered with the value. All models see the same samples in the same number of updates; their

@@ -1,7 +1,7 @@
 """A text to learn recall from with fairseq-train, and how much a model recalls of a long one.
 
-    python examples/language_modeling/needle.py data OUT
-    python examples/language_modeling/needle.py score CHECKPOINT --data DATA-BIN
+    python examples/experiments/needle.py data OUT
+    python examples/experiments/needle.py score CHECKPOINT --data DATA-BIN
 
 A line is random words with one of a few values among the first of them. Queries come after it,
 each followed by the value, after gaps of all lengths: in training, the loss is of all tokens of all
