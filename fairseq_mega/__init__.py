@@ -9,7 +9,7 @@ optimizer ``mega_adam`` (``optim``); and lets torch load fairseq's checkpoints (
 """
 
 from . import optim
-from .checkpoints import allow_checkpoint_types
+from .checkpoints.types import allow_checkpoint_types
 from .criterions.lra_cross_entropy import LRACrossEntropyCriterion
 from .models.classifier import MegaClassifier
 from .models.imagenet import MegaImageNet

@@ -143,20 +143,20 @@ def _act(args: argparse.Namespace) -> Path | str:
     if args.action in ACTIONS:
         return run(args)
     if args.action == "recover":
-        from .recovery import recover
+        from .checkpoints.recovery import recover
 
         return recover(args.folder)
     if args.action == "convert-hf":
-        from .convert import convert_huggingface
+        from .checkpoints.huggingface import convert_huggingface
 
         convert_huggingface(args.folder, args.out, args.mask_id)
         return args.out
     if args.action == "convert-imagenet":
-        from .convert import convert_imagenet
+        from .checkpoints.imagenet import convert_imagenet
 
         convert_imagenet(args.file, args.out)
         return args.out
-    from .exchange import export_checkpoint, import_folder
+    from .checkpoints.exchange import export_checkpoint, import_folder
 
     if args.action == "export":
         data = args.data or args.checkpoint.parent

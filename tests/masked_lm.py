@@ -11,7 +11,7 @@ from fairseq.checkpoint_utils import load_model_ensemble_and_task
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from helpers import make_dictionary, parse, relative_error, scatter
 
-from fairseq_mega.convert import convert_huggingface
+from fairseq_mega.checkpoints.huggingface import convert_huggingface
 
 HUGGINGFACE = Path(__file__).resolve().parent / "parity" / "huggingface"
 HEAD = "sentence_classification_head"

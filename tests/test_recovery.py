@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fairseq_mega.__main__ import main
-from fairseq_mega.files import replaced_file
-from fairseq_mega.recovery import is_whole, number_of_updates, recover
+from fairseq_mega.checkpoints.recovery import is_whole, number_of_updates, recover
+from fairseq_mega.checkpoints.writing import replaced_file
 from fairseq_mega.tasks.predictions import Predictions
 
 LAST = "checkpoint_last.pt"

@@ -14,8 +14,7 @@ from fairseq.hub_utils import GeneratorHubInterface
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
 from torch import Tensor, nn
 
-from ..models.base import MegaCheckpointMixin
-from ..models.choices import check_model, chosen, read_checkpoint
+from ..checkpoints.trust import PluginModel, check_model, chosen, read_checkpoint
 from ..models.decoder import MegaDecoder
 from ..models.mega import MegaModel
 from ..models.mega_lm import MegaLanguageModel
@@ -78,7 +77,7 @@ def load(checkpoint: Path, data: str, options: Dict[str, Any]) -> GeneratorHubIn
     """
     state = read_checkpoint(str(checkpoint))
     name = chosen(state, "model", str(checkpoint))
-    check_model(name, MegaCheckpointMixin, str(checkpoint))
+    check_model(name, PluginModel, str(checkpoint))
     kind = ARCH_MODEL_REGISTRY.get(name) or MODEL_REGISTRY[name]
     if not issubclass(kind, (MegaModel, MegaLanguageModel)):
         raise ValueError(

@@ -111,7 +111,7 @@ def check_new(out: Path) -> Path:
     Raises:
         OSError: where the folder cannot be made; before any work.
     """
-    from ..exchange.files import new_folder
+    from ..checkpoints.writing import new_folder
 
     try:
         with new_folder(out):

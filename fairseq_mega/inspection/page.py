@@ -9,7 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterable, List, Sequence
 
-from ..exchange.files import new_folder
+from ..checkpoints.writing import new_folder
 from .style import styled
 
 if TYPE_CHECKING:

@@ -6,9 +6,8 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tup
 import torch
 from torch import Tensor
 
-from ..exchange.build import check_finite
-from ..models.base import MegaCheckpointMixin
-from ..models.choices import check_model, chosen, read_checkpoint, section
+from ..checkpoints.building import check_finite
+from ..checkpoints.trust import PluginModel, check_model, chosen, read_checkpoint, section
 from ..ops.ema import EMACoefficients, ema_coefficients
 from ..ops.positions import rotary_bias
 
@@ -100,7 +99,7 @@ def read_weights(path: str) -> Inspected:
     """
     state = read_checkpoint(path)
     architecture = chosen(state, "model", path)
-    check_model(architecture, MegaCheckpointMixin, path)
+    check_model(architecture, PluginModel, path)
     weights = state["model"]
     if not any(".mega_layer.move.delta" in name for name in weights):
         raise ValueError(f"{path} holds no Mega layers, though it is of the model {architecture}")

@@ -10,9 +10,10 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checkpoints.exchange import is_exported, load_exported
+from ..checkpoints.trust import PluginModel, check_choices
 from ..modules.int8 import multiply_in_int8_
 from ..modules.packed import pack_linear_layers_
-from .choices import check_choices
 from .layers import compile_layers_
 from .memory_metrics import log_memory_spans
 from .registration import add_model_options
@@ -21,7 +22,7 @@ INT8_OPTION = "cpu_int8"  # of --model-overrides, and of from_pretrained
 COMPILE_OPTION = "compile_layers"  # of training, and of from_pretrained
 
 
-class MegaCheckpointMixin:
+class MegaCheckpointMixin(PluginModel):
     """Reads checkpoints of this package and of the published code; refuses others.
 
     ``table_options``: what decides the size of the ``simple`` bias's tables.
@@ -128,11 +129,9 @@ class MegaCheckpointMixin:
 
     @classmethod
     def _load(cls, model_name_or_path, checkpoint_file, data_name_or_path, kwargs) -> nn.Module:
-        from .. import exchange  # above this in the order of the package
-
         folder = Path(model_name_or_path)
-        if exchange.is_exported(folder) and not (folder / checkpoint_file).is_file():
-            return exchange.load_exported(folder, cls, kwargs)
+        if is_exported(folder) and not (folder / checkpoint_file).is_file():
+            return load_exported(folder, cls, kwargs)
         for name in checkpoint_file.split(os.pathsep):
             check_choices(os.path.join(model_name_or_path, name), cls, kwargs)
         kwargs.pop("task", None)  # fairseq would take it for an option of the task's

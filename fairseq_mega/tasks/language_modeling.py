@@ -11,9 +11,9 @@ from fairseq.tasks import register_task
 from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageModelingTask
 from omegaconf import II
 
+from ..checkpoints.trust import check_model
 from ..data.cutting import ValidBlock, cut_into_streams
 from ..data.text import CutText, EpochSamples, Streams
-from ..models.choices import check_model
 from ..models.mega_lm import MegaLanguageModel
 from ..modules.checks import check_positive
 from .prompts import PromptTaskMixin

@@ -10,7 +10,7 @@ from typing import Dict, List, Tuple
 import torch
 from torch import Tensor, distributed
 
-from ..files import replaced_file
+from ..checkpoints.writing import replaced_file
 
 logger = logging.getLogger(__name__)
 

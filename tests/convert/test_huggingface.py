@@ -11,8 +11,8 @@ from masked_lm import HEAD, HUGGINGFACE, converted, difference
 
 from fairseq_mega import MegaMaskedLM
 from fairseq_mega.__main__ import main
-from fairseq_mega.convert import convert_huggingface
-from fairseq_mega.exchange import export_checkpoint
+from fairseq_mega.checkpoints.exchange import export_checkpoint
+from fairseq_mega.checkpoints.huggingface import convert_huggingface
 
 CASES = ("masked_lm", "masked_lm_chunks", "classifier")
 REFUSED = {

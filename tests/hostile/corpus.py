@@ -94,7 +94,7 @@ def calls(mark):
         "numpy.load": (mark,),
         "fairseq.utils.eval_str_list": (code,),
         "fairseq.models.build_model": ({},),
-        "fairseq_mega.exchange.files.import_folder": (mark, mark),
+        "fairseq_mega.checkpoints.exchange.import_folder": (mark, mark),
     }
 
 

@@ -99,7 +99,7 @@ ATTACKS = {
     "file mapped": (Call(Name("numpy.memmap"), ("/etc/hostname",)), "numpy.memmap"),
     "numpy's own loader": (Call(Name("numpy.load"), ("x", None, True)), "numpy.load"),
     "buffer of protocol 5": (Name("numpy.core.numeric._frombuffer"), "_frombuffer"),
-    "our own names": (Name("fairseq_mega.checkpoints._Numbers"), "fairseq_mega.checkpoints"),
+    "our own names": (Name("fairseq_mega.checkpoints.types._Numbers"), "fairseq_mega.checkpoints"),
 }
 
 LOAD = """

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from fairseq_mega import MegaLanguageModel, MegaModel
 from fairseq_mega.__main__ import main
-from fairseq_mega.exchange import export_checkpoint, import_folder, load_exported
+from fairseq_mega.checkpoints.exchange import export_checkpoint, import_folder, load_exported
 from fairseq_mega.modules.int8 import Int8Linear
 
 ADAPTIVE = "--criterion adaptive_loss --adaptive-softmax-cutoff 8,14 --adaptive-softmax-factor 2"
@@ -183,7 +183,7 @@ CHANGES = {
     ),
     "missing value": (f"{OPTION}.adaptive_softmax_cutoff", "???", "stands for something else"),
     "cutoffs as code": (f"{OPTION}.adaptive_softmax_cutoff", "exit()", "cutoff is exit"),
-    "layers without end": (f"{OPTION}.encoder_layers", 10**6, "encoder_layers is 1000000, more th"),
+    "layers without end": (f"{OPTION}.encoder_layers", 10**6, "--encoder-layers is 1000000"),
     "a number too large": (f"{OPTION}.encoder_embed_dim", 10**18, "out of range"),
     "another shape": (f"{OPTION}.encoder_embed_dim", 10**6, "shape"),
     "more layers": (

@@ -12,8 +12,8 @@ from helpers import parse
 from masked_lm import HUGGINGFACE, SIZES
 from omegaconf import OmegaConf
 
-from fairseq_mega.convert import convert_huggingface
-from fairseq_mega.exchange.files import new_checkpoint
+from fairseq_mega.checkpoints.exchange import new_checkpoint
+from fairseq_mega.checkpoints.huggingface import convert_huggingface
 from fairseq_mega.inspection import weight_pictures as pictures
 from fairseq_mega.inspection.inspect_page import inspect_sections
 from fairseq_mega.inspection.memory import gates_of, kernel_energy, kernels_of, quantiles, spans_of

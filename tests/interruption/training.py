@@ -42,7 +42,7 @@ import torch  # noqa: E402
 from classification import dictionary_of, make_texts, write_lines  # noqa: E402
 from commands import BIN, PLUGIN  # noqa: E402
 
-from fairseq_mega.recovery import LAST, is_whole, number_of_updates, recover  # noqa: E402
+from fairseq_mega.checkpoints.recovery import LAST, is_whole, number_of_updates, recover  # noqa: E402
 
 # Many words make checkpoints of megabytes, which take a while to write.
 WORDS = [f"w{i}" for i in range(20000)]

@@ -6,7 +6,7 @@ import torch
 from classification import KINDS, PARITY, parity_data
 from helpers import assert_close
 
-from fairseq_mega.exchange import export_checkpoint, import_folder
+from fairseq_mega.checkpoints.exchange import export_checkpoint, import_folder
 from fairseq_mega.models.classifier import MegaClassifier
 
 kinds = pytest.mark.parametrize("kind", KINDS)

@@ -14,7 +14,7 @@ from fairseq.checkpoint_utils import load_model_ensemble
 from helpers import assert_close, parse, randn, scatter
 
 from fairseq_mega.__main__ import main
-from fairseq_mega.convert.imagenet import convert_ema
+from fairseq_mega.checkpoints.imagenet import convert_ema
 from fairseq_mega.modules.dropout import Dropout
 from fairseq_mega.modules.stochastic_depth import (
     PathDropout,

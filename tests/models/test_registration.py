@@ -7,7 +7,7 @@ import pytest
 from fairseq.tasks import TASK_REGISTRY
 from fairseq.tasks.multilingual_translation import MultilingualTranslationTask
 
-from fairseq_mega.exchange.description import architectures
+from fairseq_mega.checkpoints.description import architectures
 
 MULTI_MODEL = [
     name for name, task in TASK_REGISTRY.items() if issubclass(task, MultilingualTranslationTask)

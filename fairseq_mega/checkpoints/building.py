@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from .description import make_dictionary
-from .tasks import form_of
+from .task_forms import form_of
 
 # A buffer of published checkpoints that says how their positions count, see MegaEncoder.
 MAY_BE = {"encoder.version"}

@@ -14,9 +14,8 @@ from fairseq.dataclass.utils import interpret_dc_type
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 
-from ..models.base import MegaCheckpointMixin
-from ..models.config import MOST_LAYERS
-from .tasks import TASKS, form_of
+from .task_forms import TASKS, form_of
+from .trust import PluginModel
 
 FORMAT, FORMAT_VERSION = "fairseq-mega", 1
 LONGEST_FILE = 256 << 20  # bytes
@@ -37,7 +36,7 @@ NO_OPTIONS = {
 def architectures() -> Dict[str, type]:
     """The models of this package by the names of their architectures."""
     models = ARCH_MODEL_REGISTRY.items()
-    return {name: model for name, model in models if issubclass(model, MegaCheckpointMixin)}
+    return {name: model for name, model in models if issubclass(model, PluginModel)}
 
 
 def option_fields(part: str, name: str) -> Dict[str, dataclasses.Field]:
@@ -155,8 +154,6 @@ def check_options(options: Any, fields: Mapping[str, dataclasses.Field], where: 
         _check_option(value, fields[name].type, f"{where}.{name} is {value!r:.80}")
         if name.endswith("_lang") and not re.fullmatch(r"[\w-]+(\.[\w-]+)*", value or ""):
             raise ValueError(f"{where}.{name} is {value!r:.80}, no part of a file's name")
-        if name.endswith("_layers") and value is not None and value > MOST_LAYERS:
-            raise ValueError(f"{where}.{name} is {value}, more than {MOST_LAYERS}")
 
 
 def _check_option(value: Any, declared: Any, says: str) -> None:

@@ -23,6 +23,10 @@ TEXT = {
 }
 
 
+class PluginModel:
+    """Marks the models of this plugin, the only ones that a checkpoint may choose."""
+
+
 def read_checkpoint(path: str) -> Dict[str, Any]:
     """What is in a checkpoint; weights are read only when they are used, if the file allows that.
 

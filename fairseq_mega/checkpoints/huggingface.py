@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..exchange.files import new_folder
-from .checkpoint import make_config, write_checkpoint
+from .conversion import make_config, write_checkpoint
 from .huggingface_names import complete, convert_options, convert_weights
+from .writing import new_folder
 
 CHECKPOINT = "model.pt"
 SPECIAL = 4  # <s>, <pad>, </s>, <unk>, which no dict.txt lists

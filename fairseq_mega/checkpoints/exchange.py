@@ -1,12 +1,9 @@
 """Folders of model.safetensors and config.json, from and to fairseq's checkpoints."""
 
 import json
-import os
-import shutil
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import torch
 from fairseq.data import Dictionary
@@ -18,10 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..files import part_of
-from ..models.base import MegaCheckpointMixin
-from ..models.choices import check_model, chosen, read_checkpoint, section
-from .build import (
+from .building import (
     check_finite,
     check_size,
     check_weights,
@@ -40,7 +34,9 @@ from .description import (
     read_description,
     take_options,
 )
-from .tasks import TASKS, declared_options, form_of
+from .task_forms import TASKS, declared_options, form_of
+from .trust import PluginModel, check_model, chosen, read_checkpoint, section
+from .writing import new_file, new_folder
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -90,7 +86,7 @@ def _describe(
     state: Mapping[str, Any], path: str, data: Path, named: Optional[str]
 ) -> Dict[str, Any]:
     task, model = chosen(state, "task", path), chosen(state, "model", path)
-    check_model(model, MegaCheckpointMixin, path)
+    check_model(model, PluginModel, path)
     if task not in TASKS and (task != named or task not in TASK_REGISTRY):
         raise ValueError(
             f"{path} is of the task {task!r:.80}, not one of {sorted(TASKS)}: if you know it, give "
@@ -170,7 +166,7 @@ def _version(package: str) -> str:
 
 
 def read_folder(
-    folder: Path, kind: type = MegaCheckpointMixin, named: Optional[str] = None
+    folder: Path, kind: type = PluginModel, named: Optional[str] = None
 ) -> Tuple[Dict, DictConfig, FairseqTask, nn.Module]:
     """The description, configuration, task and model, of class ``kind``, in a folder.
 
@@ -266,38 +262,3 @@ def new_checkpoint(config: DictConfig, weights: Mapping[str, Tensor]) -> Dict[st
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
         "last_optimizer_state": None,
     }
-
-
-# --- whole or not at all ------------------------------------------------------------------------
-
-
-@contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A folder under another name, which becomes ``out`` when it is whole."""
-    part = _part(out)
-    part.mkdir()
-    try:
-        yield part
-        part.rename(out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-
-
-@contextmanager
-def new_file(out: Path) -> Iterator[Path]:
-    """As ``new_folder``, a file."""
-    part = _part(out)
-    try:
-        yield part
-        part.rename(out)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _part(out: Path) -> Path:
-    if os.path.lexists(out):
-        raise FileExistsError(f"{out} is there: give another name, or delete it")
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"no folder at {out.parent}, where {out.name} is to be")
-    return part_of(out)

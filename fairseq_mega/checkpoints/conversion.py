@@ -12,8 +12,8 @@ from fairseq.tasks import TASK_DATACLASS_REGISTRY, setup_task
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from ..exchange.build import check_finite, check_size, defaults
-from ..exchange.files import new_checkpoint
+from .building import check_finite, check_size, defaults
+from .exchange import new_checkpoint
 
 Part = Mapping[str, Any]  # the options that are not the default, and "_name"
 

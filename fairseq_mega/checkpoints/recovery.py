@@ -13,8 +13,8 @@ import zipfile
 from pathlib import Path
 from typing import Optional
 
-from .files import replaced_file
-from .models.choices import read_checkpoint
+from .trust import read_checkpoint
+from .writing import replaced_file
 
 LAST = "checkpoint_last.pt"
 # Of epochs, of updates, and the best ones; not parts of a sharded checkpoint.

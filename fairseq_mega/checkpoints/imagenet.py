@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Dict, Mapping
 
 import torch
-from fairseq.models import MODEL_DATACLASS_REGISTRY
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
 from torch import Tensor
 
-from ..exchange.build import check_finite
-from ..exchange.files import new_checkpoint, new_file
-from ..models.imagenet import MegaImageNet
-from .checkpoint import make_config
+from .building import check_finite
+from .conversion import make_config
+from .exchange import new_checkpoint
+from .writing import new_file
 
 ARCH = "mega_base_patch16_224"
 # Above, the difference of omega and tap 0 loses more than three of float32's seven digits.
@@ -52,7 +52,7 @@ def convert_imagenet(file: Path, out: Path) -> None:
     task = dict(_name="image_folder", image_size=size, train_subset="train")
     config = make_config(task, options, dict(_name="label_smoothed_cross_entropy"))
     config.model.image_size = size
-    model = MegaImageNet(config.model, len(weights["head.weight"]))
+    model = ARCH_MODEL_REGISTRY[ARCH](config.model, len(weights["head.weight"]))
     try:
         model.load_state_dict(converted, strict=True)
     except RuntimeError as error:
