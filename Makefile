@@ -47,7 +47,7 @@ hostile: $(INSTALLED)
 properties: $(INSTALLED)
 	OMP_NUM_THREADS=1 PROPERTY_CASES=280 $(BIN)/pytest -n 2 tests/properties
 
-# Hashes of the versions in constraints.txt, and the licences in docs/dependencies.md: minutes.
+# Hashes of the versions in constraints.txt: minutes.
 dependencies: $(INSTALLED)
 	$(PYTHON) -m venv build/pip-tools
 	build/pip-tools/bin/pip install --disable-pip-version-check pip-tools==7.6.2
@@ -55,13 +55,10 @@ dependencies: $(INSTALLED)
 	    $(HASHED:%=--extra=%) \
 	    --constraint constraints.txt --unsafe-package torch --no-header --no-annotate \
 	    --no-emit-index-url --no-emit-find-links --output-file .ci/requirements.txt setup.py
-	$(BIN)/python .ci/licences.py
 
-# Trainings, preparations and the demo, killed at random moments and started again: an hour.
+# Trainings, killed at random moments and resumed: half an hour.
 interruption: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python tests/interruption/training.py --mount
-	OMP_NUM_THREADS=1 $(BIN)/python tests/interruption/preparation.py
-	OMP_NUM_THREADS=1 $(BIN)/python tests/interruption/preparation.py --what demo
+	OMP_NUM_THREADS=1 $(BIN)/python tests/interruption.py
 
 # What takes too long for the tests: sequences of a million positions, eight threads for a minute.
 numerics: $(INSTALLED)

@@ -2,12 +2,12 @@
 
 import json
 import logging
-import math
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Dict, List, Tuple
 
 import torch
+from scipy.stats import binomtest
 from torch import Tensor, distributed
 
 from ..checkpoints.writing import replaced_file
@@ -110,20 +110,12 @@ def summary(pairs: List[Tuple[int, int]], names: List[str]) -> Dict:
     for target, predicted in pairs:
         confusion[target, predicted] += 1
     correct = int(confusion.diagonal().sum())
+    interval = binomtest(correct, len(pairs)).proportion_ci(0.95, method="wilson")
     return {
         "samples": len(pairs),
         "correct": correct,
         "accuracy": 100 * correct / len(pairs),
-        "interval_95": [100 * bound for bound in wilson_interval(correct, len(pairs))],
+        "interval_95": [100 * interval.low, 100 * interval.high],
         "classes": names,
         "confusion": confusion.tolist(),
     }
-
-
-def wilson_interval(correct: int, count: int, z: float = 1.959964) -> Tuple[float, float]:
-    """The interval of a proportion at ``z`` standard deviations (Wilson, 1927), which keeps between
-    0 and 1 and is not empty at either."""
-    p = correct / count
-    middle = (p + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(p * (1 - p) / count + (z / (2 * count)) ** 2)
-    return max(0.0, middle - half), min(1.0, middle + half)
