@@ -45,7 +45,7 @@ class Kept(dict):
 class PlainDecoder(MegaDecoder):
     def new_state(self, encoder_out=None):
         """Hypotheses share nothing."""
-        return DecodingState(self, len(self.layers))
+        return DecodingState(len(self.layers))
 
 
 # --- moving average -------------------------------------------------------------------------------

@@ -84,6 +84,9 @@ class LayersConfig(FairseqDataclass):
         "compile the layers with torch.compile for training; takes a minute or more at the first "
         "updates",
     )
+    log_memory_per_layer: bool = _option(
+        False, "log the half-lives of each layer's EMA, not only those of the whole model"
+    )
 
 
 @dataclass

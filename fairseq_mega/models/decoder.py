@@ -15,7 +15,7 @@ from ..modules.dropout import make_dropout
 from .config import cutoffs
 from .layers import DecoderLayer, make_layers
 from .padding import left_padding, may_have_padding, move_left, move_right, zero_padding
-from .state import DecodingState, beam_size
+from .state import KEY, DecodingState, beam_size
 
 EncoderOut = Dict[str, Any]
 Extra = Dict[str, Sequence[Optional[Tensor]]]
@@ -28,7 +28,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
         cfg: ``MegaConfig`` or ``MegaLanguageModelConfig``, complete and checked.
         embed_tokens: an ``nn.Embedding`` or an ``AdaptiveInput``.
         cross_attention: whether the layers attend to an encoder.
-        attention_in_training: whether training returns the cross attention, too, for criteria that
+        attention_in_training: whether training also returns the cross attention, for criteria that
             learn from it.
         final_norm_affine: whether the final norm of a pre-norm model has weights.
     """
@@ -49,7 +49,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
         self.attention_in_training = attention_in_training
         self.embed_tokens = embed_tokens
         self.embed_scale = 1.0 if cfg.no_scale_embedding else math.sqrt(dim)
-        self.project_in_dim = None
+        self.project_in_dim = None  # name fixed by published checkpoints
         if embed_tokens.embedding_dim != dim:
             self.project_in_dim = nn.Linear(embed_tokens.embedding_dim, dim, bias=False)
         self.embed_norm = SequenceNorm(norm, dim) if cfg.normalize_embedding else None
@@ -84,7 +84,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
             if name.endswith("_float_tensor"):  # fairseq's adaptive tables leave it unwritten
                 buffer.zero_()
 
-        # Chunks and cross attention count positions; else there are distances alone.
+        # Chunks and cross attention count positions; the rest depends on distances only.
         self.counts_positions = cfg.decoder_chunk_size > 0 or cross_attention
         chunked = cfg.decoder_chunk_size > 0 and not cross_attention
         limited = cfg.rel_pos_bias == "simple" and not chunked
@@ -96,7 +96,6 @@ class MegaDecoder(FairseqIncrementalDecoder):
         encoder_out: Optional[EncoderOut] = None,
         incremental_state: Optional[Dict[str, Any]] = None,
         features_only: bool = False,
-        full_context_alignment: bool = False,
         alignment_layer: Optional[int] = None,
         alignment_heads: Optional[int] = None,
         src_lengths: Optional[Tensor] = None,
@@ -108,12 +107,11 @@ class MegaDecoder(FairseqIncrementalDecoder):
                 With an ``incremental_state``, padding must not come before them, unless the
                 decoder has neither chunks nor an encoder.
             encoder_out: output of ``MegaEncoder``, or of any encoder of fairseq's.
-            incremental_state: fairseq's dictionary, in which our ``DecodingState`` knows what was
-                read of the sentence before; only the tokens after it are read, any number of them.
+            incremental_state: fairseq's dictionary, which holds our ``DecodingState``; only the
+                tokens after those that the state has read are read, any number of them.
             features_only: return features instead of logits.
-            full_context_alignment: must be False: the layers are causal.
             alignment_layer: the layer whose cross attention is returned (default: the last).
-            alignment_heads, src_lengths: not needed: there is one head, and padding is seen in the
+            alignment_heads, src_lengths: ignored: there is one head, and padding is seen in the
                 tokens.
             return_all_hiddens: also return the layers' outputs.
 
@@ -123,66 +121,45 @@ class MegaDecoder(FairseqIncrementalDecoder):
             and ``inner_states`` ``[(T', B, D), ...]``.
 
         Raises:
-            InterruptedReadError: where an earlier read of the state has failed.
-            ValueError: where there is nothing to read, or of other rows than the state's.
+            InterruptedReadError: if an earlier read of the state has failed.
+            ValueError: if there is nothing to read, or the state has a different number of rows.
         """
         x, extra = self.extract_features(
-            prev_output_tokens,
-            encoder_out,
-            incremental_state,
-            full_context_alignment,
-            alignment_layer,
-            alignment_heads,
-            return_all_hiddens,
+            prev_output_tokens, encoder_out, incremental_state, alignment_layer, return_all_hiddens
         )
-        if features_only:
-            return x, extra
-        return self.output_layer(x), extra
+        return x if features_only else self.output_layer(x), extra
 
     def extract_features(
         self,
         prev_output_tokens: Tensor,
         encoder_out: Optional[EncoderOut] = None,
         incremental_state: Optional[Dict[str, Any]] = None,
-        full_context_alignment: bool = False,
         alignment_layer: Optional[int] = None,
-        alignment_heads: Optional[int] = None,
         return_all_hiddens: bool = False,
     ) -> Tuple[Tensor, Extra]:
         """Features ``(B, T', D)`` instead of the logits of ``forward``."""
-        if full_context_alignment:
-            raise ValueError(
-                "full_context_alignment is True, but Mega's decoder is causal: leave it out"
-            )
         options = encoder_out, alignment_layer, return_all_hiddens
         if incremental_state is None:
             return self._features(prev_output_tokens, None, *options)
-        state = DecodingState.of(self, incremental_state)
+        state = self.get_incremental_state(incremental_state, KEY)
         if state is None:
             state = self.new_state(encoder_out)
-            state.enter_into(incremental_state)
+            self.set_incremental_state(incremental_state, KEY, state)
         state.check_unread(prev_output_tokens)
         with state.reading():
             features = self._features(prev_output_tokens[:, state.prefix :], state, *options)
             state.prefix = prev_output_tokens.size(1)
         return features
 
-    def prefill(self, tokens: Tensor, state: DecodingState) -> Tensor:
-        """Reads ``tokens (B, T)``, any number of them, which follow what the state has read.
-
-        A decoding that continues from the state has only the tokens after them in its
-        ``prev_output_tokens``.
-
-        Returns:
-            features ``(B, T, D)``.
-        """
+    def read(self, tokens: Tensor, state: DecodingState) -> Tensor:
+        """Features ``(B, T, D)`` of ``tokens (B, T)``, which continue what the state has read."""
         with state.reading():
             return self._features(tokens, state)[0]
 
     def new_state(self, encoder_out: Optional[EncoderOut] = None) -> DecodingState:
-        """The state at the start of a sentence, or of several in a batch."""
+        """The state at the start of a batch of sentences."""
         rows = None if encoder_out is None else encoder_out.get("rows")
-        return DecodingState(self, len(self.layers), beam_size(rows[0]) if rows else 1)
+        return DecodingState(len(self.layers), beam_size(rows[0]) if rows else 1)
 
     def _features(
         self,
@@ -192,26 +169,26 @@ class MegaDecoder(FairseqIncrementalDecoder):
         alignment_layer: Optional[int] = None,
         return_all_hiddens: bool = False,
     ) -> Tuple[Tensor, Extra]:
-        """Features ``(B, T, D)`` of ``tokens (B, T)``, which follow what the state has read."""
         padding_mask = tokens.eq(self.padding_idx)
         has_padding = may_have_padding(padding_mask)
-        shifts = left_padding(padding_mask) if has_padding and state is None else None
+        shifts = key_padding_mask = None
+        if has_padding and state is None:  # then the causal mask hides padding at the end
+            shifts = left_padding(padding_mask)
+        elif has_padding and state is not None:
+            key_padding_mask = padding_mask
+            if self.counts_positions and state.layers[0].ema is None:
+                _check_padding(padding_mask)
         if shifts is not None:
             tokens, padding_mask = (move_left(t, shifts) for t in (tokens, padding_mask))
-        if has_padding and state is not None and self.counts_positions and state.is_new:
-            _check_padding(padding_mask)
         x = self._embed(tokens)  # (B, T, D)
         if has_padding:
             x = zero_padding(x, padding_mask)
-        # The causal mask hides padding at the end. With a state, tokens may still follow it.
-        key_padding_mask = padding_mask if has_padding and state is not None else None
         source, source_mask = _encoder_output(encoder_out, state)
-        if self.compiled and source is not None and source_mask is None:  # a graph less
+        if self.compiled and source is not None and source_mask is None:  # saves a graph
             source_mask = torch.zeros(source.shape[:2], dtype=torch.bool, device=source.device)
-        if alignment_layer is not None or self.attention_in_training or not self.training:
-            aligned = len(self.layers) - 1 if alignment_layer is None else alignment_layer
-        else:
-            aligned = None
+        aligned = alignment_layer
+        if aligned is None and (self.attention_in_training or not self.training):
+            aligned = len(self.layers) - 1
 
         hiddens = [x] if return_all_hiddens else []
         attn = None
@@ -245,21 +222,21 @@ class MegaDecoder(FairseqIncrementalDecoder):
         return self.dropout(x)
 
     def output_layer(self, features: Tensor) -> Tensor:
-        """Logits ``(B, T, V)``; the features themselves where the criterion projects them."""
+        """Logits ``(B, T, V)``; the features themselves if an adaptive softmax projects them."""
         return features if self.output_projection is None else self.output_projection(features)
 
     def reorder_incremental_state(
         self, incremental_state: Dict[str, Any], new_order: Tensor
     ) -> None:
-        """As beam search asks for it: goes on from rows ``new_order (B,)``."""
-        state = DecodingState.of(self, incremental_state)
+        """Continues from rows ``new_order (B,)``: beam search calls this between its steps."""
+        state = self.get_incremental_state(incremental_state, KEY)
         if state is not None:
             state.reorder(new_order)
 
     reorder_incremental_state_scripting = reorder_incremental_state
 
     def max_positions(self) -> int:
-        """The longest target: of the ``simple`` bias's table; without limit otherwise."""
+        """The longest target, which only the ``simple`` bias limits."""
         return self._max_positions
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str):
@@ -268,14 +245,14 @@ class MegaDecoder(FairseqIncrementalDecoder):
 
 
 def _eager() -> ContextManager:
-    """A context in which compiled layers run eagerly: a state changes its shape at every step."""
+    """Runs compiled layers eagerly: a state changes its shape at every step."""
     return torch.compiler.set_stance("force_eager")
 
 
 def _check_padding(padding_mask: Tensor) -> None:
     """
     Raises:
-        ValueError: where a row of ``padding_mask (B, T)`` starts with padding.
+        ValueError: if a row of ``padding_mask (B, T)`` starts with padding.
     """
     if padding_mask[:, 0].any():
         raise ValueError(
@@ -287,10 +264,9 @@ def _check_padding(padding_mask: Tensor) -> None:
 def _encoder_output(
     encoder_out: Optional[EncoderOut], state: Optional[DecodingState]
 ) -> Tuple[Optional[Tensor], Optional[Tensor]]:
-    """Returns encoder output ``(B, S, D)`` and key padding mask ``(B, S)``, or None for them.
+    """Encoder output ``(B, S, D)`` and key padding mask ``(B, S)``, or None for them.
 
-    With a state, they have one row for all hypotheses of a sentence, until the layers have read
-    them.
+    A state gets one row for all hypotheses of a sentence, and only before the layers have read it.
     """
     if encoder_out is None or (state is not None and state.has_source):
         return None, None
@@ -306,8 +282,8 @@ def _encoder_output(
 
 
 def _aligned(attn: Optional[Tensor], encoder_out: Optional[EncoderOut]) -> Optional[Tensor]:
-    """Attention ``(B, T, S)`` with its columns where fairseq has the source tokens: our encoder
-    moved them to the left by what padding there was."""
+    """Attention ``(B, T, S)`` with its columns in fairseq's order: our encoder has moved the source
+    tokens left, over their padding."""
     if attn is None or encoder_out is None or not encoder_out.get("left_padding"):
         return attn
     shifts = encoder_out["left_padding"][0]

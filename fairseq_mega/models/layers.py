@@ -62,11 +62,15 @@ def _note_loaded(embedding: nn.Embedding, _) -> None:
 class Layer(nn.Module):
     """A layer of a model: what is compiled, checkpointed or sharded as one."""
 
+    logs_memory = False  # whether the log has its EMA's half-lives
+
 
 def make_layers(layers: Sequence[Layer], cfg) -> nn.ModuleList:
     """New layers with the initialisation, compilation and checkpointing that the options ask for,
     wrapped for sharding."""
     initialise(layers, str(cfg.weight_init))
+    for layer in layers:
+        layer.logs_memory = cfg.log_memory_per_layer
     if cfg.compile_layers:
         check_compilation(cfg)
         for layer in layers:

@@ -28,7 +28,8 @@ from .registration import (
     register,
     register_presets,
 )
-from .streaming import StreamedScores
+from .state import DecodingState
+from .streaming import Stream
 from .text_state import OPTIONS, TextState
 
 
@@ -106,35 +107,44 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
 
     @property
     def segment_length(self) -> Optional[int]:
-        """How many tokens of a long text are read at a time: ``segment_chunks`` chunks; None
-        without chunks."""
+        """The number of tokens of a long text that are read at a time; None without chunks."""
         return self.segment_chunks * self.chunk_size if self.chunk_size > 0 else None
 
-    def forward(self, src_tokens: Tensor, streaming: bool = False, **kwargs):
+    def forward(
+        self,
+        src_tokens: Tensor,
+        streaming: bool = False,
+        state: Optional[DecodingState] = None,
+        **kwargs,
+    ):
         """
         Args:
             src_tokens: ``(B, T)``.
-            streaming: for fairseq's ``SequenceScorer``: return ``StreamedScores`` of texts that are
-                longer than a segment. They are of the recurrent form, whose EMA is not truncated.
+            streaming: return a ``Stream`` for fairseq's ``SequenceScorer`` if the text is longer
+                than a segment. Its EMA is recurrent, without truncation.
+            state: the tokens continue what this state has read.
             **kwargs: for the decoder.
 
         Returns:
-            scores ``(B, T, V)``, and a dict of what else the decoder has.
+            logits ``(B, T, V)`` (features ``(B, T, D)`` with an adaptive softmax), and a dict of
+            the decoder's other outputs.
         """
+        if state is not None:
+            return self.decoder.output_layer(self.decoder.read(src_tokens, state)), {}
         segment = self.segment_length
-        if not streaming or segment is None or src_tokens.size(1) <= segment:
-            return super().forward(src_tokens, **kwargs)
-        return StreamedScores.of(self.decoder, src_tokens, segment), {}
+        if streaming and segment is not None and src_tokens.size(1) > segment:
+            # The scorer may slice the first (--softmax-batch), but reads only its shape.
+            return src_tokens.unsqueeze(2), {}, Stream(self.decoder, src_tokens, segment)
+        return super().forward(src_tokens, **kwargs)
 
-    def get_normalized_probs(self, net_output, log_probs: bool, sample: Optional[Dict] = None):
-        """(Log-)probabilities ``(B, T, V)`` of the first of ``net_output``."""
-        scores = net_output[0]
-        if isinstance(scores, StreamedScores):
-            return scores.normalized(log_probs)
+    def get_normalized_probs(self, net_output, log_probs: bool, sample=None):
+        """(Log-)probabilities ``(B, T, V)``; a ``Stream`` has those of the targets only."""
+        if isinstance(net_output[-1], Stream):
+            return net_output[-1].scores(sample["target"], log_probs)
         return super().get_normalized_probs(net_output, log_probs, sample)
 
     def start(self, batch: int = 1) -> TextState:
-        """The state at the start of ``batch`` texts, to read them piece by piece.
+        """Starts to read ``batch`` texts piece by piece.
 
         Raises:
             ValueError: in training mode, and without chunks.
@@ -143,10 +153,10 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
         return TextState(self, batch)
 
     def restore(self, saved: Dict[str, Tensor]) -> TextState:
-        """The state of which ``TextState.save`` made ``saved``.
+        """Restores what ``TextState.save`` returned.
 
         Raises:
-            ValueError: where it is of another model; in training mode, and without chunks.
+            ValueError: if it belongs to another model; in training mode, and without chunks.
         """
         self.check_state()
         return TextState.restored(self, saved)
@@ -154,7 +164,7 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
     def check_state(self) -> None:
         """
         Raises:
-            ValueError: where the model cannot keep a state.
+            ValueError: if the model cannot keep a state.
         """
         if self.training:
             raise ValueError("the model is in training mode, with dropout: call eval() first")

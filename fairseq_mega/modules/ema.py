@@ -15,7 +15,7 @@ from ..ops.ema import (
     ema_step_,
 )
 from .checks import check_longest_memory, check_positive
-from .state import EMAState, LayerState
+from .state import HiddenState, LayerState
 
 INIT_STD = 0.2  # of delta and alpha
 LARGEST_SPREAD = 0.9  # of p: beyond it, sigma(delta) hardly moves with delta
@@ -117,7 +117,7 @@ class MultiHeadEMA(nn.Module):
         if self.bidirectional:
             raise ValueError("a bidirectional EMA cannot take a state: it needs the future")
         if state.ema is None:
-            state.ema = EMAState(x.new_zeros(x.size(0), self.embed_dim, self.ndim))
+            state.ema = HiddenState(x.new_zeros(x.size(0), self.embed_dim, self.ndim))
         if x.size(1) == 1 and not torch.is_grad_enabled():
             if state.ema.step_coefficients is None:
                 state.ema.step_coefficients = StepCoefficients.of(*self.directions())

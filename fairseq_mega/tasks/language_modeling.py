@@ -2,7 +2,7 @@
 of any length, prompts read in parallel."""
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 from fairseq.data import LMContextWindowDataset
 from fairseq.distributed import FullyShardedDataParallel
@@ -15,8 +15,9 @@ from ..checkpoints.trust import check_model
 from ..data.cutting import ValidBlock, cut_into_streams
 from ..data.text import CutText, EpochSamples, Streams
 from ..models.mega_lm import MegaLanguageModel
+from ..models.state import DecodingState
 from ..modules.checks import check_positive
-from .prompts import PromptTaskMixin
+from .prompts import PromptGenerator
 
 
 @dataclass
@@ -55,7 +56,7 @@ class MegaLanguageModelingConfig(LanguageModelingConfig):
 
 
 @register_task("mega_language_modeling", dataclass=MegaLanguageModelingConfig)
-class MegaLanguageModelingTask(PromptTaskMixin, LanguageModelingTask):
+class MegaLanguageModelingTask(LanguageModelingTask):
     """fairseq's task ``language_modeling`` for long text.
 
     The model must be built before data is loaded, as fairseq's commands do: its chunks are the
@@ -66,7 +67,7 @@ class MegaLanguageModelingTask(PromptTaskMixin, LanguageModelingTask):
     def setup_task(cls, args, **kwargs):
         """
         Raises:
-            ValueError: at an option out of range; names the option, its value and what to do.
+            ValueError: if an option is out of range.
         """
         shortest, longest = args.variant_block_multiple_min, args.variant_block_multiple_max
         if not 1 <= shortest <= longest:
@@ -80,10 +81,10 @@ class MegaLanguageModelingTask(PromptTaskMixin, LanguageModelingTask):
         return super().setup_task(args, **kwargs)
 
     def build_model(self, args, from_checkpoint=False):
-        """As fairseq's; from a checkpoint, only the Mega language model.
+        """Extends fairseq's method: a checkpoint may only hold the Mega language model.
 
         Raises:
-            ValueError: where a checkpoint holds another model.
+            ValueError: if a checkpoint holds another model.
         """
         if from_checkpoint:
             name = getattr(args, "_name", None) or getattr(args, "arch", None)
@@ -97,12 +98,27 @@ class MegaLanguageModelingTask(PromptTaskMixin, LanguageModelingTask):
         self.max_input = model.max_positions()
         return model
 
-    def load_dataset(self, split: str, epoch=1, combine=False, **kwargs):
-        """As fairseq's, but samples of the training set are drawn for each epoch; with
-        ``--valid-block``, other sets are streams.
+    def build_generator(self, models, args, **kwargs):
+        """Extends fairseq's method: Mega's language models read prompts in parallel.
 
         Raises:
-            ValueError: where the model cannot read such samples or streams.
+            ValueError: if alignments are asked for.
+        """
+        if getattr(args, "print_alignment", None):
+            raise ValueError(
+                f"--print-alignment is {args.print_alignment}: a language model has no source to "
+                "align with; leave it out"
+            )
+        if all(isinstance(model, MegaLanguageModel) for model in models):
+            kwargs.setdefault("seq_gen_cls", PromptGenerator)
+        return super().build_generator(models, args, **kwargs)
+
+    def load_dataset(self, split: str, epoch=1, combine=False, **kwargs):
+        """Extends fairseq's method: training samples are redrawn for each epoch, and with
+        ``--valid-block`` other sets are streams.
+
+        Raises:
+            ValueError: if the model cannot read such samples or streams.
         """
         super().load_dataset(split, epoch, combine, **kwargs)
         dataset = self.datasets[split]
@@ -150,7 +166,7 @@ class MegaLanguageModelingTask(PromptTaskMixin, LanguageModelingTask):
         return str(self.args.sample_break_mode or "none")
 
     def eval_lm_dataloader(self, dataset, *, context_window: int = 0, **kwargs):
-        """As fairseq's; streams tell the model to read them in segments."""
+        """Extends fairseq's method: streams tell the model to read them in segments."""
         if not isinstance(dataset, Streams):
             return super().eval_lm_dataloader(dataset, context_window=context_window, **kwargs)
         text = dataset.dataset
@@ -161,11 +177,11 @@ class MegaLanguageModelingTask(PromptTaskMixin, LanguageModelingTask):
         return super().eval_lm_dataloader(streams, **kwargs)
 
     def valid_step(self, sample, model, criterion):
-        """As fairseq's, but a model with chunks reads a long sample in segments, with memory for
-        one. The loss is the same, or that without --truncation-length, which states do not know."""
+        """Extends fairseq's method: a model with chunks reads a long sample in segments, in memory
+        for one. The loss is that of one pass without --truncation-length, which a state ignores."""
         length = getattr(model, "segment_length", None)
-        # A prefix that the criterion ignores is that of the sample, not of each segment; and fully
-        # sharded layers are whole within a pass of the wrapped model alone.
+        # A criterion that ignores a prefix ignores it in the sample, not in each segment; and fully
+        # sharded layers have all their weights only within a pass of the wrapped model.
         if (
             length is None
             or sample["target"].size(1) <= length
@@ -173,36 +189,29 @@ class MegaLanguageModelingTask(PromptTaskMixin, LanguageModelingTask):
             or isinstance(model, FullyShardedDataParallel)
         ):
             return super().valid_step(sample, model, criterion)
-        # Wrappers for distributed training may copy the state, which the segments are to share.
-        while not isinstance(model, BaseFairseqModel):
+        while not isinstance(model, BaseFairseqModel):  # processes may differ in their segments
             model = model.module
         steps = []
-        for segment in split_sample(sample, length):
+        for segment in split_sample(sample, length, model.decoder.new_state()):
             steps.append(super().valid_step(segment, model, criterion))
         return add_steps(steps, getattr(criterion, "sentence_avg", False))
 
 
-def split_sample(sample: Dict, length: int) -> Iterator[Dict]:
-    """The sample in segments of ``length`` target tokens, which share a state of the model; their
-    source tokens start where the sample does."""
+def split_sample(sample: Dict, length: int, state: DecodingState) -> Iterator[Dict]:
+    """Splits a sample in segments of up to ``length`` tokens, which share the state."""
     net_input, target = sample["net_input"], sample["target"]  # target: (B, T)
-    state: Dict[str, Any] = {}
-    for start in range(0, target.size(1), length):
-        end = start + length
+    tokens = net_input["src_tokens"].split(length, dim=1)
+    for i, (words, targets) in enumerate(zip(tokens, target.split(length, dim=1))):
         yield {
             **sample,
-            "ntokens": int((net_input["src_lengths"] - start).clamp(0, length).sum()),
-            "net_input": {
-                **net_input,
-                "src_tokens": net_input["src_tokens"][:, :end],
-                "incremental_state": state,
-            },
-            "target": target[:, start:end].contiguous(),
+            "ntokens": int((net_input["src_lengths"] - i * length).clamp(0, length).sum()),
+            "net_input": {**net_input, "src_tokens": words, "state": state},
+            "target": targets.contiguous(),
         }
 
 
 def add_steps(steps: List[Tuple], sentence_avg: bool) -> Tuple:
-    """Loss, sample size and logging output of segments of the same sentences, together."""
+    """Adds up losses, sample sizes and logging outputs of segments of the same sentences."""
     losses, sample_sizes, outputs = zip(*steps)
     once = {"nsentences", "sample_size"} if sentence_avg else {"nsentences"}
     output = {

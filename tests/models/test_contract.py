@@ -110,7 +110,7 @@ def test_unknown_keywords_are_refused(arch):
     inputs = (batch_of(sentences(7, 4)), None) if arch == "mega" else ()
     with pytest.raises(TypeError, match="prev_output_token"):
         model(*inputs, target, prev_output_token=target)
-    with pytest.raises(ValueError, match="full_context_alignment"):
+    with pytest.raises(TypeError, match="full_context_alignment"):
         model(*inputs, target, full_context_alignment=True)
 
 

@@ -6,7 +6,7 @@ from fairseq.models.transformer import TransformerEncoder
 from helpers import BIASES, FUNCTIONS, TINY, assert_close, batch_of, make_model, randint, sentences
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fairseq_mega.models.state import DecodingState
+from fairseq_mega.models.state import KEY
 
 LENGTH = 13
 SOURCE = (5, 9, 2)
@@ -233,7 +233,7 @@ def test_a_step_waits_at_most_twice_for_the_device(arch, beam, layers, order, mi
         logits, _ = model.decoder(tokens[:, :3], encoder_out=source, incremental_state=state)
     assert 1 <= len(waits.found) <= 2, waits.found
     assert torch.isfinite(logits).all()
-    assert DecodingState.of(model.decoder, state).beam == (1 if mixes else beam)
+    assert model.decoder.get_incremental_state(state, KEY).beam == (1 if mixes else beam)
 
 
 @torch.no_grad()
@@ -281,15 +281,6 @@ def test_tokens_that_were_read_and_other_rows_are_errors(arch):
     expected, _ = model.decoder(tokens[:, :5], encoder_out=encoder_out)
     scores, _ = decode(model, tokens[:, :5], [1], encoder_out, state, 4)
     assert_close(scores, expected[:, 4:])
-
-
-@torch.no_grad()
-def test_a_dictionary_is_of_one_decoder():
-    one, other = (make_model(TINY["mega_lm"]) for _ in range(2))
-    tokens, state = targets(2), {}
-    one.decoder(tokens[:, :3], incremental_state=state)
-    with pytest.raises(ValueError, match="of another decoder"):
-        other.decoder(tokens[:, :4], incremental_state=state)
 
 
 @archs

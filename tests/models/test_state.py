@@ -271,8 +271,8 @@ def test_models_that_have_no_state():
 @pytest.mark.parametrize(
     "tokens, says",
     [
-        (torch.tensor([5, 6]), r"\(1, any length\).*are \(2,\)"),
-        (torch.tensor([[5], [6]]), r"1 row.*are \(2, 1\)"),
+        (torch.tensor([5, 6]), r"shape \(1, any length\).*but are torch.int64 of shape \(2,\)"),
+        (torch.tensor([[5], [6]]), r"\(1, any length\).*of shape \(2, 1\)"),
         (torch.tensor([[5, 1]]), r"not padding \(1\), but one is 1"),
         (torch.tensor([[5, 20]]), "from 0 to 19.*but one is 20"),
         (torch.tensor([[-1]]), "from 0 to 19.*but one is -1"),

@@ -1,7 +1,7 @@
-"""What decoding carries from step to step. Layers take a ``LayerState``; ops know of none."""
+"""The state that decoding carries: layers take a ``LayerState``, which ops do not know."""
 
 from .beam_cache import BeamKVCache
-from .layer import EMAState, LayerState, SourceCache
+from .layer import HiddenState, LayerState, SourceCache
 from .reordering import Reordering
 
-__all__ = ["BeamKVCache", "EMAState", "LayerState", "Reordering", "SourceCache"]
+__all__ = ["BeamKVCache", "HiddenState", "LayerState", "Reordering", "SourceCache"]

@@ -18,11 +18,11 @@ class BeamKVCache:
 
     In beam search, every ``beam`` consecutive rows are the hypotheses of one sentence. Reordering
     does not move keys: each position holds the keys of all beam slots of its sentence, and
-    ``ancestry`` marks, for each hypothesis, the slot that belongs to its own past. Holds no
-    gradients.
+    ``ancestry`` marks, for each hypothesis, the slot that belongs to its own past. The cache holds
+    no gradients.
 
     Args:
-        beam: rows that share; 1: none.
+        beam: the number of rows that share; 1 if none do.
     """
 
     def __init__(self, beam: int = 1):
@@ -66,16 +66,16 @@ class BeamKVCache:
 
         Args:
             q: ``(B, L, Z)``; ``L`` is 1 where hypotheses share.
-            **options: of ``tiled_attention``.
+            **options: for ``tiled_attention``.
 
         Returns:
             ``(B, L, H)`` and the weights ``(B, L, S)`` or None.
         """
         batch, queries, zdim = q.shape
         keys, start = self.length, self.length - queries
-        # Of the type of this step: autocast may have begun or ended since the others.
+        # Autocast may have begun or ended since earlier steps.
         k, v = self.keys.to(q.dtype), self.values.to(q.dtype)
-        if q.requires_grad:  # the backward pass may come after positions that overwrite them
+        if q.requires_grad:  # later positions may overwrite them before the backward pass
             k, v = k.clone(), v.clone()
         if self.beam == 1:
             mask = self._key_padding_mask
@@ -117,7 +117,7 @@ class BeamKVCache:
         self._values.reorder(index)
 
     def separate(self) -> None:
-        """Gives every row keys and values of its own: the beam is 1 from here on."""
+        """Gives every row its own keys and values: from then on, the beam is 1."""
         if self._ancestry is not None:
             slot = self._ancestry.argmax(-1)  # (B, S): the hypothesis that read the position
             self._keys.separate(slot)
@@ -125,15 +125,15 @@ class BeamKVCache:
         self.beam, self._ancestry = 1, None
 
     def _append_padding(self, mask: Optional[Tensor], keys: Tensor) -> None:
-        batch, length, _ = keys.shape
-        none = torch.zeros(batch, 1, dtype=torch.bool, device=keys.device)
-        before, new = self._key_padding_mask, mask
-        before = none.expand(-1, self.length) if before is None else before
-        new = none.expand(-1, length) if new is None else new
-        self._key_padding_mask = persistent(torch.cat([before, new], dim=1))
+        before = self._key_padding_mask
+        if mask is None:
+            mask = torch.zeros(keys.shape[:2], dtype=torch.bool, device=keys.device)
+        if before is None:
+            before = mask.new_zeros(keys.size(0), self.length)
+        self._key_padding_mask = persistent(torch.cat([before, mask], dim=1))
 
     def _own_slots(self, x: Tensor) -> Tensor:
-        """The ancestry ``(B, L, beam)`` of positions ``x (B, L, Z)`` that were just read."""
+        """Ancestry ``(B, L, beam)`` of positions ``x (B, L, Z)`` that were just read."""
         own = self._own
         if own is None or (own.size(0), own.dtype, own.device) != (x.size(0), x.dtype, x.device):
             others = ~torch.eye(self.beam, dtype=torch.bool, device=x.device)
@@ -149,8 +149,7 @@ class BeamKVCache:
 class _Buffer:
     """Memory for ``(G, S, W, Z)``, of which the first positions ``S`` are in use.
 
-    Writing and reordering copy nothing that need not move: there is room for as much again when it
-    grows, and reordering goes back and forth between two of them.
+    Its capacity doubles when it grows, and reordering alternates between two allocations.
     """
 
     def __init__(self) -> None:
@@ -164,7 +163,7 @@ class _Buffer:
         return self._data[:, :positions]
 
     def write(self, start: int, new: Tensor) -> None:
-        """Puts ``new (G, L, W, Z)`` at positions ``start ..``."""
+        """Writes ``new (G, L, W, Z)`` from position ``start`` on."""
         sentences, length, *rest = new.shape
         end = start + length
         if start == 0 and not self._fits(new):  # another batch, beam, type or device
@@ -189,7 +188,7 @@ class _Buffer:
         self._data, self._spare = self._spare, self._data
 
     def separate(self, slot: Tensor) -> None:
-        """Takes of the beam slots of a position the one that ``slot (B, S)`` names."""
+        """Keeps one beam slot of each position, which ``slot (B, S)`` names."""
         batch, positions = slot.shape
         sentence = torch.arange(batch, device=slot.device).unsqueeze(1) // self._data.size(2)
         position = torch.arange(positions, device=slot.device)

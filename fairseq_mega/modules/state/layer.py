@@ -15,22 +15,22 @@ class LayerState:
     """What a decoder layer keeps of the positions that it has read. It holds no gradients.
 
     Args:
-        beam: rows that follow each other and are hypotheses of one sentence.
+        beam: the number of consecutive rows that are hypotheses of one sentence.
 
     Attributes:
-        ema: the EMA's state, None before the first position.
+        ema: the EMA's hidden state, None before the first position.
         cache: keys and values of the self-attention.
         source: keys and values of the cross attention, None before the first position.
     """
 
     def __init__(self, beam: int = 1):
         self.beam = beam
-        self.ema: Optional[EMAState] = None
+        self.ema: Optional[HiddenState] = None
         self.cache = BeamKVCache(beam)
         self.source: Optional[SourceCache] = None
 
     def reorder(self, order: Tensor | Reordering) -> None:
-        """Goes on from rows ``order (B,)``, which may repeat or leave out some."""
+        """Continues from rows ``order (B,)``, which may repeat or omit some."""
         if isinstance(order, Tensor):
             order = Reordering.of(order, self.beam)
         for part in (self.ema, self.cache, self.source):
@@ -40,11 +40,10 @@ class LayerState:
             self.beam = 1
 
 
-class EMAState:
-    """The state ``h`` of an EMA, with channels last: ``(B, N, D)``."""
+class HiddenState:
+    """The hidden state ``h (B, D, N)`` of an EMA, kept with channels last: ``(B, N, D)``."""
 
     def __init__(self, h: Tensor):
-        """From ``h (B, D, N)``."""
         h = h.detach().transpose(1, 2)
         self._h = empty_buffer(h, *h.shape).copy_(h)
         self._scratch = empty_buffer(h, *h.shape)
@@ -60,7 +59,7 @@ class EMAState:
         self._h.copy_(new.detach().transpose(1, 2))
 
     def memory(self) -> Tuple[Tensor, Tensor]:
-        """``h`` and scratch memory for ``ema_step_``, ``(B, N, D)`` each."""
+        """``h`` and scratch memory ``(B, N, D)`` for ``ema_step_``."""
         return self._h, self._scratch
 
     def reorder(self, order: Reordering) -> None:
@@ -90,12 +89,12 @@ class SourceCache:
     def attend(
         self, q: Tensor, v: Tensor, bias: Tensor, function: str, **options
     ) -> Tuple[Tensor, Optional[Tensor]]:
-        """Attention of queries ``q (B, L, Z)``; those of a sentence's hypotheses are one matrix.
+        """Attention of queries ``q (B, L, Z)``; a sentence's hypotheses form one matrix.
 
         Args:
             v: the values, after dropout.
             bias: ``(L, S)``.
-            **options: of ``tiled_attention``.
+            **options: for ``tiled_attention``.
 
         Returns:
             ``(B, L, D)`` and the weights ``(B, L, S)`` or None.
@@ -117,7 +116,7 @@ class SourceCache:
 
     def reorder(self, order: Reordering) -> None:
         index = order.sentences
-        if index is None:  # every hypothesis gets a copy of its own
+        if index is None:  # every hypothesis gets its own copy
             index = order.rows // self.beam
             self.beam = 1
         elif not order.moves(self.keys.size(0)):

@@ -1,4 +1,4 @@
-"""How beam search reorders the rows of a state, worked out once for all layers."""
+"""The reordering of a state's rows in beam search, computed once for all layers."""
 
 from typing import List, NamedTuple, Optional
 
@@ -7,20 +7,19 @@ from torch import Tensor
 
 
 class Reordering(NamedTuple):
-    """Row ``b`` of the new state goes on from row ``rows[b]`` of the old one.
+    """Row ``b`` of the new state continues row ``rows[b]`` of the old one.
 
-    In beam search every ``beam`` rows that follow each other are the hypotheses of one sentence. As
-    long as they all go on from hypotheses of one sentence, ``sentences`` says where each sentence
-    was before.
+    In beam search every ``beam`` consecutive rows are the hypotheses of one sentence. As long as
+    they all continue hypotheses of one sentence, ``sentences`` names each sentence's old place.
     """
 
     rows: Tensor  # (B,)
-    sentences: Optional[Tensor]  # (B / beam,), or None: from then on, rows share nothing
+    sentences: Optional[Tensor]  # (B / beam,); None: rows no longer share anything
     sentence_list: List[int]  # the same on the host
 
     @classmethod
     def of(cls, rows: Tensor, beam: int) -> "Reordering":
-        """Copies the rows to the host: one wait for the device."""
+        """Copies the rows to the host: one host-device synchronisation."""
         order = rows.tolist()
         sentences = [row // beam for row in order[::beam]]
         parted = len(order) % beam > 0 or any(
@@ -29,15 +28,14 @@ class Reordering(NamedTuple):
         return cls(rows, None if parted else rows[::beam] // beam, sentences)
 
     def moves(self, count: int) -> bool:
-        """Whether any of ``count`` sentences changes its place, or goes."""
+        """Whether any of ``count`` sentences changes its place or is dropped."""
         return self.sentence_list != list(range(count))
 
 
 def persistent(x: Tensor) -> Tensor:
     """``x`` without gradients, for a state to keep.
 
-    Tensors that ``torch.inference_mode`` makes can be used nowhere else; a state may be read on
-    anywhere, so it keeps copies of them.
+    Tensors made in ``torch.inference_mode`` are limited to it, so a state keeps copies of them.
     """
     if not x.is_inference():
         return x.detach()
