@@ -1,7 +1,6 @@
 """The classifier of long sequences (Mega, sections "Long-Context Sequence Modeling" and "Raw
 Speech Classification"), and its architectures."""
 
-import sys
 from typing import Dict, List
 
 import torch
@@ -14,14 +13,10 @@ from ..modules.activations import ACTIVATIONS
 from ..modules.dropout import make_dropout
 from ..modules.linear import INIT_STD
 from .base import MegaCheckpointMixin
-from .classification_config import (
-    ClassifierConfig,
-    check_classifier,
-    complete_sizes,
-    encoder_options,
-)
 from .classification_presets import PRESETS
 from .classifier_hub import ClassifierHub
+from .config import ClassifierConfig
+from .options import Options, check, classes, longest_sequence
 from .registration import register_presets, task_name
 from .sequence_encoder import RealNumberEmbedding, SequenceEncoder, SymbolEmbedding
 
@@ -30,30 +25,26 @@ class MegaClassifier(MegaCheckpointMixin, BaseFairseqModel):
     """Classes of one sequence, or of two that are encoded each by itself.
 
     Args:
-        cfg: the options, all sizes set.
+        o: the options, all sizes set.
         embed_tokens: the embedding of symbols or real numbers.
     """
 
     table_options = "--chunk-size (with -1, --max-positions)"
 
-    def __init__(self, cfg: DictConfig, embed_tokens: nn.Module):
+    def __init__(self, o: Options, embed_tokens: nn.Module):
         super().__init__()
-        options = encoder_options(cfg)
-        # Twice "encoder", as published checkpoints name it.
-        self.encoder = nn.ModuleDict(
-            {"encoder": SequenceEncoder(options, embed_tokens, str(cfg.sen_rep_type))}
-        )
-        self.activation = ACTIVATIONS[str(cfg.classifier_activation_fn)]
+        # names fixed by published checkpoints
+        self.encoder = nn.ModuleDict({"encoder": SequenceEncoder(o, embed_tokens, o.sen_rep_type)})
+        self.activation = ACTIVATIONS[o.classifier_activation_fn]
         self.classifier = nn.ModuleList()
-        width = cfg.classifier_in_dim
-        for _ in range(cfg.classifier_layers):
-            linear = nn.Linear(width, cfg.classifier_out_dim)
-            self.classifier.append(nn.ModuleList([linear, make_dropout(cfg.dropout, self)]))
-            width = cfg.classifier_out_dim
-        self.sentence_projection_layer = nn.Linear(width, cfg.sentence_class_num, bias=False)
-        self._initialise_head(cfg.apply_bert_init)
-        limited = str(cfg.rel_pos_bias) == "simple" and cfg.chunk_size < 0
-        self._max_positions = cfg.max_positions if limited else sys.maxsize
+        width = o.classifier_in_dim
+        for _ in range(o.classifier_layers):
+            linear = nn.Linear(width, o.classifier_out_dim)
+            self.classifier.append(nn.ModuleList([linear, make_dropout(o.dropout, self)]))
+            width = o.classifier_out_dim
+        self.sentence_projection_layer = nn.Linear(width, o.sentence_class_num, bias=False)
+        self._initialise_head(o.apply_bert_init)
+        self._max_positions = longest_sequence(o)
 
     def _initialise_head(self, normal: bool) -> None:
         for part in (self.classifier, self.sentence_projection_layer):
@@ -78,13 +69,14 @@ class MegaClassifier(MegaCheckpointMixin, BaseFairseqModel):
                 f"--task {task_name(task)} is not for this architecture: use --task lra-text, "
                 "lra-image or speech_commands"
             )
-        dictionary = task.source_dictionary
-        complete_sizes(cfg, task.documents)
-        check_classifier(cfg, "image" if dictionary is None else "text", task.documents)
-        dim = cfg.encoder_embed_dim
+        dictionary, o = task.source_dictionary, Options(cfg, ClassifierConfig)
+        o.default("encoder_ffn_embed_dim", o.encoder_hidden_dim)
+        o.default("classifier_in_dim", task.documents * o.encoder_embed_dim)
+        o.default("classifier_out_dim", 2 * o.encoder_embed_dim)
+        check(o, classes(o, "image" if dictionary is None else "text", task.documents))
         if dictionary is None:
-            return cls(cfg, RealNumberEmbedding(dim))
-        return cls(cfg, SymbolEmbedding(len(dictionary), dim, dictionary.pad()))
+            return cls(o, RealNumberEmbedding(o.encoder_embed_dim))
+        return cls(o, SymbolEmbedding(len(dictionary), o.encoder_embed_dim, dictionary.pad()))
 
     def forward(self, sample: Dict) -> Dict[str, Tensor]:
         """

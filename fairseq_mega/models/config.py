@@ -1,21 +1,17 @@
-"""Every option of the models: its name, type, default, help and check, in one place."""
+"""Every option of the models, declared once: its name, type, default, help and own check.
 
-import math
-from argparse import ArgumentError
-from contextlib import suppress
-from dataclasses import dataclass, field, fields
-from typing import Any, List, Optional
+A model with another published name or default for an option refers to its declaration with
+``_as``. ``options.py`` reads them all by the names declared here, and has the rules between them.
+"""
+
+from dataclasses import dataclass, field, fields, make_dataclass
+from functools import partial
+from typing import Any, Callable, Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
-from fairseq.dataclass.utils import gen_parser_from_dataclass
 
 from ..modules.activations import ACTIVATIONS
-from ..modules.checks import (
-    check_chunk_size,
-    check_longest_memory,
-    check_positive,
-    check_rotary,
-)
+from ..modules.checks import check_chunk_size, check_longest_memory, check_positive
 from ..modules.norm import NORMS
 from ..modules.relative_bias import BIASES
 from ..ops.attention import ATTENTION_FUNCTIONS
@@ -23,22 +19,74 @@ from ..ops.attention import ATTENTION_FUNCTIONS
 # More is a mistake, or a file's attempt to take all memory.
 MOST_LAYERS = 1000
 MOST_FEATURES = 1_000_000
-MOST_POSITIONS = 10_000_000  # of a table
-EMA_INITS = ("normal", "spread")
-EMA_LONGEST = 4096  # of spread
-DEFAULT_POSITIONS = 1024  # of fairseq's models, for tasks without such an option
+MOST_PIXELS = 10_000  # along a side
+EMA_LONGEST = 4096  # of --ema-init spread
 
 
-def _from(option: str) -> Any:
-    """Stands for an option of another part of the configuration; None where it is missing there.
+def _from(option: str, check: Optional[Callable] = None) -> Any:
+    """An option of another part of the configuration; None where it is missing there.
 
     fairseq removes the parts of tasks and criteria that have no dataclass.
     """
-    return f"${{oc.select:{option},null}}"
+    return field(default=f"${{oc.select:{option},null}}", metadata={"check": check})
 
 
-def _option(default, help):
-    return field(default=default, metadata={"help": help})
+def _option(default, help: str, check: Optional[Callable] = None) -> Any:
+    """``check``: is given the flag and the value, and raises a ``ValueError``."""
+    return field(default=default, metadata={"help": help, "check": check})
+
+
+def _size(default, help: str, most: int = MOST_FEATURES) -> Any:
+    return _option(default, help, partial(_check_size, most=most))
+
+
+def _ffn(default, help: str) -> Any:
+    return _option(default, f"{help}; 0 for no feed-forward sublayer", _check_most)
+
+
+def _chunk(default, help: str) -> Any:
+    return _option(default, f"{help}; -1 for attention over the whole sequence", check_chunk_size)
+
+
+def _rate(default, help: str) -> Any:
+    return _option(default, help, _check_rate)
+
+
+def _check_positive(flag: str, value: int) -> None:
+    check_positive(**{flag: value})
+
+
+def _check_most(flag: str, value: int, most: int = MOST_FEATURES) -> None:
+    if value > most:
+        raise ValueError(f"{flag} is {value}, but must be at most {most}")
+
+
+def _check_size(flag: str, value: int, most: int = MOST_FEATURES) -> None:
+    _check_positive(flag, value)
+    _check_most(flag, value, most)
+
+
+def _check_rate(flag: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"{flag} is {value}, but must be at least 0 and below 1")
+
+
+def with_defaults(**defaults) -> Callable[[type], type]:
+    """Decorates a dataclass: gives its options other defaults."""
+
+    def decorate(config: type) -> type:
+        known = {each.name: each for each in fields(config)}
+        changed = [
+            (name, known[name].type, field(default=value, metadata=known[name].metadata))
+            for name, value in defaults.items()
+        ]
+        names = {"__doc__": config.__doc__, "__module__": config.__module__}
+        return make_dataclass(config.__name__, changed, bases=(config,), namespace=names)
+
+    return decorate
+
+
+# --- translation and language models --------------------------------------------------------------
 
 
 @dataclass
@@ -60,16 +108,18 @@ class LayersConfig(FairseqDataclass):
         "faster in small models and short trainings; residual, also in pre-norm translation "
         "models, keeps the embeddings and lets cross attention's source through",
     )
-    ema_init: ChoiceEnum(list(EMA_INITS)) = _option(
+    ema_init: ChoiceEnum(["normal", "spread"]) = _option(
         "normal",
         "initial memories of the EMA's dimensions: normal is the published one, 4 or 5 tokens; "
         "spread has them from 2 tokens to --ema-longest",
     )
     ema_longest: Optional[int] = _option(
-        None, f"the longest initial memory of --ema-init spread, in tokens (default: {EMA_LONGEST})"
+        None,
+        f"the longest initial memory of --ema-init spread, in tokens (default: {EMA_LONGEST})",
+        check_longest_memory,
     )
-    dropout: float = _option(0.1, "dropout probability")
-    attention_dropout: float = _option(0.0, "dropout probability for attention weights")
+    dropout: float = _rate(0.1, "dropout probability")
+    attention_dropout: float = _rate(0.0, "dropout probability for attention weights")
     feature_dropout: bool = _option(False, "drop whole channels instead of single values")
     truncation_length: Optional[int] = _option(
         1024,
@@ -90,44 +140,71 @@ class LayersConfig(FairseqDataclass):
 
 
 @dataclass
-class MegaLayersConfig(LayersConfig):
-    """Options of translation and language models: of the layers, the decoder and its embeddings."""
+class SublayersConfig(LayersConfig):
+    """Options of the layers that classifiers have by other names."""
 
     normalization_type: ChoiceEnum(list(NORMS)) = _option("layernorm", "kind of norm")
-    normalize_before: bool = _option(False, "apply the norm before each sublayer")
-    hidden_dropout: float = _option(0.0, "dropout probability for values")
-    activation_dropout: float = _option(
+    hidden_dropout: float = _rate(0.0, "dropout probability for values")
+    activation_dropout: float = _rate(
         0.0, "dropout probability after the activation of the feed-forward sublayer"
     )
 
+
+@dataclass
+class EncoderConfig(SublayersConfig):
+    """The sizes of an encoder."""
+
+    encoder_layers: int = _size(6, "encoder layers", MOST_LAYERS)
+    encoder_embed_dim: int = _size(512, "encoder model dimension")
+    encoder_hidden_dim: int = _size(1024, "encoder value dimension")
+    encoder_ffn_embed_dim: int = _ffn(1024, "encoder feed-forward dimension")
+    encoder_z_dim: int = _size(128, "encoder query and key dimension")
+    encoder_n_dim: int = _size(16, "encoder EMA dimensions per channel")
+    encoder_chunk_size: int = _chunk(-1, "encoder chunk size")
+
+
+@dataclass
+class TokensConfig(SublayersConfig):
+    """Options of models of tokens."""
+
+    normalize_before: bool = _option(False, "apply the norm before each sublayer")
+    normalize_embedding: bool = _option(
+        False, "apply a norm to the embeddings (only in models that normalise after each sublayer)"
+    )
+    no_scale_embedding: bool = _option(False, "do not scale embeddings by sqrt(dimension)")
+
+
+@dataclass
+class TokenEncoderConfig(EncoderConfig, TokensConfig):
+    """Options of encoders of tokens."""
+
+    encoder_embed_path: Optional[str] = _option(None, "path to pre-trained encoder embeddings")
+
+
+@dataclass
+class DecoderConfig(TokensConfig):
+    """Options of decoders."""
+
     decoder_embed_path: Optional[str] = _option(None, "path to pre-trained decoder embeddings")
-    decoder_layers: Optional[int] = _option(None, "decoder layers")
-    decoder_embed_dim: Optional[int] = _option(None, "decoder model dimension")
-    decoder_input_dim: Optional[int] = _option(
+    decoder_layers: Optional[int] = _size(None, "decoder layers", MOST_LAYERS)
+    decoder_embed_dim: Optional[int] = _size(None, "decoder model dimension")
+    decoder_input_dim: Optional[int] = _size(
         None, "decoder embedding dimension (default: --decoder-embed-dim)"
     )
-    decoder_hidden_dim: Optional[int] = _option(None, "decoder value dimension")
-    decoder_ffn_embed_dim: Optional[int] = _option(
-        None, "decoder feed-forward dimension; 0 for no feed-forward sublayer"
-    )
-    decoder_z_dim: Optional[int] = _option(None, "decoder query and key dimension")
-    decoder_n_dim: Optional[int] = _option(None, "decoder EMA dimensions per channel")
-    decoder_chunk_size: Optional[int] = _option(
-        None, "decoder chunk size; -1 for attention over the whole sequence"
-    )
+    decoder_hidden_dim: Optional[int] = _size(None, "decoder value dimension")
+    decoder_ffn_embed_dim: Optional[int] = _ffn(None, "decoder feed-forward dimension")
+    decoder_z_dim: Optional[int] = _size(None, "decoder query and key dimension")
+    decoder_n_dim: Optional[int] = _size(None, "decoder EMA dimensions per channel")
+    decoder_chunk_size: Optional[int] = _chunk(None, "decoder chunk size")
 
     share_decoder_input_output_embed: bool = _option(
         False, "share decoder input and output embeddings"
-    )
-    no_scale_embedding: bool = _option(False, "do not scale embeddings by sqrt(dimension)")
-    normalize_embedding: bool = _option(
-        False, "apply a norm to the embeddings (only without --normalize-before)"
     )
     adaptive_softmax_cutoff: Optional[str] = _option(
         None,
         "comma separated list of adaptive softmax cutoff points; needs --criterion adaptive_loss",
     )
-    adaptive_softmax_dropout: float = _option(
+    adaptive_softmax_dropout: float = _rate(
         0.0, "dropout probability in the tails of the adaptive softmax"
     )
     adaptive_softmax_factor: float = _option(
@@ -145,21 +222,9 @@ class MegaLayersConfig(LayersConfig):
 
 
 @dataclass
-class MegaConfig(MegaLayersConfig):
+class MegaConfig(DecoderConfig, TokenEncoderConfig):
     """Options of the encoder-decoder. Decoder sizes default to the encoder's."""
 
-    encoder_embed_path: Optional[str] = _option(None, "path to pre-trained encoder embeddings")
-    encoder_layers: int = _option(6, "encoder layers")
-    encoder_embed_dim: int = _option(512, "encoder model dimension")
-    encoder_hidden_dim: int = _option(1024, "encoder value dimension")
-    encoder_ffn_embed_dim: int = _option(
-        1024, "encoder feed-forward dimension; 0 for no feed-forward sublayer"
-    )
-    encoder_z_dim: int = _option(128, "encoder query and key dimension")
-    encoder_n_dim: int = _option(16, "encoder EMA dimensions per channel")
-    encoder_chunk_size: int = _option(
-        -1, "encoder chunk size; -1 for attention over the whole sequence"
-    )
     share_all_embeddings: bool = _option(
         False, "share encoder, decoder and output embeddings (needs a joined dictionary)"
     )
@@ -167,26 +232,20 @@ class MegaConfig(MegaLayersConfig):
     required_seq_len_multiple: Optional[int] = _from("task.required_seq_len_multiple")
 
 
+@with_defaults(
+    decoder_layers=6,
+    decoder_embed_dim=512,
+    decoder_hidden_dim=1664,
+    decoder_ffn_embed_dim=1664,
+    decoder_z_dim=128,
+    decoder_n_dim=16,
+    decoder_chunk_size=-1,
+    truncation_length=2048,
+)
 @dataclass
-class MegaLanguageModelConfig(MegaLayersConfig):
+class MegaLanguageModelConfig(DecoderConfig):
     """Options of the language model."""
 
-    decoder_layers: Optional[int] = _option(6, "layers")
-    decoder_embed_dim: Optional[int] = _option(512, "model dimension")
-    decoder_hidden_dim: Optional[int] = _option(1664, "value dimension")
-    decoder_ffn_embed_dim: Optional[int] = _option(
-        1664, "feed-forward dimension; 0 for no feed-forward sublayer"
-    )
-    decoder_z_dim: Optional[int] = _option(128, "query and key dimension")
-    decoder_n_dim: Optional[int] = _option(16, "EMA dimensions per channel")
-    decoder_chunk_size: Optional[int] = _option(
-        -1, "chunk size; -1 for attention over the whole sequence"
-    )
-    truncation_length: Optional[int] = _option(
-        2048,
-        "taps of the EMA kernel that are kept; decoding and streams, which have a state, keep all; "
-        "0 for all",
-    )
     no_affine_final_norm: bool = _option(False, "no learned weights in the final norm")
     adaptive_input: bool = _option(False, "use adaptive input embeddings")
     adaptive_input_factor: float = _option(
@@ -199,293 +258,136 @@ class MegaLanguageModelConfig(MegaLayersConfig):
     add_bos_token: Optional[bool] = _from("task.add_bos_token")
 
 
-def add_options(parser, config) -> None:
-    """Adds the options of a dataclass to a parser, as fairseq does, but that a flag sets its option
-    whatever the default: fairseq's would unset one that an architecture sets."""
-    for each in fields(config):
-        if each.type is bool:
-            add_option(parser, _flag(each.name), action="store_true", help=each.metadata["help"])
-    gen_parser_from_dataclass(parser, config, delete_default=True)
+# --- other models, with some published names of their own -----------------------------------------
+
+_DECLARED = {each.name: each for each in fields(MegaConfig)}
 
 
-def add_option(parser, *args, **kwargs) -> None:
-    with suppress(ArgumentError):  # it is there already, as from the task
-        parser.add_argument(*args, **kwargs)
+def _as(*names: str, **changes) -> Any:
+    """The option of ``MegaConfig`` that is declared by this name, or the options by these names,
+    under the name of the field.
 
-
-def cutoffs(option: Optional[str]) -> Optional[List[int]]:
-    """The numbers of ``--adaptive-softmax-cutoff`` or ``--adaptive-input-cutoff``."""
-    return None if option is None else [int(point) for point in option.split(",")]
-
-
-def complete_positions(cfg, *names: str) -> None:
-    """Sets maximal positions that neither the user nor the task has given, as fairseq's models do,
-    and rounds them up to what the task pads batches to."""
-    multiple = cfg.get("required_seq_len_multiple") or 1
-    for name in names:
-        positions = DEFAULT_POSITIONS if cfg[name] is None else cfg[name]
-        cfg[name] = -(-positions // multiple) * multiple
-
-
-def complete_decoder_sizes(cfg) -> None:
-    """Sets the decoder's sizes that were not given: to the encoder's, the input to the model's."""
-    for size in ("layers", "embed_dim", "hidden_dim", "ffn_embed_dim", "z_dim", "n_dim"):
-        _default(cfg, f"decoder_{size}", f"encoder_{size}")
-    _default(cfg, "decoder_chunk_size", "encoder_chunk_size")
-    _default(cfg, "decoder_input_dim", "decoder_embed_dim")
-
-
-def _default(cfg, option: str, other: str) -> None:
-    if cfg[option] is None:
-        cfg[option] = cfg[other]
-
-
-def check_layers(cfg, side: str) -> None:
-    """Checks the sizes of the ``encoder`` or ``decoder``.
-
-    Raises:
-        ValueError: names the option, its value and what to do.
+    Args:
+        changes: another ``default``, ``help`` or ``check``.
     """
-    check_sizes(cfg, f"{side}_layers", most=MOST_LAYERS)
-    sizes = ("embed_dim", "hidden_dim", "z_dim", "n_dim")
-    check_sizes(cfg, *(f"{side}_{size}" for size in sizes))
-    check_most(cfg, f"{side}_ffn_embed_dim", MOST_FEATURES)
-    check_chunk_size(_flag(f"{side}_chunk_size"), cfg[f"{side}_chunk_size"])
-    check_ema(cfg)
-    if cfg.rel_pos_bias == "rotary":
-        check_rotary(_flag(f"{side}_z_dim"), cfg[f"{side}_z_dim"])
+    declared = _DECLARED[names[0]]
+    default = changes.pop("default", declared.default)
+    return field(default=default, metadata={**declared.metadata, "stands_for": names, **changes})
 
 
-def check_ema(cfg) -> None:
-    """Checks the initial values of the EMA.
+@dataclass
+class MaskedLMConfig(TokenEncoderConfig):
+    """Options of the masked language model and of the classifier that starts from it."""
 
-    Raises:
-        ValueError: names the option, its value and what to do.
-    """
-    if cfg.ema_longest is None:
-        return
-    if cfg.ema_init != "spread":
-        raise ValueError(
-            f"--ema-longest is {cfg.ema_longest}, but --ema-init is {cfg.ema_init}, whose memories "
-            "are all of 4 or 5 tokens: give --ema-init spread, or leave --ema-longest out"
-        )
-    check_longest_memory("--ema-longest", cfg.ema_longest)
-
-
-def check_compilation(cfg) -> None:
-    """Checks that the layers can be compiled.
-
-    Raises:
-        ValueError: names the option, its value and what to do.
-    """
-    if cfg.checkpoint_activations:
-        raise ValueError(
-            "--compile-layers is set, and so is --checkpoint-activations: leave the latter out, "
-            "since compiled layers choose by themselves what they recompute"
-        )
+    no_final_norm: bool = _option(
+        False, "no norm after the last layer of a model with --normalize-before"
+    )
+    max_positions: Optional[int] = _as(
+        "max_source_positions",
+        default=None,
+        help="the longest sequence with --rel-pos-bias simple and without chunks (default: of the "
+        "task); the same for a classifier as for the model that it starts from",
+        check=_check_positive,
+    )
+    untie_lm_head: bool = _option(
+        False, "scores of words from a matrix of their own, not from the embeddings"
+    )
+    no_lm_dense: bool = _option(False, "no hidden layer before the scores of words")
+    pooler_dropout: float = _rate(0.0, "dropout probability in classification heads")
 
 
-def longest_memory(cfg) -> Optional[int]:
-    """The longest initial memory of the EMA, in tokens; None for the published initial values."""
-    if cfg.ema_init != "spread":
-        return None
-    return EMA_LONGEST if cfg.ema_longest is None else cfg.ema_longest
+@with_defaults(
+    encoder_layers=12,
+    encoder_embed_dim=768,
+    encoder_hidden_dim=1536,
+    encoder_ffn_embed_dim=1536,
+    encoder_z_dim=256,
+)
+@dataclass
+class ImageNetConfig(EncoderConfig):
+    """Options of the model of images in patches, which are its positions."""
+
+    image_size: Optional[int] = _from("task.image_size", partial(_check_size, most=MOST_PIXELS))
+    patch_size: int = _size(16, "pixels along a side of a patch", MOST_PIXELS)
+    drop_path: float = _rate(
+        0.0,
+        "stochastic depth: the probability to drop a sublayer's new value for a whole image, in "
+        "the last layer; from 0 in the first it rises evenly",
+    )
 
 
-def check_sizes(cfg, *names: str, most: int = MOST_FEATURES) -> None:
-    """Checks that these options are positive, and no more than any model needs."""
-    for name in names:
-        check_positive(**{_flag(name): cfg[name]})
-        check_most(cfg, name, most)
+def _ignored(default) -> Any:
+    """An option of the published code that has no effect on its Mega models either."""
+    return _option(default, "accepted, as published commands may have it; it has no effect")
 
 
-def check_most(cfg, name: str, most: int) -> None:
-    if cfg[name] > most:
-        raise ValueError(f"{_flag(name)} is {cfg[name]}, but must be at most {most}")
+@dataclass
+class ClassifierConfig(LayersConfig):
+    """Options of the classifier, by the published names; see ``classification_presets.py`` for the
+    defaults of each architecture."""
 
+    input_type: Optional[ChoiceEnum(["text", "image"])] = _option(
+        None, "text (symbols) or image (real numbers); by default, what the task reads"
+    )
+    norm_type: Optional[ChoiceEnum(list(NORMS))] = _as("normalization_type", default=None)
+    sen_rep_type: Optional[ChoiceEnum(["mp", "cls"])] = _option(
+        None,
+        "what represents a sequence: mp, the mean of all positions, or cls, the first of them, for "
+        "which the task puts the symbol <CLS> before each text",
+    )
+    sentence_class_num: int = _size(2, "number of classes")
+    max_positions: Optional[int] = _as(
+        "max_source_positions",
+        default=None,
+        help="the longest sequence: of longer texts, only so many symbols are read",
+        check=_check_positive,
+    )
+    chunk_size: int = _as("encoder_chunk_size")
 
-def table_size(cfg, chunk: str, positions: str) -> str:
-    """Which of two options is the size of a layer's table of the ``simple`` bias."""
-    return chunk if cfg[chunk] > 0 else positions
+    encoder_layers: int = _as("encoder_layers")
+    encoder_embed_dim: int = _as("encoder_embed_dim")
+    encoder_hidden_dim: int = _as("encoder_hidden_dim", default=2048)
+    encoder_ffn_embed_dim: Optional[int] = _as(
+        "encoder_ffn_embed_dim",
+        default=None,
+        help="feed-forward dimension (default: --encoder-hidden-dim); 0 for no feed-forward "
+        "sublayer",
+    )
+    z_dim: int = _as("encoder_z_dim")
+    n_dim: int = _as("encoder_n_dim", default=2)
+    encoder_normalize_before: bool = _as("normalize_before")
+    normalize_embedding: bool = _as("normalize_embedding")
+    act_dropout: float = _as(
+        "hidden_dropout",
+        "activation_dropout",
+        help="dropout probability for values, and after the activation of the feed-forward "
+        "sublayer",
+    )
+    classifier_layers: int = _size(1, "hidden layers of the classifier", MOST_LAYERS)
+    classifier_in_dim: Optional[int] = _option(
+        None, "input dimension of the classifier, which follows from the model and the data"
+    )
+    classifier_out_dim: Optional[int] = _size(
+        None, "hidden dimension of the classifier (default: twice --encoder-embed-dim)"
+    )
+    classifier_activation_fn: ChoiceEnum(list(ACTIVATIONS)) = _option(
+        "gelu", "activation function of the classifier"
+    )
+    apply_bert_init: bool = _option(
+        False, "initialise the classifier's weights with N(0, 0.02^2) instead of Xavier's"
+    )
+    layer_type: str = _option("mega", "only mega: the published baselines are not in this package")
 
-
-def check_tables(cfg, *names: str) -> None:
-    """Checks options that are sizes of tables of the ``simple`` bias.
-
-    Raises:
-        ValueError: names the option, its value and what to do.
-    """
-    for name in names if str(cfg.rel_pos_bias) == "simple" else ():
-        if not 0 < cfg[name] <= MOST_POSITIONS:
-            raise ValueError(
-                f"{_flag(name)} is {cfg[name]}, but --rel-pos-bias simple learns a number for each "
-                f"distance up to it: give at least 1 and at most {MOST_POSITIONS}, or use the "
-                "rotary bias"
-            )
-
-
-def check_dropouts(cfg, *names: str) -> None:
-    """Checks that these options are probabilities below 1."""
-    for name in names:
-        if not 0 <= cfg[name] < 1:
-            raise ValueError(f"{_flag(name)} is {cfg[name]}, but must be at least 0 and below 1")
-
-
-def _check_common(cfg) -> None:
-    """Checks the options that encoder and decoder share."""
-    if cfg.normalize_embedding and cfg.normalize_before:
-        raise ValueError(
-            "--normalize-embedding is for models that normalise after each sublayer, but "
-            "--normalize-before is set, by itself or by the architecture: leave one of the two out"
-        )
-    kinds = ("", "attention_", "hidden_", "activation_", "adaptive_softmax_")
-    check_dropouts(cfg, *(f"{kind}dropout" for kind in kinds))
-
-
-def check_decoder(cfg, adaptive_input: bool) -> None:
-    """Checks the options of the decoder's input and output.
-
-    Raises:
-        ValueError: names the option, its value and what to do.
-    """
-    _check_common(cfg)
-    check_layers(cfg, "decoder")
-    if adaptive_input and cfg.decoder_embed_path is not None:
-        raise ValueError(
-            f"--decoder-embed-path is {cfg.decoder_embed_path}, but --adaptive-input has tables of "
-            "several widths, which it cannot fill: leave one of the two out"
-        )
-    if adaptive_input and cfg.adaptive_input_cutoff is None:
-        raise ValueError("--adaptive-input needs cutoff points: give --adaptive-input-cutoff")
-    check_sizes(cfg, "decoder_input_dim")
-    adaptive_softmax = cfg.adaptive_softmax_cutoff is not None
-    if cfg.share_decoder_input_output_embed and adaptive_softmax:
-        raise ValueError(
-            "--share-decoder-input-output-embed shares a full output projection, but "
-            f"--adaptive-softmax-cutoff is {cfg.adaptive_softmax_cutoff}: leave it out, and use "
-            "--adaptive-input --tie-adaptive-weights to tie the adaptive ones"
-        )
-    if cfg.share_decoder_input_output_embed and adaptive_input:
-        raise ValueError(
-            "--share-decoder-input-output-embed needs one embedding table, but --adaptive-input is "
-            "set: use --tie-adaptive-weights with an adaptive softmax instead"
-        )
-    if cfg.share_decoder_input_output_embed and cfg.decoder_input_dim != cfg.decoder_embed_dim:
-        raise ValueError(
-            "--share-decoder-input-output-embed needs --decoder-input-dim "
-            f"({cfg.decoder_input_dim}) equal to --decoder-embed-dim ({cfg.decoder_embed_dim})"
-        )
-    if adaptive_softmax and cfg.criterion_name not in (None, "adaptive_loss"):
-        raise ValueError(
-            f"--adaptive-softmax-cutoff is {cfg.adaptive_softmax_cutoff}, but --criterion "
-            f"{cfg.criterion_name} does not support it: use --criterion adaptive_loss"
-        )
-    if cfg.criterion_name == "adaptive_loss" and not adaptive_softmax:
-        raise ValueError(
-            "--criterion adaptive_loss needs an adaptive softmax: give --adaptive-softmax-cutoff, "
-            "or use --criterion cross_entropy"
-        )
-    if cfg.criterion_name == "nat_loss":
-        raise ValueError(
-            "--criterion nat_loss is for models that predict all words at once, such as --arch "
-            "levenshtein_transformer, but Mega's decoder predicts one after the other: use "
-            "--criterion label_smoothed_cross_entropy"
-        )
-    if cfg.tie_adaptive_weights:
-        _check_tied_adaptive(cfg, adaptive_input)
-
-
-def _check_tied_adaptive(cfg, adaptive_input: bool) -> None:
-    if not adaptive_input:
-        raise ValueError(
-            "--tie-adaptive-weights ties the adaptive softmax to the adaptive input of a language "
-            "model: give --adaptive-input, or leave it out"
-        )
-    for option in ("cutoff", "factor"):
-        softmax, input = (cfg[f"adaptive_{part}_{option}"] for part in ("softmax", "input"))
-        if softmax != input:
-            raise ValueError(
-                f"--tie-adaptive-weights needs --adaptive-softmax-{option} ({softmax}) equal to "
-                f"--adaptive-input-{option} ({input})"
-            )
-    if cfg.decoder_input_dim != cfg.decoder_embed_dim:
-        raise ValueError(
-            f"--tie-adaptive-weights needs --decoder-input-dim ({cfg.decoder_input_dim}) equal to "
-            f"--decoder-embed-dim ({cfg.decoder_embed_dim})"
-        )
-
-
-def check_bands(cfg, part: str, dim: str, vocabulary: int, least: int = 1) -> None:
-    """Checks the bands of the adaptive ``input`` or ``softmax``: each, from a cutoff point to the
-    next, has at least ``least`` words, and a width: the option ``dim`` divided by the factor once
-    and again.
-
-    Raises:
-        ValueError: names the option, its value and what to do.
-    """
-    cutoff, factor = (cfg[f"adaptive_{part}_{option}"] for option in ("cutoff", "factor"))
-    try:
-        points = cutoffs(cutoff)
-    except ValueError:
-        points = []
-    if points is None:
-        return
-    ends = [0, *points, *([vocabulary] if points and points[-1] < vocabulary else [])]
-    words = [end - start for start, end in zip(ends, ends[1:])]
-    if not points or min(words) < least or points[-1] > vocabulary:
-        raise ValueError(
-            f"--adaptive-{part}-cutoff is {cutoff}, but must be rising numbers of at most the "
-            f"vocabulary's {vocabulary} words, which put at least {least} in each band"
-        )
-    divisions = len(words) - 1
-    if not 0 < factor < math.inf or not _has_width(cfg[dim], factor, divisions):
-        raise ValueError(
-            f"--adaptive-{part}-factor is {factor}, but must leave at least 1 and at most "
-            f"{MOST_FEATURES} dimensions of {_flag(dim)} ({cfg[dim]}) in all {len(words)} bands"
-        )
-
-
-def _has_width(dim: int, factor: float, divisions: int) -> bool:
-    left = math.log(dim) - divisions * math.log(factor)
-    return -1e-9 <= left <= math.log(MOST_FEATURES)
-
-
-def check_cross_attention(cfg) -> None:
-    """Checks that the decoder can attend to the encoder.
-
-    Raises:
-        ValueError: names the option, its value and what to do.
-    """
-    if cfg.decoder_embed_dim != cfg.encoder_embed_dim:
-        raise ValueError(
-            f"--decoder-embed-dim ({cfg.decoder_embed_dim}) must be equal to --encoder-embed-dim "
-            f"({cfg.encoder_embed_dim}), as the decoder attends to the encoder: leave it out"
-        )
-
-
-def check_shared_embeddings(cfg, source_dictionary, target_dictionary) -> None:
-    """Checks that ``--share-all-embeddings`` can be done.
-
-    Raises:
-        ValueError: names the option, its value and what to do.
-    """
-    if source_dictionary != target_dictionary:
-        raise ValueError(
-            f"--share-all-embeddings needs one dictionary, but source ({len(source_dictionary)} "
-            f"words) and target ({len(target_dictionary)} words) differ: run fairseq-preprocess "
-            "with --joined-dictionary, or use --share-decoder-input-output-embed"
-        )
-    if cfg.encoder_embed_dim != cfg.decoder_input_dim:
-        raise ValueError(
-            f"--share-all-embeddings needs --encoder-embed-dim ({cfg.encoder_embed_dim}) equal to "
-            f"--decoder-input-dim ({cfg.decoder_input_dim})"
-        )
-    if cfg.decoder_embed_path not in (None, cfg.encoder_embed_path):
-        raise ValueError(
-            f"--share-all-embeddings has one embedding, but --decoder-embed-path is "
-            f"{cfg.decoder_embed_path}: give --encoder-embed-path alone"
-        )
-
-
-def _flag(option: str) -> str:
-    return "--" + option.replace("_", "-")
+    encoder_attention_heads: int = _ignored(8)
+    encoder_layerdrop: float = _ignored(0.0)
+    encoder_learned_pos: bool = _ignored(False)
+    encoder_projection_length: Optional[int] = _ignored(None)
+    encoder_projected_attention_heads: Optional[int] = _ignored(None)
+    decoder_projected_attention_heads: Optional[int] = _ignored(None)
+    no_scale_embedding: bool = _ignored(False)
+    no_token_positional_embeddings: bool = _ignored(False)
+    quant_noise_pq: float = _ignored(0.0)
+    quant_noise_pq_block_size: int = _ignored(8)
+    sent_loss: bool = _ignored(False)
+    share_encoder_input_output_embed: bool = _ignored(False)
+    use_p: bool = _ignored(False)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ..modules import SequenceNorm
 from ..modules.dropout import make_dropout
-from .config import cutoffs
 from .layers import DecoderLayer, make_layers
+from .options import Options, cutoffs
 from .padding import left_padding, may_have_padding, move_left, move_right, zero_padding
 from .state import KEY, DecodingState, beam_size
 
@@ -25,7 +25,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
     """Embeds target tokens, runs them through causal Mega layers and projects to the vocabulary.
 
     Args:
-        cfg: ``MegaConfig`` or ``MegaLanguageModelConfig``, complete and checked.
+        o: the options, complete and checked.
         embed_tokens: an ``nn.Embedding`` or an ``AdaptiveInput``.
         cross_attention: whether the layers attend to an encoder.
         attention_in_training: whether training also returns the cross attention, for criteria that
@@ -35,7 +35,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
 
     def __init__(
         self,
-        cfg,
+        o: Options,
         dictionary,
         embed_tokens: nn.Embedding | AdaptiveInput,
         cross_attention: bool,
@@ -43,39 +43,39 @@ class MegaDecoder(FairseqIncrementalDecoder):
         final_norm_affine: bool = True,
     ):
         super().__init__(dictionary)
-        dim = cfg.decoder_embed_dim
-        norm = str(cfg.normalization_type)
+        dim = o.decoder_embed_dim
+        norm = o.normalization_type
         self.padding_idx = dictionary.pad()
         self.attention_in_training = attention_in_training
         self.embed_tokens = embed_tokens
-        self.embed_scale = 1.0 if cfg.no_scale_embedding else math.sqrt(dim)
+        self.embed_scale = 1.0 if o.no_scale_embedding else math.sqrt(dim)
         self.project_in_dim = None  # name fixed by published checkpoints
         if embed_tokens.embedding_dim != dim:
             self.project_in_dim = nn.Linear(embed_tokens.embedding_dim, dim, bias=False)
-        self.embed_norm = SequenceNorm(norm, dim) if cfg.normalize_embedding else None
-        self.dropout = make_dropout(cfg.dropout, self, cfg.feature_dropout)
-        layers = [DecoderLayer(cfg, cross_attention) for _ in range(cfg.decoder_layers)]
-        self.layers = make_layers(layers, cfg)
-        self.compiled = cfg.compile_layers
+        self.embed_norm = SequenceNorm(norm, dim) if o.normalize_embedding else None
+        self.dropout = make_dropout(o.dropout, self, o.feature_dropout)
+        layers = [DecoderLayer(o, cross_attention) for _ in range(o.decoder_layers)]
+        self.layers = make_layers(layers, o)
+        self.compiled = o.compile_layers
         self.final_norm = None
-        if cfg.normalize_before:
+        if o.normalize_before:
             self.final_norm = SequenceNorm(norm, dim, affine=final_norm_affine)
 
         self.adaptive_softmax: Optional[AdaptiveSoftmax] = None
         self.output_projection: Optional[nn.Linear] = None
-        if cfg.adaptive_softmax_cutoff is not None:
+        if o.adaptive_softmax_cutoff is not None:
             self.adaptive_softmax = AdaptiveSoftmax(
                 len(dictionary),
                 dim,
-                cutoffs(cfg.adaptive_softmax_cutoff),
-                dropout=cfg.adaptive_softmax_dropout,
-                adaptive_inputs=embed_tokens if cfg.tie_adaptive_weights else None,
-                factor=cfg.adaptive_softmax_factor,
-                tie_proj=cfg.tie_adaptive_proj,
+                cutoffs(o.adaptive_softmax_cutoff),
+                dropout=o.adaptive_softmax_dropout,
+                adaptive_inputs=embed_tokens if o.tie_adaptive_weights else None,
+                factor=o.adaptive_softmax_factor,
+                tie_proj=o.tie_adaptive_proj,
             )
         else:
             self.output_projection = nn.Linear(dim, len(dictionary), bias=False)
-            if cfg.share_decoder_input_output_embed:
+            if o.share_decoder_input_output_embed:
                 self.output_projection.weight = embed_tokens.weight
             else:
                 nn.init.normal_(self.output_projection.weight, std=dim**-0.5)
@@ -85,10 +85,10 @@ class MegaDecoder(FairseqIncrementalDecoder):
                 buffer.zero_()
 
         # Chunks and cross attention count positions; the rest depends on distances only.
-        self.counts_positions = cfg.decoder_chunk_size > 0 or cross_attention
-        chunked = cfg.decoder_chunk_size > 0 and not cross_attention
-        limited = cfg.rel_pos_bias == "simple" and not chunked
-        self._max_positions = cfg.max_target_positions if limited else sys.maxsize
+        self.counts_positions = o.decoder_chunk_size > 0 or cross_attention
+        chunked = o.decoder_chunk_size > 0 and not cross_attention
+        limited = o.rel_pos_bias == "simple" and not chunked
+        self._max_positions = o.max_target_positions if limited else sys.maxsize
 
     def forward(
         self,

@@ -1,4 +1,4 @@
-"""The encoder of the translation model."""
+"""The encoder of tokens, and the layers that all encoders of sequences have."""
 
 import math
 import sys
@@ -8,8 +8,60 @@ import torch
 from fairseq.models import FairseqEncoder
 from torch import Tensor, nn
 
-from .encoder_layers import EncoderLayers
-from .padding import left_padding, may_have_padding, move_left
+from ..modules import SequenceNorm
+from ..modules.dropout import make_dropout
+from .layers import EncoderLayer, make_layers
+from .options import Options
+from .padding import left_padding, may_have_padding, move_left, zero_padding
+
+
+class EncoderLayers:
+    """The part of an encoder, an ``nn.Module``, after its embeddings (Mega, section "Mega Blocks").
+
+    It is a base class rather than a module, so that the layers keep the published names.
+    """
+
+    def build_layers(self, o: Options) -> None:
+        """Adds the norm of the embeddings, the layers and the final norm, as the options ask."""
+        dim, norm = o.encoder_embed_dim, o.normalization_type
+        # names fixed by published checkpoints
+        self.embed_norm = SequenceNorm(norm, dim) if o.normalize_embedding else None
+        self.dropout = make_dropout(o.dropout, self, o.feature_dropout)
+        self.layers = make_layers([EncoderLayer(o) for _ in range(o.encoder_layers)], o)
+        self.compiled = o.compile_layers
+        final_norm = o.normalize_before and not o.get("no_final_norm")
+        self.final_norm = SequenceNorm(norm, dim) if final_norm else None
+
+    def run_layers(
+        self, x: Tensor, padding_mask: Optional[Tensor], states: Optional[List[Tensor]] = None
+    ) -> Tensor:
+        """
+        Args:
+            x: embeddings ``(B, L, D)``.
+            padding_mask: ``(B, L)``, true at padding; None without padding.
+            states: a list, to which the first layer's input and all layers' outputs are added,
+                ``(B, L, D)`` each.
+
+        Returns:
+            ``(B, L, D)``, zero at padding.
+        """
+        if self.embed_norm is not None:
+            x = self.embed_norm(x)
+        x = self.dropout(x)
+        if padding_mask is None and self.compiled:  # or there would be a graph for either case
+            padding_mask = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+        if padding_mask is not None:
+            x = zero_padding(x, padding_mask)
+
+        if states is not None:
+            states.append(x)
+        for layer in self.layers:
+            x = layer(x, padding_mask)
+            if states is not None:
+                states.append(x)
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        return x if padding_mask is None else zero_padding(x, padding_mask)
 
 
 class MegaEncoder(EncoderLayers, FairseqEncoder):
@@ -21,15 +73,15 @@ class MegaEncoder(EncoderLayers, FairseqEncoder):
     ``version``, by whose presence they are known, here and when they are saved again.
     """
 
-    def __init__(self, cfg, dictionary, embed_tokens: nn.Embedding):
+    def __init__(self, o: Options, dictionary, embed_tokens: nn.Embedding):
         super().__init__(dictionary)
         self.padding_idx = dictionary.pad()
         self.embed_tokens = embed_tokens
-        self.embed_scale = 1.0 if cfg.no_scale_embedding else math.sqrt(cfg.encoder_embed_dim)
-        self.build_layers(cfg)
+        self.embed_scale = 1.0 if o.no_scale_embedding else math.sqrt(o.encoder_embed_dim)
+        self.build_layers(o)
         self.register_buffer("version", None)
-        limited = cfg.rel_pos_bias == "simple"
-        self._max_positions = cfg.max_source_positions if limited else sys.maxsize
+        limited = o.rel_pos_bias == "simple"
+        self._max_positions = o.max_source_positions if limited else sys.maxsize
 
     def forward(
         self,

@@ -3,7 +3,7 @@
 ``mega_image`` is another model's name: of the Long Range Arena's images, a pixel a position.
 """
 
-from typing import Any, Dict
+from typing import Dict
 
 import torch
 import torch.nn.functional as F
@@ -14,58 +14,16 @@ from torch import Tensor, nn
 from ..modules import SequenceNorm
 from ..modules.dropout import make_dropout
 from ..modules.linear import INIT_STD, make_linear
-from ..modules.stochastic_depth import StochasticFeedForwardNetwork, StochasticGatedAttention
+from ..modules.stochastic_depth import drop_paths_
 from .base import MegaCheckpointMixin
-from .config import longest_memory
-from .imagenet_config import PRESETS, ImageNetConfig, check_imagenet
-from .layers import Layer, make_layers
+from .config import ImageNetConfig
+from .layers import EncoderLayer, make_layers
+from .options import Options, check, patches
 from .registration import register_presets, task_name
 
 
-class ImageLayer(Layer):
-    """Bidirectional Mega layer and feed-forward, pre-norm, of stochastic depth."""
-
-    def __init__(self, cfg: ImageNetConfig, positions: int, drop_path: float):
-        super().__init__()
-        common: Dict[str, Any] = dict(
-            drop_path=drop_path,
-            embed_dim=cfg.encoder_embed_dim,
-            dropout=cfg.dropout,
-            activation=str(cfg.activation_fn),
-            norm_type=str(cfg.normalization_type),
-            prenorm=True,
-            feature_dropout=cfg.feature_dropout,
-        )
-        self.mega_layer = StochasticGatedAttention(
-            zdim=cfg.encoder_z_dim,
-            hdim=cfg.encoder_hidden_dim,
-            ndim=cfg.encoder_n_dim,
-            attention_dropout=cfg.attention_dropout,
-            hidden_dropout=cfg.hidden_dropout,
-            chunk_size=cfg.encoder_chunk_size,
-            truncation=cfg.truncation_length,
-            longest_memory=longest_memory(cfg),
-            rel_pos_bias=str(cfg.rel_pos_bias),
-            max_positions=positions,
-            attention_activation=str(cfg.attention_activation_fn),
-            bidirectional=True,
-            **common,
-        )
-        self.nffn = StochasticFeedForwardNetwork(
-            ffn_hidden_dim=cfg.encoder_ffn_embed_dim,
-            hidden_dropout=cfg.activation_dropout,
-            **common,
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, L, D)`` to ``(B, L, D)``."""
-        x, _ = self.mega_layer(x)
-        return self.nffn(x)
-
-
 class MegaImageNet(MegaCheckpointMixin, BaseFairseqModel):
-    """Patches with learned positions, pre-norm layers, and the mean of all positions; modules have
-    the names of the published checkpoints.
+    """Patches with learned positions, pre-norm layers, and the mean of all positions.
 
     Args:
         cfg: the options.
@@ -76,22 +34,31 @@ class MegaImageNet(MegaCheckpointMixin, BaseFairseqModel):
 
     def __init__(self, cfg: DictConfig, classes: int):
         super().__init__()
-        dim, size = cfg.encoder_embed_dim, cfg.patch_size
-        positions = (cfg.image_size // size) ** 2
-        patches = nn.Conv2d(3, dim, kernel_size=size, stride=size)
-        nn.init.normal_(patches.weight, std=INIT_STD)
-        self.patch_embed = nn.ModuleDict({"pemb": nn.ModuleDict({"proj": patches})})
+        o = Options(cfg, ImageNetConfig)
+        check(o, patches(o))
+        dim, size = o.encoder_embed_dim, o.patch_size
+        positions = (o.image_size // size) ** 2
+        o.fix(max_source_positions=positions, normalize_before=True)
+        # names fixed by published checkpoints
+        projection = nn.Conv2d(3, dim, kernel_size=size, stride=size)
+        nn.init.normal_(projection.weight, std=INIT_STD)
+        self.patch_embed = nn.ModuleDict({"pemb": nn.ModuleDict({"proj": projection})})
         self.pos_embed = nn.Parameter(torch.empty(1, positions, dim))
         nn.init.normal_(self.pos_embed, std=INIT_STD)
-        self.dropout = make_dropout(cfg.dropout, self, cfg.feature_dropout)
-        rates = torch.linspace(0, cfg.drop_path, cfg.encoder_layers, device="cpu").tolist()
-        self.blocks = make_layers([ImageLayer(cfg, positions, rate) for rate in rates], cfg)
-        self.final_norm = SequenceNorm(str(cfg.normalization_type), dim)
+        self.dropout = make_dropout(o.dropout, self, o.feature_dropout)
+        layers = [EncoderLayer(o) for _ in range(o.encoder_layers)]
+        rates = torch.linspace(0, o.drop_path, len(layers), device="cpu").tolist()
+        for layer, rate in zip(layers, rates):
+            drop_paths_(layer.mega_layer, rate)
+            if layer.nffn is not None:
+                drop_paths_(layer.nffn, rate)
+        self.blocks = make_layers(layers, o)
+        self.final_norm = SequenceNorm(o.normalization_type, dim)
         self.out_proj = nn.ModuleDict({"fc": make_linear(dim, dim)})
         self.head = make_linear(dim, classes)
 
     @classmethod
-    def build_model(cls, cfg: ImageNetConfig, task) -> "MegaImageNet":
+    def build_model(cls, cfg: DictConfig, task) -> "MegaImageNet":
         """Builds the model for the classes of ``task``.
 
         Raises:
@@ -101,7 +68,6 @@ class MegaImageNet(MegaCheckpointMixin, BaseFairseqModel):
             raise ValueError(
                 f"--task {task_name(task)} is not for this architecture: use --task image_folder"
             )
-        check_imagenet(cfg)
         return cls(cfg, len(task.class_names))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -115,7 +81,7 @@ class MegaImageNet(MegaCheckpointMixin, BaseFairseqModel):
             )
         x = self.dropout(x + self.pos_embed)
         for layer in self.blocks:
-            x = layer(x)
+            x = layer(x, None)
         x = F.silu(self.out_proj["fc"](self.final_norm(x)))
         return self.head(x.mean(dim=1))
 
@@ -129,4 +95,19 @@ class MegaImageNet(MegaCheckpointMixin, BaseFairseqModel):
             )
 
 
-register_presets(MegaImageNet, ImageNetConfig, PRESETS)
+_PUBLISHED = dict(attention_activation_fn="laplace", dropout=0.0, truncation_length=0)
+
+register_presets(
+    MegaImageNet,
+    ImageNetConfig,
+    {
+        "mega_base_patch16_224": _PUBLISHED,
+        "mega_tiny_patch16_224": dict(
+            _PUBLISHED,
+            encoder_embed_dim=192,
+            encoder_hidden_dim=384,
+            encoder_ffn_embed_dim=384,
+            encoder_z_dim=64,
+        ),
+    },
+)

@@ -14,9 +14,9 @@ from ..modules import (
     NormalizedFeedForwardNetwork,
 )
 from ..modules.state import LayerState
-from .config import check_compilation, longest_memory
 from .embedding_file import read_embedding_file
 from .initial import initialise
+from .options import Options, longest_memory
 
 
 def make_embedding(
@@ -65,17 +65,16 @@ class Layer(nn.Module):
     logs_memory = False  # whether the log has its EMA's half-lives
 
 
-def make_layers(layers: Sequence[Layer], cfg) -> nn.ModuleList:
+def make_layers(layers: Sequence[Layer], o: Options) -> nn.ModuleList:
     """New layers with the initialisation, compilation and checkpointing that the options ask for,
     wrapped for sharding."""
-    initialise(layers, str(cfg.weight_init))
+    initialise(layers, o.weight_init)
     for layer in layers:
-        layer.logs_memory = cfg.log_memory_per_layer
-    if cfg.compile_layers:
-        check_compilation(cfg)
+        layer.logs_memory = o.log_memory_per_layer
+    if o.compile_layers:
         for layer in layers:
             layer.compile(dynamic=True)  # for batches of any shape
-    if cfg.checkpoint_activations:
+    if o.checkpoint_activations:
         layers = [checkpoint_wrapper(layer) for layer in layers]
     return nn.ModuleList(fsdp_wrap(layer) for layer in layers)
 
@@ -92,12 +91,13 @@ def compile_layers_(model: nn.Module, compiled: bool) -> None:
 
 
 class EncoderLayer(Layer):
-    """Mega layer and feed-forward."""
+    """Bidirectional Mega layer and feed-forward."""
 
-    def __init__(self, cfg):
+    def __init__(self, o: Options):
         super().__init__()
-        self.mega_layer = _mega_layer(cfg, "encoder", cfg.max_source_positions, True)
-        self.nffn = _feed_forward(cfg, "encoder")
+        # names fixed by published checkpoints
+        self.mega_layer = _mega_layer(o, "encoder", o.max_source_positions, True)
+        self.nffn = _feed_forward(o, "encoder")
 
     def forward(self, x: Tensor, padding_mask: Optional[Tensor]) -> Tensor:
         """``x (B, L, D)``, ``padding_mask (B, L)`` to ``(B, L, D)``."""
@@ -108,11 +108,12 @@ class EncoderLayer(Layer):
 class DecoderLayer(Layer):
     """Causal Mega layer, cross attention where there is an encoder, and feed-forward."""
 
-    def __init__(self, cfg, cross_attention: bool):
+    def __init__(self, o: Options, cross_attention: bool):
         super().__init__()
-        self.mega_layer = _mega_layer(cfg, "decoder", cfg.max_target_positions, False)
-        self.cross_attn = _cross_attention(cfg) if cross_attention else None
-        self.nffn = _feed_forward(cfg, "decoder")
+        # names fixed by published checkpoints
+        self.mega_layer = _mega_layer(o, "decoder", o.max_target_positions, False)
+        self.cross_attn = _cross_attention(o) if cross_attention else None
+        self.nffn = _feed_forward(o, "decoder")
 
     def forward(
         self,
@@ -131,60 +132,55 @@ class DecoderLayer(Layer):
         return x if self.nffn is None else self.nffn(x), weights
 
 
-def _common(cfg) -> dict:
-    """Constructor arguments that all sublayers take."""
+def _sublayer(o: Options) -> dict:
+    """Constructor arguments of all sublayers."""
     return dict(
-        dropout=cfg.dropout,
-        activation=str(cfg.activation_fn),
-        norm_type=str(cfg.normalization_type),
-        prenorm=cfg.normalize_before,
-        feature_dropout=cfg.feature_dropout,
+        dropout=o.dropout,
+        activation=o.activation_fn,
+        norm_type=o.normalization_type,
+        prenorm=o.normalize_before,
+        feature_dropout=o.feature_dropout,
     )
 
 
-def _attention(cfg) -> dict:
-    """Constructor arguments that both kinds of attention take."""
+def _attention(o: Options, side: str) -> dict:
+    """Constructor arguments of both kinds of attention."""
     return dict(
-        attention_dropout=cfg.attention_dropout,
-        hidden_dropout=cfg.hidden_dropout,
-        rel_pos_bias=str(cfg.rel_pos_bias),
-        attention_activation=str(cfg.attention_activation_fn),
+        embed_dim=o[f"{side}_embed_dim"],
+        zdim=o[f"{side}_z_dim"],
+        attention_dropout=o.attention_dropout,
+        hidden_dropout=o.hidden_dropout,
+        rel_pos_bias=o.rel_pos_bias,
+        attention_activation=o.attention_activation_fn,
+        **_sublayer(o),
     )
 
 
-def _mega_layer(cfg, side: str, max_positions: int, bidirectional: bool):
+def _mega_layer(o: Options, side: str, max_positions: int, bidirectional: bool):
     return MovingAverageGatedAttention(
-        embed_dim=cfg[f"{side}_embed_dim"],
-        zdim=cfg[f"{side}_z_dim"],
-        hdim=cfg[f"{side}_hidden_dim"],
-        ndim=cfg[f"{side}_n_dim"],
-        chunk_size=cfg[f"{side}_chunk_size"],
-        truncation=cfg.truncation_length,
-        longest_memory=longest_memory(cfg),
+        hdim=o[f"{side}_hidden_dim"],
+        ndim=o[f"{side}_n_dim"],
+        chunk_size=o[f"{side}_chunk_size"],
+        truncation=o.truncation_length,
+        longest_memory=longest_memory(o),
         max_positions=max_positions,
         bidirectional=bidirectional,
-        **_common(cfg),
-        **_attention(cfg),
+        **_attention(o, side),
     )
 
 
-def _cross_attention(cfg) -> GatedCrossAttention:
-    return GatedCrossAttention(
-        embed_dim=cfg.decoder_embed_dim,
-        zdim=cfg.decoder_z_dim,
-        max_positions=max(cfg.max_source_positions, cfg.max_target_positions),
-        **_common(cfg),
-        **_attention(cfg),
-    )
+def _cross_attention(o: Options) -> GatedCrossAttention:
+    positions = max(o.max_source_positions, o.max_target_positions)
+    return GatedCrossAttention(max_positions=positions, **_attention(o, "decoder"))
 
 
-def _feed_forward(cfg, side: str) -> Optional[NormalizedFeedForwardNetwork]:
-    hidden = cfg[f"{side}_ffn_embed_dim"]
+def _feed_forward(o: Options, side: str) -> Optional[NormalizedFeedForwardNetwork]:
+    hidden = o[f"{side}_ffn_embed_dim"]
     if hidden <= 0:
         return None
     return NormalizedFeedForwardNetwork(
-        embed_dim=cfg[f"{side}_embed_dim"],
+        embed_dim=o[f"{side}_embed_dim"],
         ffn_hidden_dim=hidden,
-        hidden_dropout=cfg.activation_dropout,
-        **_common(cfg),
+        hidden_dropout=o.activation_dropout,
+        **_sublayer(o),
     )

@@ -4,7 +4,6 @@ It is for fairseq's own tasks and criteria ``masked_lm`` and ``sentence_predicti
 """
 
 import logging
-import sys
 from typing import Dict, List, Optional, Tuple
 
 import torch
@@ -16,9 +15,10 @@ from torch import Tensor, nn
 
 from ..modules.linear import make_linear
 from .base import MegaCheckpointMixin
+from .config import MaskedLMConfig
 from .encoder import MegaEncoder
 from .layers import make_embedding
-from .masked_lm_config import PRESETS, MaskedLMConfig, check_masked_lm, encoder_options
+from .options import Options, check, longest_sequence
 from .padding import move_right
 from .registration import SEQUENCES, TEXTS, check_task, register, register_presets, task_name
 
@@ -70,7 +70,7 @@ class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
     a task of sentences, with heads for classes in its place.
 
     Args:
-        cfg: the options, the longest sequence set.
+        o: the options, the longest sequence set.
         encoder: the encoder.
         lm_head: the head for words; None for classes alone.
     """
@@ -78,16 +78,13 @@ class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
     table_options = "--encoder-chunk-size (with -1, --max-positions)"
     text_tasks = {"masked_lm", "sentence_prediction"}
 
-    def __init__(
-        self, cfg: MaskedLMConfig, encoder: MegaEncoder, lm_head: Optional[MaskedLMHead] = None
-    ):
+    def __init__(self, o: Options, encoder: MegaEncoder, lm_head: Optional[MaskedLMHead] = None):
         super().__init__()
         self.encoder = encoder
         self.lm_head = lm_head
         self.classification_heads = nn.ModuleDict()
-        self.pooler_dropout = cfg.pooler_dropout
-        limited = str(cfg.rel_pos_bias) == "simple" and cfg.encoder_chunk_size < 0
-        self._max_positions = (cfg.max_positions if limited else None) or sys.maxsize
+        self.pooler_dropout = o.pooler_dropout
+        self._max_positions = longest_sequence(o)
 
     @classmethod
     def build_model(cls, cfg: MaskedLMConfig, task) -> "MegaMaskedLM":
@@ -98,25 +95,25 @@ class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
             ValueError: at an option out of range; names the option, its value and what to do.
         """
         check_task(task, SEQUENCES, TEXTS)
-        if cfg.max_positions is None and not isinstance(task, SentenceRankingTask):
-            cfg.max_positions = task.max_positions()  # sentence_ranking's are the model's
-        if cfg.max_positions is None:  # multilingual_masked_lm has it among its options alone
-            cfg.max_positions = getattr(getattr(task, "args", None), "tokens_per_sample", None)
-        if cfg.max_positions is None:
+        o = Options(cfg, MaskedLMConfig)
+        if not isinstance(task, SentenceRankingTask):  # whose positions are the model's
+            o.default("max_source_positions", task.max_positions())
+        # multilingual_masked_lm has it among its options alone
+        tokens = getattr(getattr(task, "args", None), "tokens_per_sample", None)
+        o.default("max_source_positions", tokens)
+        if o.max_source_positions is None:
             raise ValueError(
                 f"--task {task_name(task)} does not say how long its sequences may be: give "
                 "--max-positions"
             )
-        check_masked_lm(cfg)
-        dictionary, dim = task.source_dictionary, cfg.encoder_embed_dim
-        embedding = make_embedding(dictionary, dim, "--encoder-embed-path", cfg.encoder_embed_path)
-        encoder = MegaEncoder(encoder_options(cfg), dictionary, embedding)
-        if cfg.no_final_norm:
-            encoder.final_norm = None
+        check(o)
+        dictionary, dim = task.source_dictionary, o.encoder_embed_dim
+        embedding = make_embedding(dictionary, dim, "--encoder-embed-path", o.encoder_embed_path)
+        encoder = MegaEncoder(o, dictionary, embedding)
         if isinstance(task, (SentencePredictionTask, SentenceRankingTask)):
-            return cls(cfg, encoder)
-        head = MaskedLMHead(dim, len(dictionary), not cfg.no_lm_dense, not cfg.untie_lm_head)
-        return cls(cfg, encoder, head)
+            return cls(o, encoder)
+        head = MaskedLMHead(dim, len(dictionary), not o.no_lm_dense, not o.untie_lm_head)
+        return cls(o, encoder, head)
 
     def forward(
         self,
@@ -243,4 +240,31 @@ def is_head(name: str) -> bool:
     return name.startswith(("lm_head.", "classification_heads."))
 
 
-register_presets(MegaMaskedLM, MaskedLMConfig, PRESETS)
+_PRESET = dict(weight_init="xavier", normalize_before=True, rel_pos_bias="rotary")
+
+# The largest is for texts of hundreds of millions of words; none of them is published.
+register_presets(
+    MegaMaskedLM,
+    MaskedLMConfig,
+    {
+        "mega_masked_lm_small": dict(
+            _PRESET,
+            encoder_layers=4,
+            encoder_embed_dim=256,
+            encoder_hidden_dim=512,
+            encoder_ffn_embed_dim=512,
+            encoder_z_dim=64,
+            truncation_length=0,
+        ),
+        "mega_masked_lm_base": dict(
+            _PRESET,
+            encoder_layers=12,
+            encoder_embed_dim=768,
+            encoder_hidden_dim=1536,
+            encoder_ffn_embed_dim=1536,
+            encoder_z_dim=256,
+            attention_dropout=0.1,
+            hidden_dropout=0.1,
+        ),
+    },
+)

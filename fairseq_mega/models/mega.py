@@ -1,6 +1,5 @@
 """The translation model ``mega`` and its presets."""
 
-from functools import partial
 from typing import Optional
 
 from fairseq.models import FairseqEncoderDecoderModel
@@ -8,21 +7,18 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from .base import MegaCheckpointMixin
-from .config import (
-    MegaConfig,
-    check_bands,
-    check_cross_attention,
-    check_decoder,
-    check_layers,
-    check_shared_embeddings,
-    check_tables,
-    complete_decoder_sizes,
-    complete_positions,
-    table_size,
-)
+from .config import MegaConfig
 from .decoder import MegaDecoder
 from .encoder import MegaEncoder
 from .layers import make_embedding
+from .options import (
+    Options,
+    bands,
+    check,
+    complete_decoder_sizes,
+    complete_positions,
+    translation,
+)
 from .registration import MASKED, TEXTS, check_task, register, register_presets
 
 
@@ -39,38 +35,32 @@ class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
         """
         check_task(task, TEXTS, MASKED)
         source, target = task.source_dictionary, task.target_dictionary
-        complete_decoder_sizes(cfg)
-        check_layers(cfg, "encoder")
-        check_cross_attention(cfg)
-        check_decoder(cfg, adaptive_input=False)
-        positions = "max_source_positions", "max_target_positions"  # cross attention has both
-        complete_positions(cfg, *positions)
-        chunks = "encoder_chunk_size", "decoder_chunk_size"
-        check_tables(cfg, *positions, *map(partial(table_size, cfg), chunks, positions))
-        check_bands(cfg, "softmax", "decoder_embed_dim", len(target))
-
-        if cfg.share_all_embeddings:
-            check_shared_embeddings(cfg, source, target)
-            cfg.share_decoder_input_output_embed = cfg.adaptive_softmax_cutoff is None
+        o = Options(cfg, MegaConfig)
+        complete_decoder_sizes(o)
+        complete_positions(o, "max_source_positions", "max_target_positions")
+        softmax = bands(o, "softmax", "decoder_embed_dim", len(target))
+        check(o, translation(o, source, target), softmax)
+        if o.share_all_embeddings:
+            o["share_decoder_input_output_embed"] = o.adaptive_softmax_cutoff is None
         encoder_embedding = make_embedding(
-            source, cfg.encoder_embed_dim, "--encoder-embed-path", cfg.encoder_embed_path
+            source, o.encoder_embed_dim, "--encoder-embed-path", o.encoder_embed_path
         )
         decoder_embedding = encoder_embedding
-        if not cfg.share_all_embeddings:
+        if not o.share_all_embeddings:
             decoder_embedding = make_embedding(
-                target, cfg.decoder_input_dim, "--decoder-embed-path", cfg.decoder_embed_path
+                target, o.decoder_input_dim, "--decoder-embed-path", o.decoder_embed_path
             )
         model = cls(
-            MegaEncoder(cfg, source, encoder_embedding),
+            MegaEncoder(o, source, encoder_embedding),
             MegaDecoder(
-                cfg,
+                o,
                 target,
                 decoder_embedding,
                 cross_attention=True,
                 attention_in_training=learns_alignments(task),
             ),
         )
-        model.added_positions = (cfg.required_seq_len_multiple or 1) - 1
+        model.added_positions = (o.required_seq_len_multiple or 1) - 1
         return model
 
     def forward(

@@ -8,18 +8,17 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from .base import MegaCheckpointMixin
-from .config import (
-    MegaLanguageModelConfig,
-    check_bands,
-    check_decoder,
-    check_tables,
+from .config import MegaLanguageModelConfig
+from .decoder import MegaDecoder
+from .layers import make_embedding
+from .options import (
+    Options,
+    bands,
+    check,
     complete_decoder_sizes,
     complete_positions,
     cutoffs,
-    table_size,
 )
-from .decoder import MegaDecoder
-from .layers import make_embedding
 from .registration import (
     MASKED,
     SEQUENCES,
@@ -64,41 +63,39 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
         """
         check_task(task, SEQUENCES, MASKED)
         dictionary = task.source_dictionary
-        if cfg.max_target_positions is None:
-            cfg.max_target_positions = cfg.tokens_per_sample
-        complete_positions(cfg, "max_target_positions")
-        cfg.max_target_positions += bool(cfg.add_bos_token)
-        complete_decoder_sizes(cfg)
-        check_decoder(cfg, cfg.adaptive_input)
-        words = len(dictionary)
-        check_tables(cfg, table_size(cfg, "decoder_chunk_size", "max_target_positions"))
-        check_bands(cfg, "softmax", "decoder_embed_dim", words)
-        if cfg.adaptive_input:  # fairseq's has a row for the padding symbol in each band
-            check_bands(cfg, "input", "decoder_input_dim", words, dictionary.pad() + 1)
+        o, words = Options(cfg, MegaLanguageModelConfig), len(dictionary)
+        o.default("max_target_positions", o.tokens_per_sample)
+        complete_positions(o, "max_target_positions")
+        o["max_target_positions"] += bool(o.add_bos_token)
+        complete_decoder_sizes(o)
+        rules = [bands(o, "softmax", "decoder_embed_dim", words)]
+        if o.adaptive_input:  # fairseq's has a row for the padding symbol in each band
+            rules.append(bands(o, "input", "decoder_input_dim", words, dictionary.pad() + 1))
+        check(o, *rules)
         return cls(
             MegaDecoder(
-                cfg,
+                o,
                 task.target_dictionary,
-                cls.build_embedding(cfg, dictionary),
+                cls.build_embedding(o, dictionary),
                 cross_attention=False,
-                final_norm_affine=not cfg.no_affine_final_norm,
+                final_norm_affine=not o.no_affine_final_norm,
             ),
             cfg,
         )
 
     @classmethod
-    def build_embedding(cls, cfg: DictConfig, dictionary):
-        if not cfg.adaptive_input:
+    def build_embedding(cls, o: Options, dictionary):
+        if not o.adaptive_input:
             return make_embedding(
-                dictionary, cfg.decoder_input_dim, "--decoder-embed-path", cfg.decoder_embed_path
+                dictionary, o.decoder_input_dim, "--decoder-embed-path", o.decoder_embed_path
             )
         return AdaptiveInput(
             len(dictionary),
             dictionary.pad(),
-            cfg.decoder_input_dim,
-            cfg.adaptive_input_factor,
-            cfg.decoder_embed_dim,
-            cutoffs(cfg.adaptive_input_cutoff),
+            o.decoder_input_dim,
+            o.adaptive_input_factor,
+            o.decoder_embed_dim,
+            cutoffs(o.adaptive_input_cutoff),
         )
 
     def max_positions(self) -> int:

@@ -1,12 +1,13 @@
 """How fairseq knows the models: their names, presets and options, and the tasks that they learn."""
 
-import dataclasses
 import sys
-from argparse import SUPPRESS, Action, ArgumentError, Namespace
-from dataclasses import field, make_dataclass
+from argparse import SUPPRESS, ArgumentError, Namespace
+from contextlib import suppress
+from dataclasses import fields
 from importlib.util import find_spec
 from typing import Callable, Dict, Tuple
 
+from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY, register_model
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 from fairseq.tasks.denoising import DenoisingTask
@@ -22,7 +23,8 @@ from fairseq.tasks.span_masked_lm import SpanMaskedLMTask
 from fairseq.tasks.translation import TranslationTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
-from .config import add_option, add_options
+from .config import with_defaults
+from .options import as_flag
 
 # Tasks by the architecture that learns them.
 SEQUENCES = (
@@ -43,8 +45,6 @@ OTHER_MODELS = (
         "a model with adapters, but --arch {arch} has none: use --task sentence_prediction",
     ),
 )
-# Options of fairseq's Transformers that commands for them may hold.
-QUANT_NOISE = ("--quant-noise-pq", "--quant-noise-pq-block-size", "--quant-noise-scalar")
 # Options of the task mega_language_modeling that published commands give to language_modeling.
 LONG_TEXT = {
     "variant_block_multiple_min": int,
@@ -76,41 +76,30 @@ def register_presets(model: type, config: type, presets: Dict[str, Dict]) -> Non
         names = {"__module__": model.__module__, "__doc__": f"The preset ``{name}``."}
         preset = type(name, (model,), names)
         setattr(sys.modules[model.__module__], name, preset)  # where pickle looks for it
-        register(name, _with_defaults(config, options))(preset)
-
-
-def _with_defaults(config: type, options: Dict) -> type:
-    """The dataclass with other defaults."""
-    fields = {each.name: each for each in dataclasses.fields(config)}
-    changed = [
-        (name, fields[name].type, field(default=value, metadata=fields[name].metadata))
-        for name, value in options.items()
-    ]
-    return make_dataclass(config.__name__, changed, bases=(config,))
+        register(name, with_defaults(**options)(config))(preset)
 
 
 # --- the command line ---------------------------------------------------------------------------
 
 
-class _Refused(Action):
-    """Ends the command with an error that says to leave the option out."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        raise ArgumentError(self, "Mega has no quantisation noise: leave it out")
-
-
 def add_model_options(parser, config) -> None:
-    """Adds the options of a model, and those that are refused by name."""
-    add_options(parser, config)
-    for option in QUANT_NOISE:
-        add_option(parser, option, action=_Refused, nargs="?", default=SUPPRESS, help=SUPPRESS)
+    """Adds the options of a model, as fairseq does, but that a flag sets its option whatever the
+    default: fairseq's would unset one that an architecture sets."""
+    for each in fields(config):
+        if each.type is bool:
+            _add_option(parser, as_flag(each.name), action="store_true", help=each.metadata["help"])
+    gen_parser_from_dataclass(parser, config, delete_default=True)
+
+
+def _add_option(parser, *args, **kwargs) -> None:
+    with suppress(ArgumentError):  # it is there already, as from the task
+        parser.add_argument(*args, **kwargs)
 
 
 def add_long_text_options(parser) -> None:
     """Adds the options of long texts, so that ``check_command_line`` sees them with any task."""
     for name, kind in LONG_TEXT.items():
-        option = "--" + name.replace("_", "-")
-        add_option(parser, option, type=kind, default=SUPPRESS, help=SUPPRESS)
+        _add_option(parser, as_flag(name), type=kind, default=SUPPRESS, help=SUPPRESS)
 
 
 def check_command_line(args: Namespace) -> None:
@@ -135,7 +124,7 @@ def check_command_line(args: Namespace) -> None:
     for name in LONG_TEXT:
         if hasattr(args, name) and name not in known:
             raise ValueError(
-                f"--{name.replace('_', '-')} is an option of --task mega_language_modeling, but "
+                f"{as_flag(name)} is an option of --task mega_language_modeling, but "
                 f"--task is {args.task}: give --task mega_language_modeling, which trains the same "
                 "models, or leave the option out"
             )

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from .encoder_layers import EncoderLayers
+from .encoder import EncoderLayers
+from .options import Options
 from .padding import may_have_padding
 
 
@@ -44,16 +45,16 @@ class SequenceEncoder(EncoderLayers, nn.Module):
     sees, so that (in evaluation) the padding of a batch changes no sequence's output.
 
     Args:
-        cfg: the options of the layers, see ``encoder_options``.
+        o: the options of the layers.
         embed_tokens: ``(B, L)`` to ``(B, L, D)``.
         pooling: ``mp``, the mean of all positions, or ``cls``, the first of them.
     """
 
-    def __init__(self, cfg, embed_tokens: nn.Module, pooling: str):
+    def __init__(self, o: Options, embed_tokens: nn.Module, pooling: str):
         super().__init__()
         self.embed_tokens = embed_tokens
         self.pooling = pooling
-        self.build_layers(cfg)
+        self.build_layers(o)
 
     def forward(self, src_tokens: Tensor, src_lengths: Tensor) -> Tensor:
         """

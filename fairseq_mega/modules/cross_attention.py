@@ -2,32 +2,24 @@
 
 from typing import Optional, Tuple
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..ops.attention import ATTENTION_FUNCTIONS, tiled_attention
+from ..ops.attention import tiled_attention
 from ..ops.gating import formulas
 from ..ops.recompute import recomputed
-from .activations import ACTIVATIONS
-from .checks import check_choice, check_positive
-from .dropout import make_dropout
 from .linear import make_linear
-from .norm import SequenceNorm
 from .relative_bias import make_relative_bias
 from .state import LayerState, SourceCache
+from .sublayer import AttentionSublayer
 
 
-class GatedCrossAttention(nn.Module):
+class GatedCrossAttention(AttentionSublayer):
     """Single-head attention to another sequence, with a gated residual connection.
 
     Args:
         embed_dim, zdim: dimensions ``D`` of the model and values, ``Z`` of queries and keys.
-        dropout, attention_dropout, hidden_dropout: probabilities for the output, the attention
-            weights, and the values.
-        norm_type, prenorm, norm_affine: the norm, before the layer or after it.
-        feature_dropout: drop whole channels instead of single values (not in the attention).
         rel_pos_bias, max_positions: ``rotary``, or ``simple`` with a table of ``max_positions``.
-        activation, attention_activation: names of the activation and the attention function.
+        **sublayer: see ``AttentionSublayer``.
 
     Raises:
         ValueError: at a hyperparameter out of range, or an input longer than a ``simple`` bias.
@@ -37,32 +29,12 @@ class GatedCrossAttention(nn.Module):
         self,
         embed_dim: int,
         zdim: int,
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        hidden_dropout: float = 0.0,
-        norm_type: str = "layernorm",
-        prenorm: bool = True,
-        norm_affine: bool = True,
-        feature_dropout: bool = False,
         rel_pos_bias: str = "simple",
         max_positions: int = 1024,
-        activation: str = "silu",
-        attention_activation: str = "softmax",
+        **sublayer,
     ):
-        super().__init__()
-        check_positive(embed_dim=embed_dim, zdim=zdim)
-        check_choice("activation", activation, ACTIVATIONS)
-        check_choice("attention_activation", attention_activation, ATTENTION_FUNCTIONS)
-        self.embed_dim, self.zdim = embed_dim, zdim
-        self.prenorm = prenorm
-        self.activation = ACTIVATIONS[activation]
-        self.attention_activation = attention_activation
-        self.plain_silu = self.activation is F.silu and not feature_dropout
-        self.dropout = make_dropout(dropout, self, feature_dropout)
-        self.hidden_dropout = make_dropout(hidden_dropout, self, feature_dropout)
-        self.attention_dropout = make_dropout(attention_dropout, self)
-
-        self.norm = SequenceNorm(norm_type, embed_dim, affine=norm_affine)
+        super().__init__(embed_dim, zdim, **sublayer)
+        # names fixed by published checkpoints
         self.k_proj = make_linear(embed_dim, zdim)
         self.v_proj = make_linear(embed_dim, embed_dim)
         self.q_proj = make_linear(embed_dim, 2 * embed_dim + zdim)

@@ -1,49 +1,25 @@
 """The feed-forward sublayer (Mega, section "Mega Blocks")."""
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..ops.gating import formulas
 from ..ops.recompute import recomputed
-from .activations import ACTIVATIONS
-from .checks import check_choice, check_positive
-from .dropout import make_dropout
+from .checks import check_positive
 from .linear import make_linear
-from .norm import SequenceNorm
+from .sublayer import Sublayer
 
 
-class NormalizedFeedForwardNetwork(nn.Module):
+class NormalizedFeedForwardNetwork(Sublayer):
     """``x + fc2(activation(fc1(x)))`` with its norm, before or after.
 
     Args:
         embed_dim, ffn_hidden_dim: dimensions ``D`` of the model and of the hidden layer.
-        dropout, hidden_dropout: probabilities for the output and the hidden layer.
-        activation: name of the activation function.
-        norm_type, prenorm, norm_affine: the norm, before the layer or after it.
-        feature_dropout: drop whole channels instead of single values.
+        **sublayer: see ``Sublayer``.
     """
 
-    def __init__(
-        self,
-        embed_dim: int,
-        ffn_hidden_dim: int,
-        dropout: float = 0.0,
-        hidden_dropout: float = 0.0,
-        activation: str = "silu",
-        norm_type: str = "layernorm",
-        prenorm: bool = True,
-        norm_affine: bool = True,
-        feature_dropout: bool = False,
-    ):
-        super().__init__()
-        check_positive(embed_dim=embed_dim, ffn_hidden_dim=ffn_hidden_dim)
-        check_choice("activation", activation, ACTIVATIONS)
-        self.prenorm = prenorm
-        self.activation = ACTIVATIONS[activation]
-        self.plain_silu = self.activation is F.silu and not feature_dropout
-        self.dropout = make_dropout(dropout, self, feature_dropout)
-        self.hidden_dropout = make_dropout(hidden_dropout, self, feature_dropout)
-        self.norm = SequenceNorm(norm_type, embed_dim, affine=norm_affine)
+    def __init__(self, embed_dim: int, ffn_hidden_dim: int, **sublayer):
+        super().__init__(embed_dim, **sublayer)
+        check_positive(ffn_hidden_dim=ffn_hidden_dim)
         self.fc1 = make_linear(embed_dim, ffn_hidden_dim)
         self.fc2 = make_linear(ffn_hidden_dim, embed_dim)
 

@@ -3,27 +3,24 @@
 from typing import Callable, Optional, Sequence, Tuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.attention import ATTENTION_FUNCTIONS, tiled_attention, unchanged
+from ..ops.attention import tiled_attention, unchanged
 from ..ops.gating import formulas
 from ..ops.recompute import recomputed
-from .activations import ACTIVATIONS
-from .checks import check_choice, check_chunk_size, check_positive
+from .checks import check_chunk_size, check_positive
 from .chunks import block_diagonal, chunk_mask, join_weights, to_chunks
-from .dropout import make_dropout
 from .ema import MultiHeadEMA
 from .linear import INIT_STD, make_linear
-from .norm import SequenceNorm
 from .relative_bias import make_relative_bias
 from .state import BeamKVCache, LayerState
+from .sublayer import AttentionSublayer
 
 Attended = Tuple[Tensor, Optional[Tensor]]
 Values = Callable[[Tensor], Tensor]
 
 
-class MovingAverageGatedAttention(nn.Module):
+class MovingAverageGatedAttention(AttentionSublayer):
     """Single-head attention with queries and keys from an EMA, and a gated residual connection.
 
     Args:
@@ -31,15 +28,11 @@ class MovingAverageGatedAttention(nn.Module):
             values.
         ndim, truncation, longest_memory: EMA dimensions, kernel taps and initial memories, see
             ``MultiHeadEMA``.
-        dropout, attention_dropout, hidden_dropout: probabilities for the layer's input and output
-            sides, the attention weights, and the values.
         chunk_size: ``C``: attention runs inside chunks of ``C`` positions; -1: over all of them.
-        norm_type, prenorm, norm_affine: the norm, before the layer or after it.
-        feature_dropout: drop whole channels instead of single values (not in the attention).
         rel_pos_bias, max_positions: ``rotary``, or ``simple`` with a table of ``max_positions``
             (of ``C`` when chunked).
-        activation, attention_activation: names of the activation and the attention function.
         bidirectional: attend and average both ways; else causal.
+        **sublayer: see ``AttentionSublayer``.
 
     Raises:
         ValueError: at a hyperparameter out of range, or an input longer than a ``simple`` bias.
@@ -51,41 +44,22 @@ class MovingAverageGatedAttention(nn.Module):
         zdim: int,
         hdim: int,
         ndim: int,
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        hidden_dropout: float = 0.0,
         chunk_size: int = -1,
         truncation: Optional[int] = None,
         longest_memory: Optional[int] = None,
-        norm_type: str = "layernorm",
-        prenorm: bool = True,
-        norm_affine: bool = True,
-        feature_dropout: bool = False,
         rel_pos_bias: str = "simple",
         max_positions: int = 1024,
-        activation: str = "silu",
-        attention_activation: str = "softmax",
         bidirectional: bool = False,
+        **sublayer,
     ):
-        super().__init__()
-        check_positive(embed_dim=embed_dim, zdim=zdim, hdim=hdim)
+        super().__init__(embed_dim, zdim, **sublayer)
+        check_positive(hdim=hdim)
         check_chunk_size("chunk_size", chunk_size)
-        check_choice("activation", activation, ACTIVATIONS)
-        check_choice("attention_activation", attention_activation, ATTENTION_FUNCTIONS)
-        self.embed_dim, self.zdim, self.hdim = embed_dim, zdim, hdim
+        self.hdim = hdim
         self.chunk_size = chunk_size
-        self.prenorm = prenorm
         self.bidirectional = bidirectional
-        self.activation = ACTIVATIONS[activation]
-        self.attention_activation = attention_activation
-        self.plain_silu = self.activation is F.silu and not feature_dropout
-
-        self.dropout = make_dropout(dropout, self, feature_dropout)
         self.output_dropout = self.dropout
-        self.hidden_dropout = make_dropout(hidden_dropout, self, feature_dropout)
-        self.attention_dropout = make_dropout(attention_dropout, self)
-
-        self.norm = SequenceNorm(norm_type, embed_dim, affine=norm_affine)
+        # names fixed by published checkpoints
         self.move = MultiHeadEMA(embed_dim, ndim, bidirectional, truncation, longest_memory)
         self.v_proj = make_linear(embed_dim, hdim)
         self.mx_proj = make_linear(embed_dim, zdim + hdim + 2 * embed_dim)

@@ -1,5 +1,5 @@
-"""Layers of stochastic depth (Huang et al., 2016), for images: in training, the new value of a
-sublayer is dropped for whole samples, and scaled by ``1 / (1 - p)`` for the others.
+"""Stochastic depth (Huang et al., 2016), for images: in training, the new value of a sublayer is
+dropped for whole samples, and scaled by ``1 / (1 - p)`` for the others.
 
 As in the published image models, the Mega layer drops ``H`` before its gate: what is left of a
 dropped sample is ``(1 - u) residual``, not the residual. Of a feed-forward sublayer, it is the
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..ops.dropout import DropoutMask, draw_mask, dropout
 from .dropout import Dropout
-from .feed_forward import NormalizedFeedForwardNetwork
 from .gated_attention import MovingAverageGatedAttention
+from .sublayer import Sublayer
 
 
 class PathDropout(Dropout):
@@ -49,27 +49,10 @@ class PathDropout(Dropout):
         return x * dropout(x.new_ones(x.size(0), 1, 1), self.path_p)
 
 
-class StochasticGatedAttention(MovingAverageGatedAttention):
-    """A Mega layer whose ``H`` is dropped for whole samples.
-
-    Args:
-        drop_path: the probability.
-        **options: those of ``MovingAverageGatedAttention``.
-    """
-
-    def __init__(self, drop_path: float, **options):
-        super().__init__(**options)
-        self.output_dropout = PathDropout(self.dropout, drop_path)
-
-
-class StochasticFeedForwardNetwork(NormalizedFeedForwardNetwork):
-    """A feed-forward sublayer that is skipped for whole samples.
-
-    Args:
-        drop_path: the probability.
-        **options: those of ``NormalizedFeedForwardNetwork``.
-    """
-
-    def __init__(self, drop_path: float, **options):
-        super().__init__(**options)
-        self.dropout = PathDropout(self.dropout, drop_path)
+def drop_paths_(sublayer: Sublayer, p: float) -> None:
+    """Drops the new value of a sublayer for whole samples with the probability ``p``."""
+    dropout = PathDropout(sublayer.dropout, p)
+    if isinstance(sublayer, MovingAverageGatedAttention):
+        sublayer.output_dropout = dropout
+    else:
+        sublayer.dropout = dropout

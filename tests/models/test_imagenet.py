@@ -15,12 +15,9 @@ from helpers import assert_close, parse, randn, scatter
 
 from fairseq_mega.__main__ import main
 from fairseq_mega.checkpoints.imagenet import convert_ema
+from fairseq_mega.modules import MovingAverageGatedAttention, NormalizedFeedForwardNetwork
 from fairseq_mega.modules.dropout import Dropout
-from fairseq_mega.modules.stochastic_depth import (
-    PathDropout,
-    StochasticFeedForwardNetwork,
-    StochasticGatedAttention,
-)
+from fairseq_mega.modules.stochastic_depth import PathDropout, drop_paths_
 from fairseq_mega.ops.dropout import apply_mask
 
 SIZES = (
@@ -154,7 +151,8 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_a_dropped_path_of_the_mega_layer_leaves_the_gated_residual(monkeypatch):
-    layer = StochasticGatedAttention(0.5, **{**LAYER, "dropout": 0.0})
+    layer = MovingAverageGatedAttention(**LAYER)
+    drop_paths_(layer, 0.5)
     layer = scatter(layer).double()
     x = randn(40, 9, 12)
     kept = layer.eval()(x)[0]
@@ -172,7 +170,8 @@ def test_a_dropped_path_of_the_mega_layer_leaves_the_gated_residual(monkeypatch)
 
 
 def test_a_dropped_path_of_the_feed_forward_network_leaves_the_residual():
-    layer = StochasticFeedForwardNetwork(0.25, embed_dim=12, ffn_hidden_dim=20)
+    layer = NormalizedFeedForwardNetwork(12, 20)
+    drop_paths_(layer, 0.25)
     layer = scatter(layer).double()
     x = randn(60, 9, 12)
     kept = layer.eval()(x)
@@ -187,12 +186,13 @@ def test_a_dropped_path_of_the_feed_forward_network_leaves_the_residual():
 @pytest.mark.parametrize(
     "kind, sizes, dropout",
     [
-        (StochasticGatedAttention, {"zdim": 4, "hdim": 20, "ndim": 2}, "output_dropout"),
-        (StochasticFeedForwardNetwork, {"ffn_hidden_dim": 20}, "dropout"),
+        (MovingAverageGatedAttention, {"zdim": 4, "hdim": 20, "ndim": 2}, "output_dropout"),
+        (NormalizedFeedForwardNetwork, {"ffn_hidden_dim": 20}, "dropout"),
     ],
 )
 def test_feature_dropout_drops_whole_channels_and_samples(kind, sizes, dropout):
-    layer = kind(0.25, embed_dim=12, dropout=0.4, feature_dropout=True, **sizes)
+    layer = kind(embed_dim=12, dropout=0.4, feature_dropout=True, **sizes)
+    drop_paths_(layer, 0.25)
     y = getattr(layer, dropout)(torch.ones(60, 9, 12))
     assert (y == y[:, :1]).all()
     assert y.unique().tolist() == pytest.approx([0, 1 / 0.75 / 0.6], rel=1e-3)
@@ -237,7 +237,7 @@ def test_gradients_of_stochastic_layers_are_finite(dropout):
 
 @pytest.mark.parametrize(
     "option, value",
-    [("drop_path", 1.0), ("patch_size", 5), ("encoder_layers", 0), ("encoder_ffn_embed_dim", 0)],
+    [("drop_path", 1.0), ("patch_size", 5), ("encoder_layers", 0)],
 )
 def test_bad_options_are_named(option, value):
     with pytest.raises(ValueError, match="--" + option.replace("_", "-")):

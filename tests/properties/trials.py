@@ -5,18 +5,21 @@ import warnings
 from argparse import Namespace
 from functools import cache
 
+import classification
 import torch
 from fairseq import checkpoint_utils
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from fairseq.tasks.translation import TranslationTask
-from helpers import assert_close, batch_of, make_dictionary, parse
+from helpers import assert_close, batch_of, make_dictionary, parse, randn, sentences
 from honest import state_of
+from masked_lm import HEAD
 from omegaconf import OmegaConf
 
-WORDS = 20
-DICTIONARY = make_dictionary(WORDS)
+from fairseq_mega.models import config
+
+DICTIONARY = make_dictionary(20)
 
 
 @cache
@@ -34,8 +37,7 @@ class Task(FairseqTask):
 
     def __init__(self, cfg, **attributes):
         super().__init__(cfg)
-        for name, value in attributes.items():
-            setattr(self, name, value)
+        vars(self).update(attributes)
 
 
 class Trial:
@@ -50,16 +52,13 @@ class Trial:
         self.cfg = OmegaConf.create(parts(self.command_line(chosen)))
         self.cfg.model.update(chosen)
         self.task = self.make_task()
-        self.model = self.build(self.cfg)
+        self.model = self.task.build_model(self.cfg.model)
 
     def command_line(self, chosen):
         return self.options
 
     def make_task(self):
         raise NotImplementedError
-
-    def build(self, cfg):
-        return self.task.build_model(cfg.model)
 
     def batch(self):
         """A batch of texts or images of several lengths, with targets."""
@@ -68,6 +67,12 @@ class Trial:
     def predict(self, model):
         """Tensors that depend on all of the model."""
         raise NotImplementedError
+
+    def rows(self, longest=None, seed=3):
+        """Sentences of 1 to 12 tokens, but no longer than ``longest``."""
+        longest = min(longest or self.model.max_positions(), 12)
+        lengths = [max(1, longest * i // 4) for i in (1, 2, 3, 4)]
+        return sentences(*lengths, words=len(DICTIONARY), seed=seed)
 
     def train_a_step(self):
         criterion = self.task.build_criterion(self.cfg.criterion).train()
@@ -100,39 +105,20 @@ class Trial:
         return self.come_back(path)
 
 
-def rows(longest, count=4, seed=3):
-    """Sentences of 1 to ``longest`` tokens, the end included."""
-    generator = torch.Generator().manual_seed(seed)
-    lengths = [max(1, longest * (i + 1) // count) for i in range(count)]
-    ends = torch.tensor([DICTIONARY.eos()])
-    return [
-        torch.cat([torch.randint(4, WORDS, (length - 1,), generator=generator), ends])
-        for length in lengths
-    ]
-
-
-def shifted(sentences):
-    """What is read before each token: the end first."""
-    return [row.roll(1) for row in sentences]
-
-
 def sample(source, target, **net_input):
+    tokens, lengths = batch_of(source), torch.tensor([len(row) for row in source])
     return {
         "id": torch.arange(len(source)),
         "nsentences": len(source),
         "ntokens": sum(map(len, target)),
-        "net_input": {
-            "src_tokens": batch_of(source),
-            "src_lengths": torch.tensor([len(row) for row in source]),
-            **net_input,
-        },
+        "net_input": {"src_tokens": tokens, "src_lengths": lengths, **net_input},
         "target": batch_of(target),
     }
 
 
-def generation(**options):
-    defaults = dict(beam=2, max_len_a=0, max_len_b=5, min_len=1)
-    return Namespace(**{**defaults, **options})
+def shifted(sentences):
+    """The tokens that are read before each token: the end first."""
+    return [row.roll(1) for row in sentences]
 
 
 class Translation(Trial):
@@ -147,27 +133,29 @@ class Translation(Trial):
         return TranslationTask(self.cfg.task, DICTIONARY, DICTIONARY)
 
     def batch(self):
-        source, target = (rows(min(each, 12)) for each in self.model.max_positions())
+        source, target = map(self.rows, self.model.max_positions())
         return sample(source, target, prev_output_tokens=batch_of(shifted(target)))
 
     def predict(self, model):
+        """Scores of given tokens, and hypotheses of a beam search."""
         batch = self.batch()
         scores = model.get_normalized_probs(model(**batch["net_input"]), True)
-        return [scores, *self.hypotheses(model, batch)]
-
-    def hypotheses(self, model, batch):
-        generator = self.task.build_generator([model], generation())
+        options = Namespace(beam=2, max_len_a=0, max_len_b=5, min_len=1)
+        generator = self.task.build_generator([model], options)
         found = self.task.inference_step(generator, [model], batch)
-        return [each[name] for beam in found for each in beam for name in ("tokens", "score")]
+        return [scores, *(h[name] for beam in found for h in beam for name in ("tokens", "score"))]
 
     @torch.no_grad()
     def run(self, path):
         with torch.enable_grad():
             self.train_a_step()
         model = self.come_back(path).double().eval()
-        batch = self.batch()["net_input"]
-        encoder_out = model.encoder(batch["src_tokens"], batch["src_lengths"])
-        check_pieces(model, batch["prev_output_tokens"], encoder_out)
+        inputs = self.batch()["net_input"]
+        if "prev_output_tokens" not in inputs:
+            check_pieces(model, inputs["src_tokens"])
+        else:
+            encoder_out = model.encoder(inputs["src_tokens"], inputs["src_lengths"])
+            check_pieces(model, inputs["prev_output_tokens"], encoder_out)
 
 
 class LanguageModel(Translation):
@@ -177,15 +165,8 @@ class LanguageModel(Translation):
         return LanguageModelingTask(self.cfg.task, DICTIONARY)
 
     def batch(self):
-        target = rows(min(self.model.max_positions(), 12))
+        target = self.rows()
         return sample(shifted(target), target)
-
-    @torch.no_grad()
-    def run(self, path):
-        with torch.enable_grad():
-            self.train_a_step()
-        model = self.come_back(path).double().eval()
-        check_pieces(model, self.batch()["net_input"]["src_tokens"])
 
 
 def check_pieces(model, tokens, encoder_out=None):
@@ -208,17 +189,15 @@ class MaskedLM(Trial):
     options = "--task masked_lm --criterion masked_lm -a mega_masked_lm --tokens-per-sample 16"
 
     def make_task(self):
-        longest = self.cfg.task.tokens_per_sample
         return Task(
             self.cfg.task,
             source_dictionary=DICTIONARY,
             target_dictionary=DICTIONARY,
-            max_positions=lambda: longest,
+            max_positions=lambda: self.cfg.task.tokens_per_sample,
         )
 
     def batch(self):
-        source = rows(min(self.model.max_positions(), 12))
-        batch = sample(source, source)
+        batch = sample(self.rows(), self.rows())
         hidden = batch["target"].ne(DICTIONARY.pad()) & (batch["target"] % 2 == 0)
         batch["target"] = batch["target"].where(hidden, DICTIONARY.pad())
         return batch
@@ -227,7 +206,7 @@ class MaskedLM(Trial):
         return [model(self.batch()["net_input"]["src_tokens"])[0]]
 
 
-class Sentences(Trial):
+class Sentences(MaskedLM):
     options = (
         "--task sentence_prediction --criterion sentence_prediction -a mega_masked_lm "
         "--num-classes 3 --max-positions 16"
@@ -237,12 +216,11 @@ class Sentences(Trial):
         return SentencePredictionTask(self.cfg.task, DICTIONARY, DICTIONARY)
 
     def batch(self):
-        source = rows(min(self.model.max_positions(), 12))
-        return {**sample(source, source), "target": torch.tensor([[0], [1], [2], [0]])}
+        return {**sample(self.rows(), self.rows()), "target": torch.tensor([[0], [1], [2], [0]])}
 
     def predict(self, model):
         tokens = self.batch()["net_input"]["src_tokens"]
-        return [model(tokens, classification_head_name="sentence_classification_head")[0]]
+        return [model(tokens, classification_head_name=HEAD)[0]]
 
 
 class Texts(Trial):
@@ -254,14 +232,11 @@ class Texts(Trial):
     def make_task(self):
         return Task(self.cfg.task, source_dictionary=self.words, documents=self.documents)
 
-    def sequences(self, seed):
-        return rows(min(self.model.max_positions(), 12), seed=seed)
-
     def batch(self):
-        first, second = (sample(x, x) for x in map(self.sequences, (3, 4)))
+        first, second = self.rows(), self.rows(seed=4)
+        inputs = classification.batch(first, second if self.documents == 2 else None)
         classes = torch.arange(4) % self.cfg.model.sentence_class_num
-        batch = {**first, "target": classes}
-        return batch if self.documents == 1 else {**batch, "net_input1": second["net_input"]}
+        return {**inputs, "target": classes, "nsentences": 4, "ntokens": sum(map(len, first))}
 
     def predict(self, model):
         return [model(self.batch())["encoder_out"]]
@@ -271,17 +246,13 @@ class Pairs(Texts):
     documents = 2
 
 
-class Numbers(Texts):
-    options = "--task lra-image -a lra --criterion lra_cross_entropy"
+class Speech(Texts):
+    options = "--task speech_commands -a sc_raw --criterion lra_cross_entropy"
     words = None
 
-    def sequences(self, seed):
-        generator = torch.Generator().manual_seed(seed)
-        return [torch.randn(len(row), generator=generator) for row in super().sequences(seed)]
-
-
-class Speech(Numbers):
-    options = "--task speech_commands -a sc_raw --criterion lra_cross_entropy"
+    def rows(self, longest=None, seed=3):
+        lengths = [len(row) for row in super().rows(longest, seed)]
+        return [row.float() for row in classification.numbers(*lengths, seed=seed)]
 
 
 class Pictures(Trial):
@@ -291,13 +262,24 @@ class Pictures(Trial):
         return Task(self.cfg.task, class_names=["a", "b", "c"])
 
     def batch(self):
-        size = self.cfg.model.image_size
-        images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(3))
-        target = torch.tensor([0, 1, 2, 0])
+        size, target = self.cfg.model.image_size, torch.tensor([0, 1, 2, 0])
+        images = randn(4, 3, size, size, dtype=torch.float32)
         return {"net_input": {"images": images}, "target": target, "nsentences": 4, "ntokens": 4}
 
     def predict(self, model):
         return [model(self.batch()["net_input"]["images"])]
+
+
+KINDS = {
+    "mega": (Translation, config.MegaConfig),
+    "mega_lm": (LanguageModel, config.MegaLanguageModelConfig),
+    "mega_masked_lm": (MaskedLM, config.MaskedLMConfig),
+    "sentences": (Sentences, config.MaskedLMConfig),
+    "texts": (Texts, config.ClassifierConfig),
+    "pairs": (Pairs, config.ClassifierConfig),
+    "speech": (Speech, config.ClassifierConfig),
+    "pictures": (Pictures, config.ImageNetConfig),
+}
 
 
 def quietly(run):
