@@ -21,13 +21,13 @@ MOST_LAYERS = 1000
 MOST_FEATURES = 1_000_000
 MOST_PIXELS = 10_000  # along a side
 EMA_LONGEST = 4096  # of --ema-init spread
+_ACTIVATION, _NORM = ChoiceEnum(list(ACTIVATIONS)), ChoiceEnum(list(NORMS))
+_ATTENTION = ChoiceEnum(list(ATTENTION_FUNCTIONS))
 
 
 def _from(option: str, check: Optional[Callable] = None) -> Any:
-    """An option of another part of the configuration; None where it is missing there.
-
-    fairseq removes the parts of tasks and criteria that have no dataclass.
-    """
+    """An option of another part of the configuration; None where it is missing there, as fairseq
+    removes the parts of tasks and criteria that have no dataclass."""
     return field(default=f"${{oc.select:{option},null}}", metadata={"check": check})
 
 
@@ -93,14 +93,10 @@ def with_defaults(**defaults) -> Callable[[type], type]:
 class LayersConfig(FairseqDataclass):
     """Options of the layers that all models have by the same names."""
 
-    activation_fn: ChoiceEnum(list(ACTIVATIONS)) = _option("silu", "activation function")
-    attention_activation_fn: ChoiceEnum(list(ATTENTION_FUNCTIONS)) = _option(
-        "softmax", "attention function"
-    )
+    activation_fn: _ACTIVATION = _option("silu", "activation function")
+    attention_activation_fn: _ATTENTION = _option("softmax", "attention function")
     rel_pos_bias: ChoiceEnum(list(BIASES)) = _option(
-        "simple",
-        "relative positional bias: simple (learned, up to the maximal positions or the chunk size) "
-        "or rotary (any length)",
+        "simple", "positional bias: simple (a table of learned values) or rotary (of any length)"
     )
     weight_init: ChoiceEnum(["normal", "xavier", "residual"]) = _option(
         "normal",
@@ -114,25 +110,19 @@ class LayersConfig(FairseqDataclass):
         "spread has them from 2 tokens to --ema-longest",
     )
     ema_longest: Optional[int] = _option(
-        None,
-        f"the longest initial memory of --ema-init spread, in tokens (default: {EMA_LONGEST})",
-        check_longest_memory,
+        None, f"longest memory of --ema-init spread (default: {EMA_LONGEST})", check_longest_memory
     )
     dropout: float = _rate(0.1, "dropout probability")
     attention_dropout: float = _rate(0.0, "dropout probability for attention weights")
     feature_dropout: bool = _option(False, "drop whole channels instead of single values")
     truncation_length: Optional[int] = _option(
-        1024,
-        "taps of the EMA kernel that are kept; decoding and streams, which have a state, keep all; "
-        "0 for all",
+        1024, "taps of the EMA kernel; 0 for all, as decoding and streams, with a state, have them"
     )
     checkpoint_activations: bool = _option(
         False, "recompute each layer's activations in the backward pass to save memory"
     )
     compile_layers: bool = _option(
-        False,
-        "compile the layers with torch.compile for training; takes a minute or more at the first "
-        "updates",
+        False, "compile the layers for training; the first updates take a minute or more"
     )
     log_memory_per_layer: bool = _option(
         False, "log the half-lives of each layer's EMA, not only those of the whole model"
@@ -143,11 +133,9 @@ class LayersConfig(FairseqDataclass):
 class SublayersConfig(LayersConfig):
     """Options of the layers that classifiers have by other names."""
 
-    normalization_type: ChoiceEnum(list(NORMS)) = _option("layernorm", "kind of norm")
+    normalization_type: _NORM = _option("layernorm", "kind of norm")
     hidden_dropout: float = _rate(0.0, "dropout probability for values")
-    activation_dropout: float = _rate(
-        0.0, "dropout probability after the activation of the feed-forward sublayer"
-    )
+    activation_dropout: float = _rate(0.0, "dropout probability after the feed-forward activation")
 
 
 @dataclass
@@ -189,7 +177,7 @@ class DecoderConfig(TokensConfig):
     decoder_layers: Optional[int] = _size(None, "decoder layers", MOST_LAYERS)
     decoder_embed_dim: Optional[int] = _size(None, "decoder model dimension")
     decoder_input_dim: Optional[int] = _size(
-        None, "decoder embedding dimension (default: --decoder-embed-dim)"
+        None, "decoder embedding dimension (default: the model's)"
     )
     decoder_hidden_dim: Optional[int] = _size(None, "decoder value dimension")
     decoder_ffn_embed_dim: Optional[int] = _ffn(None, "decoder feed-forward dimension")
@@ -197,25 +185,14 @@ class DecoderConfig(TokensConfig):
     decoder_n_dim: Optional[int] = _size(None, "decoder EMA dimensions per channel")
     decoder_chunk_size: Optional[int] = _chunk(None, "decoder chunk size")
 
-    share_decoder_input_output_embed: bool = _option(
-        False, "share decoder input and output embeddings"
-    )
+    share_decoder_input_output_embed: bool = _option(False, "share input and output embeddings")
     adaptive_softmax_cutoff: Optional[str] = _option(
-        None,
-        "comma separated list of adaptive softmax cutoff points; needs --criterion adaptive_loss",
+        None, "comma separated cutoff points of an adaptive softmax, for --criterion adaptive_loss"
     )
-    adaptive_softmax_dropout: float = _rate(
-        0.0, "dropout probability in the tails of the adaptive softmax"
-    )
-    adaptive_softmax_factor: float = _option(
-        4.0, "factor by which each tail of the adaptive softmax is narrower"
-    )
-    tie_adaptive_weights: bool = _option(
-        False, "tie the weights of adaptive softmax and adaptive input"
-    )
-    tie_adaptive_proj: bool = _option(
-        False, "tie the projections of adaptive softmax and adaptive input"
-    )
+    adaptive_softmax_dropout: float = _rate(0.0, "dropout probability in the softmax's tails")
+    adaptive_softmax_factor: float = _option(4.0, "factor by which each of its tails is narrower")
+    tie_adaptive_weights: bool = _option(False, "tie the weights of adaptive softmax and input")
+    tie_adaptive_proj: bool = _option(False, "tie the projections of adaptive softmax and input")
 
     max_target_positions: Optional[int] = _from("task.max_target_positions")
     criterion_name: Optional[str] = _from("criterion._name")
@@ -248,12 +225,8 @@ class MegaLanguageModelConfig(DecoderConfig):
 
     no_affine_final_norm: bool = _option(False, "no learned weights in the final norm")
     adaptive_input: bool = _option(False, "use adaptive input embeddings")
-    adaptive_input_factor: float = _option(
-        4.0, "factor by which each band of the adaptive input is narrower"
-    )
-    adaptive_input_cutoff: Optional[str] = _option(
-        None, "comma separated list of adaptive input cutoff points"
-    )
+    adaptive_input_factor: float = _option(4.0, "factor by which each of its bands is narrower")
+    adaptive_input_cutoff: Optional[str] = _option(None, "its comma separated cutoff points")
     tokens_per_sample: Optional[int] = _from("task.tokens_per_sample")
     add_bos_token: Optional[bool] = _from("task.add_bos_token")
 
@@ -279,19 +252,15 @@ def _as(*names: str, **changes) -> Any:
 class MaskedLMConfig(TokenEncoderConfig):
     """Options of the masked language model and of the classifier that starts from it."""
 
-    no_final_norm: bool = _option(
-        False, "no norm after the last layer of a model with --normalize-before"
-    )
+    no_final_norm: bool = _option(False, "no norm after the last layer with --normalize-before")
     max_positions: Optional[int] = _as(
         "max_source_positions",
         default=None,
-        help="the longest sequence with --rel-pos-bias simple and without chunks (default: of the "
-        "task); the same for a classifier as for the model that it starts from",
+        help="the longest sequence with --rel-pos-bias simple and without chunks (default: the "
+        "task's); a classifier has that of the model it starts from",
         check=_check_positive,
     )
-    untie_lm_head: bool = _option(
-        False, "scores of words from a matrix of their own, not from the embeddings"
-    )
+    untie_lm_head: bool = _option(False, "scores of words from a matrix other than the embeddings")
     no_lm_dense: bool = _option(False, "no hidden layer before the scores of words")
     pooler_dropout: float = _rate(0.0, "dropout probability in classification heads")
 
@@ -310,9 +279,7 @@ class ImageNetConfig(EncoderConfig):
     image_size: Optional[int] = _from("task.image_size", partial(_check_size, most=MOST_PIXELS))
     patch_size: int = _size(16, "pixels along a side of a patch", MOST_PIXELS)
     drop_path: float = _rate(
-        0.0,
-        "stochastic depth: the probability to drop a sublayer's new value for a whole image, in "
-        "the last layer; from 0 in the first it rises evenly",
+        0.0, "probability of dropping a sublayer for an image; rises evenly up to the last layer"
     )
 
 
@@ -327,13 +294,11 @@ class ClassifierConfig(LayersConfig):
     defaults of each architecture."""
 
     input_type: Optional[ChoiceEnum(["text", "image"])] = _option(
-        None, "text (symbols) or image (real numbers); by default, what the task reads"
+        None, "text (symbols) or image (real numbers); the task's by default"
     )
-    norm_type: Optional[ChoiceEnum(list(NORMS))] = _as("normalization_type", default=None)
+    norm_type: Optional[_NORM] = _as("normalization_type", default=None)
     sen_rep_type: Optional[ChoiceEnum(["mp", "cls"])] = _option(
-        None,
-        "what represents a sequence: mp, the mean of all positions, or cls, the first of them, for "
-        "which the task puts the symbol <CLS> before each text",
+        None, "mp, the mean of all positions, or cls, the first: a symbol <CLS> before each text"
     )
     sentence_class_num: int = _size(2, "number of classes")
     max_positions: Optional[int] = _as(
@@ -350,8 +315,7 @@ class ClassifierConfig(LayersConfig):
     encoder_ffn_embed_dim: Optional[int] = _as(
         "encoder_ffn_embed_dim",
         default=None,
-        help="feed-forward dimension (default: --encoder-hidden-dim); 0 for no feed-forward "
-        "sublayer",
+        help="feed-forward dimension (default: --encoder-hidden-dim); 0 for no such sublayer",
     )
     z_dim: int = _as("encoder_z_dim")
     n_dim: int = _as("encoder_n_dim", default=2)
@@ -360,22 +324,15 @@ class ClassifierConfig(LayersConfig):
     act_dropout: float = _as(
         "hidden_dropout",
         "activation_dropout",
-        help="dropout probability for values, and after the activation of the feed-forward "
-        "sublayer",
+        help="dropout probability for values, and after the feed-forward activation",
     )
     classifier_layers: int = _size(1, "hidden layers of the classifier", MOST_LAYERS)
-    classifier_in_dim: Optional[int] = _option(
-        None, "input dimension of the classifier, which follows from the model and the data"
-    )
+    classifier_in_dim: Optional[int] = _option(None, "its input dimension, which need not be given")
     classifier_out_dim: Optional[int] = _size(
-        None, "hidden dimension of the classifier (default: twice --encoder-embed-dim)"
+        None, "its hidden dimension (default: twice --encoder-embed-dim)"
     )
-    classifier_activation_fn: ChoiceEnum(list(ACTIVATIONS)) = _option(
-        "gelu", "activation function of the classifier"
-    )
-    apply_bert_init: bool = _option(
-        False, "initialise the classifier's weights with N(0, 0.02^2) instead of Xavier's"
-    )
+    classifier_activation_fn: _ACTIVATION = _option("gelu", "activation of the classifier")
+    apply_bert_init: bool = _option(False, "its initial weights from N(0, 0.02^2), not Xavier's")
     layer_type: str = _option("mega", "only mega: the published baselines are not in this package")
 
     encoder_attention_heads: int = _ignored(8)

@@ -1,17 +1,16 @@
 """The model of images: its size, what it computes, stochastic depth, conversion of checkpoints."""
 
-import copy
 import math
 from argparse import Namespace
-from types import SimpleNamespace
 
-import fairseq.models
 import pytest
 import reference
 import torch
 import torch.nn.functional as F
+from all_models import IMAGENET
+from all_models import build_imagenet as build
 from fairseq.checkpoint_utils import load_model_ensemble
-from helpers import assert_close, parse, randn, scatter
+from helpers import assert_close, randn, scatter
 
 from fairseq_mega.__main__ import main
 from fairseq_mega.checkpoints.imagenet import convert_ema
@@ -20,24 +19,11 @@ from fairseq_mega.modules.dropout import Dropout
 from fairseq_mega.modules.stochastic_depth import PathDropout, drop_paths_
 from fairseq_mega.ops.dropout import apply_mask
 
-SIZES = (
-    "--encoder-layers 2 --encoder-embed-dim 12 --encoder-hidden-dim 16 --encoder-ffn-embed-dim 20 "
-    "--encoder-z-dim 4 --encoder-n-dim 3 --image-size 12 --patch-size 4"
-)
-TINY = f"--task image_folder -a mega_tiny_patch16_224 {SIZES}"
 LAYER = {
     "embed_dim": 12, "zdim": 4, "hdim": 16, "ndim": 3, "chunk_size": -1, "truncation": None,
     "norm_type": "layernorm", "prenorm": True, "rel_pos_bias": "simple", "max_positions": 9,
     "activation": "silu", "attention_activation": "laplace", "bidirectional": True,
 }  # fmt: skip
-
-
-def build(options=TINY, classes=5, **model_options):
-    cfg = copy.deepcopy(parse(options).model)
-    for name, value in model_options.items():
-        setattr(cfg, name, value)
-    task = SimpleNamespace(class_names=[str(i) for i in range(classes)])
-    return fairseq.models.build_model(cfg, task)
 
 
 @pytest.mark.parametrize("size, parameters", [("base", 90_734_140), ("tiny", 6_209_596)])
@@ -105,18 +91,6 @@ def test_converted_checkpoints_give_the_published_scores(holds, tmp_path, monkey
         double = {name: value.double() for name, value in weights.items()}
         expected = published_scores(double, images, 4)
         assert_close(model.eval()(images.float()).double(), expected, 1e-5)
-
-
-def test_a_model_that_is_not_converted_gives_other_scores(monkeypatch):
-    """The test above would see it."""
-    model = scatter(build()).double().eval()
-    images = randn(3, 3, 12, 12)
-    with torch.no_grad():
-        ours = model(images)
-        assert_close(ours, published_scores(model.state_dict(), images, 4))
-        monkeypatch.setattr(reference, "ema", published_ema)
-        other = published_scores(model.state_dict(), images, 4)
-    assert (ours - other).abs().max() > 1e-2
 
 
 def test_an_ema_that_forgets_at_once_is_refused(tmp_path):
@@ -219,29 +193,10 @@ def test_masks_drop_single_values_and_samples(p):
 
 
 def test_stochastic_depth_rises_from_layer_to_layer():
-    model = build(f"{TINY} --drop-path 0.3 --encoder-layers 4")
+    model = build(f"{IMAGENET} --drop-path 0.3 --encoder-layers 4")
     rates = [layer.mega_layer.output_dropout.path_p for layer in model.blocks]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
     assert rates == [layer.nffn.dropout.path_p for layer in model.blocks]
-
-
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_gradients_of_stochastic_layers_are_finite(dropout):
-    model = build(drop_path=0.5, dropout=dropout).train()
-    model(randn(4, 3, 12, 12, dtype=torch.float32)).sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-
-
-# --- options --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "option, value",
-    [("drop_path", 1.0), ("patch_size", 5), ("encoder_layers", 0)],
-)
-def test_bad_options_are_named(option, value):
-    with pytest.raises(ValueError, match="--" + option.replace("_", "-")):
-        build(**{option: value})
 
 
 def test_images_and_classes_of_other_numbers():
