@@ -103,16 +103,15 @@ def test_translation(folder, capsys):
         assert len(hypotheses) == len(LINES)
 
 
-@pytest.mark.parametrize("cut", ["none", "complete"])
-def test_language_modeling(folder, words, cut, capsys, caplog):
+def test_language_modeling(folder, words, capsys, caplog):
     options = "-a mega_lm --decoder-chunk-size 64 --rel-pos-bias rotary --decoder-layers 1 "
-    options += f"{sizes('decoder')} --tokens-per-sample 64 --sample-break-mode {cut}"
+    options += f"{sizes('decoder')} --tokens-per-sample 64 --sample-break-mode complete"
     task = [*COMMON, "--task mega_language_modeling"]
-    call(train, words, *task, options, TRAINING, "--save-dir", folder / cut)
-    saved = folder / cut / "checkpoint_last.pt"
+    call(train, words, *task, options, TRAINING, "--save-dir", folder / "lm")
+    saved = folder / "lm/checkpoint_last.pt"
     assert finite_weights(saved)
 
-    evaluation = f"--sample-break-mode {cut} --max-tokens 50000 --valid-block splits:2"
+    evaluation = "--sample-break-mode complete --max-tokens 50000 --valid-block splits:2"
     with caplog.at_level("INFO"):
         call(eval_lm, words, *task, "--path", saved, evaluation)
     tokens = sum(len(line.split()) + 1 for line in LINES)
@@ -125,17 +124,16 @@ def test_language_modeling(folder, words, cut, capsys, caplog):
     assert len([line for line in output.split("\n") if line.startswith("H-")]) == len(LINES)
 
 
-@pytest.mark.parametrize("pooling", ["mp", "cls"])
-def test_classes_of_texts(folder, pooling):
-    data = folder / f"classes-{pooling}"
+def test_classes_of_texts(folder):
+    data = folder / "classes"
     data.mkdir()
-    binarise(folder, f"classes-{pooling}/src-bin", "--only-source")
+    binarise(folder, "classes/src-bin", "--only-source")
     for split in SPLITS:
         (data / split).write_text("".join(f"{i % 2}\n" for i in range(len(LINES))))
     binarise(data, "label-bin", "--only-source")
     options = "--task lra-text -a mega_text --encoder-layers 1 --encoder-embed-dim 12 --z-dim 4 "
     options += "--encoder-hidden-dim 16 --n-dim 3 --sentence-class-num 2 --classifier-out-dim 10 "
-    options += f"--chunk-size 64 --sen-rep-type {pooling} --max-positions {LONG + 8} "
+    options += f"--chunk-size 64 --sen-rep-type cls --max-positions {LONG + 8} "
     options += "--criterion lra_cross_entropy --optimizer adam --lr 1e-3 --batch-size 4"
     saving = "--max-epoch 1 --no-epoch-checkpoints"
     call(train, data, *COMMON, options, saving, "--save-dir", data / "out")

@@ -1,14 +1,14 @@
-"""The state that is carried of a text: read on, saved, restored and forked, it is as good as the
-text itself."""
+"""The state of a text, continued, saved, restored and forked, is as good as the text itself."""
 
 import copy
+import pickle
 
 import pytest
 import torch
-from helpers import BIASES, FUNCTIONS, TINY, assert_close, make_model, randint, scatter
+from helpers import TINY, assert_close, make_model, randint, scatter
 from safetensors.torch import load_file, save_file
 
-from fairseq_mega import MegaLanguageModel, TextState
+from fairseq_mega import TextState
 from fairseq_mega.models.state import InterruptedReadError
 from fairseq_mega.modules.packed import pack_linear_layers_
 
@@ -53,8 +53,9 @@ def reload(saved, folder):
 # --- reading ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize("bias", BIASES)
+@pytest.mark.parametrize(
+    "function, bias", [("softmax", "simple"), ("relu2", "rotary"), ("laplace", "simple")]
+)
 def test_pieces_of_any_size_equal_one_parallel_pass(function, bias):
     model = make(rel_pos_bias=bias, attention_activation_fn=function)
     tokens = text(batch=2)
@@ -68,10 +69,9 @@ def test_pieces_of_any_size_equal_one_parallel_pass(function, bias):
 @pytest.mark.parametrize(
     "options",
     [
-        {"chunk": 1},
+        {"chunk": 1, "checkpoint_activations": True},
         {"chunk": 7, "normalize_before": True},
         {"adaptive_softmax_cutoff": "8,14", "criterion_name": "adaptive_loss"},
-        {"checkpoint_activations": True},
     ],
     ids=str,
 )
@@ -93,18 +93,10 @@ def test_long_pieces_are_read_in_segments():
     assert lengths == [1, 8, 8, 8, 6]
 
 
-def test_prediction_reads_nothing():
-    state = make().start()
-    before = state.predict()
-    assert torch.equal(before, state.predict())
-    assert_close(before.exp().sum(1), torch.ones(1), 1e-5)
-    assert state.read(text(length=1)) == before[0, text(length=1)]
-
-
 # --- saving and restoring -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("length", (0, 1, 3, 4, 7, 8, 12, 18))
+@pytest.mark.parametrize("length", (0, 3, 4, 18))
 def test_a_restored_state_reads_on(length, tmp_path):
     model, tokens = make(), text(batch=2)
     state = model.start(batch=2)
@@ -123,58 +115,33 @@ def test_a_restored_state_reads_on(length, tmp_path):
     assert all(isinstance(value, torch.Tensor) for value in saved.values())
 
 
-@pytest.mark.parametrize("batch", (1, 3))
-@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16), ids=str)
-def test_the_size_does_not_depend_on_what_was_read(batch, dtype, tmp_path):
-    """layers (D N + C (Z + H)) + D numbers in each row, those of the EMA in float32 at least."""
+@pytest.mark.parametrize(
+    "batch, dtype", [(1, torch.float64), (3, torch.float32), (1, torch.bfloat16)], ids=str
+)
+def test_the_size_does_not_depend_on_what_was_read(batch, dtype):
+    """layers (D N + C (Z + H)) + D values in each row, those of the EMA in float32 at least."""
     model = make().to(dtype)
     layers, d, n, z, h = 2, 12, 3, 4, 16
     ema = torch.promote_types(dtype, torch.float32).itemsize
     size = batch * (layers * (d * n * ema + CHUNK * (z + h) * dtype.itemsize) + d * dtype.itemsize)
-    state, files = model.start(batch), set()
+    state = model.start(batch)
     for length in (0, 1, 2, 1, 30, 200):
         state.read(text(batch, length))
         assert state.nbytes == size
-        torch.save(state.save(), tmp_path / "state.pt")
-        files.add((tmp_path / "state.pt").stat().st_size)
-    assert len(files) == 1
 
 
 def test_reading_on_keeps_nothing_but_the_state(monkeypatch):
     """All that hangs on the state, in bytes, is bounded: buffers have room for up to two chunks.
     No copies of weights are among it, however large they are."""
     monkeypatch.setattr("fairseq_mega.modules.packed.LEAST_PACKED", 1)
-
-    def held(state):
-        storages = {}
-
-        def visit(value):
-            if isinstance(value, torch.Tensor):
-                assert value.layout == torch.strided  # not a packed weight
-                storages[value.data_ptr()] = value.untyped_storage().nbytes()
-            elif isinstance(value, dict):
-                [visit(each) for each in value.values()]
-            elif isinstance(value, (list, tuple)):
-                [visit(each) for each in value]
-            elif hasattr(value, "__dict__") and not isinstance(value, torch.nn.Module):
-                visit(vars(value))
-
-        visit(vars(state))
-        return sum(storages.values())
-
     model, sizes = make(chunk=32).float(), []
     pack_linear_layers_(model)
     state = model.start()
     for length in (70, 300, 1, 63, 500):
         state.read(text(length=length))
-        sizes.append(held(state))
+        sizes.append(len(pickle.dumps(state._state)))  # with the unused memory of its buffers
     assert max(sizes) < 5 * state.nbytes
     assert sizes[-1] <= max(sizes[:2])
-
-
-def change_weight(model):
-    with torch.no_grad():
-        next(iter(model.decoder.layers[1].parameters())).view(-1)[0] += 1e-6
 
 
 @pytest.mark.parametrize(
@@ -182,11 +149,8 @@ def change_weight(model):
     [
         {"seed": 1},
         {"attention_activation_fn": "laplace"},
-        {"activation_fn": "relu"},
         {"chunk": 8, "rel_pos_bias": "rotary"},
-        {"normalize_before": True},
         {"decoder_layers": 3},
-        {"decoder_z_dim": 8},
         {"no_scale_embedding": True},
     ],
     ids=str,
@@ -196,14 +160,6 @@ def test_states_of_another_model_are_refused(options):
     saved = make(**bias).start().save()
     with pytest.raises(ValueError, match="state is of another model"):
         make(**options).restore(saved)
-
-
-def test_states_from_before_a_training_are_refused():
-    model = make()
-    saved = model.start().save()
-    change_weight(model)
-    with pytest.raises(ValueError, match="state is of another model"):
-        model.restore(saved)
 
 
 def test_what_no_saved_state_looks_like_is_refused():
@@ -219,15 +175,16 @@ def test_what_no_saved_state_looks_like_is_refused():
 # --- forks --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("length", (2, 8, 13))
+@pytest.mark.parametrize("length", (2, 8))
 def test_forks_read_on_independently(length):
+    """Of each other, and of their parent."""
     model, start = make(), text(length=length)
     state = model.start()
     state.read(start)
     saved = state.save()
-    forks = state.fork(3)
+    *forks, untouched = state.fork(4)
     endings = [text(length=n, seed=n) for n in (1, 9, 30)]
-    # In turns, piece by piece, so that a shared tensor would show.
+    # Interleaved, piece by piece, so that a shared tensor would show.
     scores = [[], [], []]
     for i in range(30):
         for fork, ending, result in zip(forks, endings, scores):
@@ -237,15 +194,8 @@ def test_forks_read_on_independently(length):
         assert_close(torch.cat(result, dim=1), expected[:, length:], 1e-5)
         assert_close(fork.predict(), following, 1e-5)
     assert_same(state.save(), saved)
-
-
-def test_a_parent_does_not_change_its_forks():
-    state = make().start()
-    state.read(text(length=6))
-    (fork,) = state.fork(1)
-    saved = fork.save()
     state.read(text(length=9))
-    assert_same(fork.save(), saved)
+    assert_same(untouched.save(), saved)
 
 
 def assert_same(saved, expected):
@@ -260,12 +210,16 @@ def test_models_that_have_no_state():
     with pytest.raises(ValueError, match="--decoder-chunk-size is -1.*no state of constant size"):
         make(chunk=-1).start()
     model = make()
+    with pytest.raises(ValueError, match="batch is 0"):
+        model.start(batch=0)
     state = model.start()
     saved = state.save()
     model.train()
     for use in (model.start, lambda: model.restore(saved), lambda: state.read(torch.tensor([[5]]))):
         with pytest.raises(ValueError, match="in training mode.*eval()"):
             use()
+    model.eval()
+    assert_same(state.save(), saved)
 
 
 @pytest.mark.parametrize(
@@ -273,6 +227,7 @@ def test_models_that_have_no_state():
     [
         (torch.tensor([5, 6]), r"shape \(1, any length\).*but are torch.int64 of shape \(2,\)"),
         (torch.tensor([[5], [6]]), r"\(1, any length\).*of shape \(2, 1\)"),
+        (torch.tensor([[5.0]]), "must be int64.*are torch.float32"),
         (torch.tensor([[5, 1]]), r"not padding \(1\), but one is 1"),
         (torch.tensor([[5, 20]]), "from 0 to 19.*but one is 20"),
         (torch.tensor([[-1]]), "from 0 to 19.*but one is -1"),
@@ -288,30 +243,7 @@ def test_tokens_that_cannot_be_read_leave_the_state_as_it_was(tokens, says):
     assert_same(state.save(), saved)
 
 
-# --- from a checkpoint --------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def test_a_published_model(parity, tmp_path):
-    """Of the hub, its state read back in another instance; its weights ask for truncation."""
-    folder = str(parity / "language_model")
-
-    def load():
-        hub = MegaLanguageModel.from_pretrained(
-            folder, "checkpoint.pt", data_name_or_path=f"{folder}/data-bin"
-        )
-        return hub.models[0].to(torch.get_default_device())
-
-    model = load()
-    tokens = text(length=200)
-    state = model.start()
-    scores = state.read(tokens[:, :101])
-    restored = load().restore(reload(state.save(), tmp_path))
-    scores = torch.cat([scores, restored.read(tokens[:, 101:])], dim=1)
-    assert_close(scores, parallel(model, tokens)[0], 1e-4)
-
-
-# --- interruptions, inference mode, bad tokens --------------------------------------------------
+# --- interruptions, inference mode --------------------------------------------------------------
 
 
 class Failing:
@@ -328,23 +260,28 @@ class Failing:
             raise self.error
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), RuntimeError("device")])
-@pytest.mark.parametrize("layer, call", [(0, 0), (1, 0), (0, 2), (1, 1)])
-def test_an_interrupted_read_makes_the_state_unusable(layer, call, error, tmp_path):
-    """In any layer of any segment; what was saved before can be restored."""
-    model, tokens = make(), text(length=30)
+@pytest.mark.parametrize(
+    "part, call, error",
+    [
+        ("layers.0", 0, KeyboardInterrupt()),
+        ("layers.1", 1, MemoryError()),
+        ("layers.0", 2, RuntimeError("device")),
+        ("embed_tokens", 0, KeyboardInterrupt()),
+        ("final_norm", 0, KeyboardInterrupt()),
+        ("output_projection", 0, KeyboardInterrupt()),
+    ],
+)
+def test_an_interrupted_read_makes_the_state_unusable(part, call, error):
+    """In any part of any segment; what was saved before can be restored."""
+    model, tokens = make(normalize_before=True), text(length=30)
     state = model.start()
     state.read(tokens[:, :5])
     saved = state.save()
-    Failing(model.decoder.layers[layer], call, error)
+    Failing(model.decoder.get_submodule(part), call, error)
     with pytest.raises(type(error)):
         state.read(tokens[:, 5:])
-    for use in (
-        lambda: state.read(tokens[:, 5:]),
-        state.predict,
-        state.save,
-        lambda: state.fork(1),
-    ):
+    read_on, fork = lambda: state.read(tokens[:, 5:]), lambda: state.fork(1)
+    for use in (read_on, state.predict, state.save, fork):
         with pytest.raises(InterruptedReadError, match="restore a saved one"):
             use()
     restored = model.restore(saved)
@@ -368,35 +305,8 @@ def test_an_interrupted_step_of_decoding_makes_its_state_unusable(arch):
         model.decoder.reorder_incremental_state_scripting(state, torch.tensor([0]))
 
 
-def test_bad_tokens_leave_the_state_as_it_was():
-    model, tokens = make(), text()
-    expected, _ = parallel(model, tokens)
-    state = model.start()
-    state.read(tokens[:, :7])
-    bad = tokens[:, 7:]
-    for wrong in (
-        bad.float(),
-        bad.bool(),
-        bad.short(),
-        bad.byte(),
-        bad.cfloat(),
-        bad[0],
-        bad + 100,
-        bad - 50,
-        bad.repeat(2, 1),
-    ):
-        with pytest.raises(ValueError, match="tokens must be"):
-            state.read(wrong)
-    model.train()
-    with pytest.raises(ValueError, match="training mode"):
-        state.read(bad)
-    model.eval()
-    assert_close(state.read(bad), expected[:, 7:], 1e-5)
-
-
 @pytest.mark.parametrize("first, then", [(True, False), (False, True)])
-@pytest.mark.parametrize("sizes", PIECES)
-def test_a_state_can_leave_and_enter_inference_mode(sizes, first, then):
+def test_a_state_can_leave_and_enter_inference_mode(first, then):
     model, tokens = make(rel_pos_bias="rotary"), text()
     expected, following = parallel(model, tokens)
     with torch.inference_mode(first):
@@ -411,22 +321,3 @@ def test_a_state_can_leave_and_enter_inference_mode(sizes, first, then):
     assert_close(torch.cat(scores, dim=1), expected, 1e-5)
     assert_close(read(fork, tokens[:, 10:], [1, LENGTH - 11]), expected[:, 10:], 1e-5)
     model.train()(tokens)[0].sum().backward()  # nothing that training uses was made there
-
-
-def test_a_state_has_at_least_one_row():
-    with pytest.raises(ValueError, match="batch is 0"):
-        make().start(batch=0)
-
-
-@pytest.mark.parametrize("part", ["embed_tokens", "dropout", "final_norm", "output_projection"])
-def test_an_interruption_outside_the_layers(part):
-    """No later read or step goes on from it as if nothing had happened."""
-    model, tokens = make(normalize_before=True), text()
-    expected, _ = parallel(model, tokens)
-    state = model.start()
-    state.read(tokens[:, :5])
-    Failing(getattr(model.decoder, part), 0, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        state.read(tokens[:, 5:])
-    with pytest.raises(InterruptedReadError):
-        state.read(tokens[:, 5:])

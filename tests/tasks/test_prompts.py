@@ -1,6 +1,5 @@
 """Prompts that are read in parallel are continued as fairseq's generator continues them."""
 
-import math
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +8,6 @@ from fairseq.search import DiverseBeamSearch, Sampling
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from helpers import (
-    FUNCTIONS,
     TINY,
     assert_close,
     batch_of,
@@ -104,7 +102,7 @@ class Calls:
 # --- the same as fairseq ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("length", [0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 15, 16, 17, 18, 26])
+@pytest.mark.parametrize("length", [0, 1, 2, 4, 5, 8, 9, 10, 17])
 def test_prompts_around_the_ends_of_chunks_and_segments(model, length):
     (hypotheses,) = check([model], words(length))
     assert len({tuple(hypothesis["tokens"].tolist()) for hypothesis in hypotheses}) == 3
@@ -113,7 +111,7 @@ def test_prompts_around_the_ends_of_chunks_and_segments(model, length):
         assert len(hypothesis["tokens"]) > length
 
 
-@pytest.mark.parametrize("lengths", [(9, 9, 9), (9, 12, 17), (17, 4, 9), (1, 12), (0, 5, 21)])
+@pytest.mark.parametrize("lengths", [(9, 9, 9), (17, 4, 9), (0, 5, 21)])
 def test_prompts_of_equal_and_different_lengths(model, lengths):
     check([model], words(*lengths))
 
@@ -121,11 +119,9 @@ def test_prompts_of_equal_and_different_lengths(model, lengths):
 @pytest.mark.parametrize(
     "options",
     [
-        {"decoder_chunk_size": -1},
-        {"decoder_chunk_size": -1, "rel_pos_bias": "rotary"},
-        {"decoder_chunk_size": 1, "rel_pos_bias": "rotary"},
-        *({"attention_activation_fn": function} for function in FUNCTIONS),
-        {"normalize_before": True, "share_decoder_input_output_embed": True},
+        {"decoder_chunk_size": -1, "attention_activation_fn": "laplace"},
+        {"decoder_chunk_size": 1, "rel_pos_bias": "rotary", "normalize_before": True},
+        {"attention_activation_fn": "relu2", "share_decoder_input_output_embed": True},
         {
             "adaptive_softmax_cutoff": "8,14",
             "criterion_name": "adaptive_loss",
@@ -141,15 +137,11 @@ def test_other_models(options):
 @pytest.mark.parametrize(
     "options",
     [
-        {"beam_size": 1},
-        {"beam_size": 12},
-        {"temperature": 0.6},
-        {"len_penalty": 0.3},
-        {"normalize_scores": False},
-        {"unk_penalty": 2.0},
+        {"beam_size": 1, "temperature": 0.6},
+        {"beam_size": 12, "len_penalty": 0.3},
+        {"normalize_scores": False, "unk_penalty": 2.0},
         {"min_len": 14},
-        {"max_len_a": 0, "max_len_b": 14},
-        {"tokens_to_suppress": ("w3", "w5")},
+        {"max_len_a": 0, "max_len_b": 14, "tokens_to_suppress": ("w3", "w5")},
     ],
     ids=str,
 )
@@ -184,8 +176,11 @@ class FrugalSampling(Sampling):
             return super().step(step, lprobs, *args, **kwargs)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("limits", [{}, {"sampling_topk": 4}, {"sampling_topp": 0.6}], ids=str)
+@pytest.mark.parametrize(
+    "limits, temperature",
+    [({}, 1.0), ({"sampling_topk": 4}, 0.7), ({"sampling_topp": 0.6}, 1.0)],
+    ids=str,
+)
 def test_sampling_with_a_seed(model, limits, temperature):
     """The draws of fairseq, but for those that it makes where there is no choice."""
     prompts, results = words(9, 9, 9), []
@@ -199,22 +194,6 @@ def test_sampling_with_a_seed(model, limits, temperature):
         assert_same([ours], [theirs])
     texts = {tuple(hypothesis["tokens"].tolist()) for each in results[0] for hypothesis in each}
     assert len(texts) > 5
-
-
-def test_sampled_words_come_as_often_as_they_are_probable(model):
-    prompt, beam = words(9)[0], 10
-    torch.manual_seed(1)
-    options = {"search_strategy": Sampling(DICTIONARY), "beam_size": beam}
-    hypotheses = generate(PromptGenerator, [model], [prompt] * 300, max_len_b=0, **options)
-    drawn = torch.stack([h["tokens"][len(prompt)] for each in hypotheses for h in each])
-    assert len(drawn) == 300 * beam
-
-    with torch.no_grad():
-        scores, _ = model(make_batch([prompt])[0]["net_input"]["src_tokens"])
-    scores[..., DICTIONARY.pad()] = -math.inf
-    probs = scores[0, -1].softmax(-1)
-    frequencies = drawn.bincount(minlength=WORDS) / len(drawn)
-    assert ((frequencies - probs).abs() <= 4 * (probs / len(drawn)).sqrt()).all()
 
 
 @pytest.mark.parametrize(
@@ -244,8 +223,9 @@ def test_nothing_is_left_of_the_batch_before(model):
     assert_same([results[2][0]], generator.generate([model], make_batch(words(0))[0]))
 
 
-@pytest.mark.parametrize("lengths", [(0, 6, 1, 2), (0,), (0, 0)])
-@pytest.mark.parametrize("options", [{}, {"no_repeat_ngram_size": 2}], ids=["", "n-grams"])
+@pytest.mark.parametrize(
+    "lengths, options", [((0, 6, 1, 2), {}), ((0, 0), {"no_repeat_ngram_size": 2})], ids=str
+)
 def test_lines_that_end_within_the_prefix_end_there(model, lengths, options):
     """``--prefix-size`` takes the end of a short line with it. fairseq's generator cannot end an
     empty line with several beams; with one, it is the same."""
@@ -281,13 +261,6 @@ def test_a_long_prompt_takes_a_call_for_each_segment(chunk, segments):
     read, rest = calls[: len(segments)], calls[len(segments) :]
     assert read == [(2, width) for width in segments]
     assert {width for _, width in rest} == {1} and len(rest) <= 1 + 8 + 1
-
-
-def test_of_prompts_of_different_lengths_the_common_part_is_read(model):
-    with Calls(model) as calls:
-        generate(PromptGenerator, [model], words(20, 17), max_len_b=0)
-    assert calls[:2] == [(2, 8), (2, 8)]
-    assert len(calls) == 2 + 6  # with the end of the text
 
 
 def test_few_scores_over_the_vocabulary_are_held_at_a_time(model, monkeypatch):
@@ -354,9 +327,8 @@ def test_other_models_are_left_to_fairseq():
 
 
 def test_a_prompt_without_room_for_it_is_refused(model):
-    for kind in ({"beam_size": 2}, {"search_strategy": Sampling(DICTIONARY)}):
-        with pytest.raises(ValueError, match="12 tokens is too long for the 11 .*--max-len-b 11"):
-            generate(PromptGenerator, [model], words(3, 12), max_len_a=0, max_len_b=11, **kind)
+    with pytest.raises(ValueError, match="12 tokens is too long for the 11 .*--max-len-b 11"):
+        generate(PromptGenerator, [model], words(3, 12), max_len_a=0, max_len_b=11)
     (hypotheses,) = check([model], words(12), max_len_a=0, max_len_b=12)
     assert {len(hypothesis["tokens"]) for hypothesis in hypotheses} == {13}
 
