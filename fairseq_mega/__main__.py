@@ -1,58 +1,55 @@
-"""Exchanges models with strangers as files that hold no code, converts those of other code,
-recovers folders of checkpoints, and shows what a trained model remembers.
+"""Exports and imports models as safetensors, converts other Mega checkpoints, repairs checkpoint
+folders, lists options, and plots trained models.
 
-``python -m fairseq_mega`` alone prints the path to give to fairseq's ``--user-dir``.
+``python -m fairseq_mega`` alone prints the path for fairseq's ``--user-dir``.
 """
 
 import argparse
 import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import List, Optional
 
-from .inspection.commands import ACTIONS, add_commands, run
+from .checkpoints.exchange import export_checkpoint, import_folder
+from .checkpoints.huggingface import convert_huggingface
+from .checkpoints.imagenet import convert_imagenet
+from .checkpoints.recovery import recover
+from .options import describe
 
 EXAMPLES = """examples:
   fairseq-train ... --user-dir "$(python -m fairseq_mega)"
+  python -m fairseq_mega options mega_wmt_en_de
   python -m fairseq_mega export checkpoints/checkpoint_best.pt my-model --data data-bin
-  python -m fairseq_mega import my-model my-model.pt --dictionaries my-dictionaries
-  fairseq-generate data-bin --user-dir "$(python -m fairseq_mega)" --path my-model.pt
   python -m fairseq_mega convert-hf mega-base-wikitext mega-masked-lm
-  python -m fairseq_mega convert-imagenet mega_base.pth mega_base.pt
-  python -m fairseq_mega inspect checkpoints/checkpoint_best.pt --out pictures
-  python -m fairseq_mega attend checkpoints/checkpoint_best.pt data-bin --index 3 --out maps
-  python -m fairseq_mega curves checkpoints other-checkpoints --out curves
-  python -m fairseq_mega recover checkpoints && fairseq-train ... --save-dir checkpoints
+  python -m fairseq_mega inspect checkpoints/checkpoint_best.pt --out page
+  python -m fairseq_mega attend checkpoints/checkpoint_best.pt data-bin --index 3 --out page
+  python -m fairseq_mega curves checkpoints other-checkpoints --out page
 """
-EXPORT = """Writes the model in a checkpoint to a new folder of two files: model.safetensors, the
-weights, and config.json: task, architecture, options, dictionaries and versions. Neither can hold
-code. Nothing in the checkpoint is run or built before it is known to be a Mega model."""
-IMPORT = """Writes a checkpoint for fairseq-generate, -interactive, -eval-lm and -validate, and for
-fairseq-train --finetune-from-model. Anything in the folder that is not as export writes it is an
-error that says what and where."""
-
-CONVERT_HF = """Converts a folder that transformers 4.30 to 4.57 wrote of a MegaForMaskedLM or a
-MegaForSequenceClassification to a new folder: model.pt for fairseq's commands and the dictionaries
-of its task. An option of which there is no exact equivalent is an error that names it. transformers
-is not needed."""
-CONVERT_HF_EXAMPLE = """example:
-  python -m fairseq_mega convert-hf mega-base-wikitext mega-masked-lm
-  fairseq-train data-bin --user-dir "$(python -m fairseq_mega)" \\
-      --task sentence_prediction --finetune-from-model mega-masked-lm/model.pt ...
-"""
-
-CONVERT_IMAGENET = """Converts a checkpoint of the published code for ImageNet to one for fairseq's
-commands and the task image_folder. Its EMA has another form, which is written in the form here;
-where float32 cannot hold that, it is an error that says so."""
-CONVERT_IMAGENET_EXAMPLE = """example:
-  python -m fairseq_mega convert-imagenet mega_base.pth mega_base.pt
-  fairseq-validate imagenet --user-dir "$(python -m fairseq_mega)" \\
-      --task image_folder --path mega_base.pt --batch-size 64
-"""
-
-RECOVER = """Makes a --save-dir fit to train on after whatever has interrupted a training. Where
-checkpoint_last.pt is cut off or not there, the newest whole checkpoint takes its place; a whole one
-stays as it is. Run it once before fairseq-train, in a job script for instance, not during it."""
+COMMANDS = {
+    "options": "Lists architectures, or the options of one with its defaults.",
+    "export": """Writes the model of a checkpoint to a new folder with model.safetensors, the
+        weights, and config.json, the options and dictionaries. Neither can hold code.""",
+    "import": """Writes a checkpoint from an exported folder, for fairseq-generate, -interactive,
+        -eval-lm and -validate, and for fairseq-train --finetune-from-model. Anything in the folder
+        that export does not write is an error.""",
+    "convert-hf": """Converts a model of the Hugging Face port, MegaForMaskedLM or
+        MegaForSequenceClassification of transformers 4.30 to 4.57, to a new folder with model.pt
+        and dictionaries. An option without an exact equivalent is an error that names it.
+        transformers is not needed.""",
+    "convert-imagenet": """Converts a published ImageNet checkpoint for the task image_folder. Its
+        EMA has another form; if float32 cannot hold the converted one, that is an error.""",
+    "recover": """Repairs a --save-dir before an interrupted training resumes: the newest intact
+        checkpoint replaces a missing or truncated checkpoint_last.pt. Run it before fairseq-train,
+        not during it.""",
+    "inspect": """Plots the weights of a checkpoint: half-lives and kernels of the EMAs and relative
+        biases, with tables of options and parameters. Builds and runs nothing.""",
+    "attend": """Plots what a translation or language model attends to in a text. For a language
+        model, also how unexpected each token is, with and without what the EMAs carry from chunk
+        to chunk.""",
+    "curves": """Plots the logs of trainings with --log-format json or simple: loss, learning rate,
+        gradient norm, speed and memory spans.""",
+}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -62,75 +59,60 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    actions = parser.add_subparsers(
-        dest="action",
-        metavar="{export,import,convert-hf,convert-imagenet,recover,inspect,attend,curves}",
+    actions = parser.add_subparsers(dest="action", metavar="COMMAND")
+    commands = {
+        name: actions.add_parser(name, help=text.partition(":")[0], description=text)
+        for name, text in COMMANDS.items()
+    }
+    add = {name: command.add_argument for name, command in commands.items()}
+    add["options"]("architecture", nargs="?", metavar="ARCH")
+    add["recover"]("folder", type=Path, metavar="SAVE_DIR")
+    for name in ("export", "inspect", "attend"):
+        add[name]("checkpoint", type=Path, metavar="CHECKPOINT")
+    for name in ("import", "convert-hf"):
+        add[name]("folder", type=Path, metavar="FOLDER", help="the folder to read")
+    add["convert-imagenet"]("file", type=Path, metavar="FILE", help="the published checkpoint")
+    for name in ("export", "convert-hf", "convert-imagenet"):
+        add[name]("out", type=Path, metavar="OUT", help="the file or folder to write")
+    help = "the folder of dict.*.txt (default: that of the checkpoint)"
+    add["export"]("--data", type=Path, help=help)
+    add["import"]("checkpoint", type=Path, metavar="CHECKPOINT", help="the file to write")
+    help = "a new folder for dict.*.txt"
+    add["import"]("--dictionaries", type=Path, metavar="DIR", help=help)
+    help = "the id of <mask>, if no word is called that"
+    add["convert-hf"]("--mask-id", type=int, metavar="N", help=help)
+    help = (
+        "the model's task, if a file may not choose it, such as denoising; its options are then "
+        "used as they are: name it only for files that you trust"
     )
-    action = actions.add_parser("export", help="from a checkpoint to a folder", description=EXPORT)
-    action.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the checkpoint")
-    action.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
-    action.add_argument(
-        "--data", type=Path, help="the folder of dict.*.txt (default: that of the checkpoint)"
-    )
-    _add_task(action)
-    action = actions.add_parser("import", help="from a folder to a checkpoint", description=IMPORT)
-    action.add_argument("folder", type=Path, metavar="FOLDER", help="what export has made")
-    action.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the file to write")
-    action.add_argument(
-        "--dictionaries", type=Path, metavar="DIR", help="a folder to make, for dict.*.txt"
-    )
-    _add_task(action)
-    _add_convert_hf(actions)
-    _add_convert_imagenet(actions)
-    action = actions.add_parser(
-        "recover", help="before a training goes on: checkpoint_last.pt", description=RECOVER
-    )
-    action.add_argument("folder", type=Path, metavar="SAVE_DIR", help="of fairseq-train")
-    add_commands(actions)
+    for name in ("export", "import", "attend"):
+        add[name]("--task", metavar="NAME", help=help)
+    help = "logs, or folders that contain one"
+    add["curves"]("logs", nargs="+", type=Path, metavar="SAVE-DIR-OR-LOG", help=help)
+    for name in ("inspect", "attend", "curves"):
+        help = "the new folder (default: next to the input)"
+        add[name]("--out", type=Path, metavar="DIR", help=help)
+    attend = add["attend"]
+    attend("data", type=Path, metavar="DATA-BIN", help="the folder of dict.*.txt")
+    sample = commands["attend"].add_mutually_exclusive_group(required=True)
+    sample.add_argument("text", nargs="?", metavar="TEXT", help="the text")
+    sample.add_argument("--index", type=int, metavar="N", help="the sample N of the data, from 0")
+    attend("--split", default="test", help="the split of the sample (default: test)")
+    attend("--target", metavar="TEXT", help="the text's translation (default: the model's)")
+    help = "as in --layers=-1,0 (default: the first and the last)"
+    attend("--layers", type=layer_numbers, default=[0, -1], metavar="N,N", help=help)
+    attend("--bpe", choices=["sentencepiece", "subword_nmt", "fastbpe"])
+    attend("--sentencepiece-model", metavar="FILE", help="for --bpe sentencepiece")
+    attend("--bpe-codes", metavar="FILE", help="for --bpe subword_nmt and fastbpe")
     return parser
 
 
-def _add_task(action) -> None:
-    action.add_argument(
-        "--task",
-        metavar="NAME",
-        help="the model's task, where it is one that a file may not choose, such as denoising; "
-        "its options are then taken as they are: name it for files that you trust",
-    )
-
-
-def _add_convert_hf(actions) -> None:
-    action = actions.add_parser(
-        "convert-hf",
-        help="from the Hugging Face port's folder to one with a checkpoint",
-        description=CONVERT_HF,
-        epilog=CONVERT_HF_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    action.add_argument("folder", type=Path, metavar="FOLDER", help="the port's folder")
-    action.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
-    action.add_argument(
-        "--mask-id", type=int, metavar="N", help="the number of <mask>, if no word is called that"
-    )
-
-
-def _add_convert_imagenet(actions) -> None:
-    action = actions.add_parser(
-        "convert-imagenet",
-        help="from the published code for ImageNet to a checkpoint",
-        description=CONVERT_IMAGENET,
-        epilog=CONVERT_IMAGENET_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    action.add_argument("file", type=Path, metavar="FILE", help="the published checkpoint")
-    action.add_argument("out", type=Path, metavar="OUT", help="the file to write")
+def layer_numbers(text: str) -> List[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def main(words: Optional[List[str]] = None) -> None:
     args = make_parser().parse_args(words)
-    if args.action is None:
-        print(Path(__file__).resolve().parent)
-        return
     logging.disable(logging.INFO)
     try:
         print(_act(args))
@@ -139,31 +121,40 @@ def main(words: Optional[List[str]] = None) -> None:
 
 
 def _act(args: argparse.Namespace) -> Path | str:
-    """Does what is asked for; returns what to print. fairseq takes seconds to import."""
-    if args.action in ACTIONS:
-        return run(args)
+    """Runs the command; returns what to print."""
+    if args.action is None:
+        return Path(__file__).resolve().parent
+    if args.action == "options":
+        return describe(args.architecture)
     if args.action == "recover":
-        from .checkpoints.recovery import recover
-
         return recover(args.folder)
-    if args.action == "convert-hf":
-        from .checkpoints.huggingface import convert_huggingface
-
-        convert_huggingface(args.folder, args.out, args.mask_id)
-        return args.out
-    if args.action == "convert-imagenet":
-        from .checkpoints.imagenet import convert_imagenet
-
-        convert_imagenet(args.file, args.out)
-        return args.out
-    from .checkpoints.exchange import export_checkpoint, import_folder
-
     if args.action == "export":
         data = args.data or args.checkpoint.parent
         export_checkpoint(args.checkpoint, args.out, data, args.task)
         return args.out
-    import_folder(args.folder, args.checkpoint, args.dictionaries, args.task)
-    return args.checkpoint
+    if args.action == "import":
+        import_folder(args.folder, args.checkpoint, args.dictionaries, args.task)
+        return args.checkpoint
+    if args.action == "convert-hf":
+        convert_huggingface(args.folder, args.out, args.mask_id)
+        return args.out
+    if args.action == "convert-imagenet":
+        convert_imagenet(args.file, args.out)
+        return args.out
+    return _plot(args)
+
+
+def _plot(args: argparse.Namespace) -> Path:
+    """Imports the folder that needs matplotlib, an extra, only for the commands that plot."""
+    try:
+        from .inspection import commands
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        raise ValueError(f"{args.action} needs matplotlib: pip install '.[inspect]'") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # hydra's, and matplotlib's about missing glyphs
+        return getattr(commands, args.action)(args)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from fairseq_mega.inspection.curve_pictures import curve_sections
-from fairseq_mega.inspection.inspect_page import inspect_sections
+from fairseq_mega.inspection.curve_figures import curve_parts
 from fairseq_mega.inspection.logs import read_runs
 from fairseq_mega.inspection.page import write_page
+from fairseq_mega.inspection.weight_figures import inspect_parts
 from fairseq_mega.inspection.weights import read_weights
 
 
@@ -24,10 +24,10 @@ def main() -> None:
     parser.add_argument("--logs", nargs="+", type=Path, required=True, help="of trainings")
     args = parser.parse_args()
     logging.disable(logging.INFO)
-    sections = curve_sections(read_runs(args.logs))
+    parts = curve_parts(read_runs(args.logs))
     for i, checkpoint in enumerate(args.checkpoints):
-        sections += inspect_sections(read_weights(checkpoint), prefix=f"model{i}-")
-    print(write_page(args.out, "What the models of the demo remember", sections))
+        parts += inspect_parts(read_weights(checkpoint), prefix=f"model{i}-")
+    print(write_page(args.out, "What the models of the demo remember", parts))
 
 
 if __name__ == "__main__":

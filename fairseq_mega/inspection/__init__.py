@@ -1,7 +1,5 @@
-"""Pictures of what a trained model remembers: ``python -m fairseq_mega inspect``, ``attend`` and
-``curves``.
+"""Figures of trained models: ``python -m fairseq_mega inspect``, ``attend`` and ``curves``.
 
-``weights`` reads checkpoints and ``memory`` computes what their EMAs remember, ``attention`` runs a
-model on a text, ``logs`` reads the logs of trainings. ``*_pictures`` draw what these have found;
-``page`` writes pictures, their numbers and a page that shows them. ``commands`` has the commands.
+``weights``, ``attention`` and ``logs`` read the data, ``*_figures`` plot them, and ``page`` writes
+one page. Needs matplotlib (``pip install '.[inspect]'``); only ``__main__`` imports it.
 """

@@ -1,15 +1,14 @@
-"""Reads the logs of trainings: what fairseq prints with ``--log-format json`` or ``simple``, with
-the words of its logger before it or not (``--log-file``)."""
+"""Reads the logs of trainings: fairseq's ``--log-format json`` or ``simple``, as written to
+``--log-file`` or as printed, with the logger's words before each line."""
 
 import json
-import math
+import os
 import re
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Tuple
 
-# In a folder of checkpoints, in this order.
-LOGS = ("train.log", "log.txt", "hydra_train.log")
-SETS = {"train_inner": "since the last line", "train": "epoch", "valid": "validation set"}
+LOGS = ("train.log", "log.txt", "hydra_train.log")  # in a folder of checkpoints, in this order
+SETS = ("train_inner", "train", "valid")
 Series = Dict[int, float]  # values by the number of updates
 
 
@@ -20,138 +19,94 @@ class Run(NamedTuple):
     name: str
     path: Path
     values: Dict[str, Dict[str, Series]]
-    unread: List[int]  # numbers of lines that were cut
 
     def series(self, part: str, metric: str) -> Series:
         return dict(sorted(self.values.get(part, {}).get(metric, {}).items()))
 
 
 def read_runs(paths: List[Path]) -> List[Run]:
-    """The trainings in these logs, or in the logs in these folders.
-
-    Raises:
-        FileNotFoundError: where there is no log.
-        ValueError: where one holds nothing of a training.
-    """
-    logs = [find_log(path) for path in paths]
-    return [read_log(log, name) for log, name in zip(logs, _names(logs))]
+    """The trainings in these logs, or in the logs in these folders."""
+    logs = [find_log(path).resolve() for path in paths]
+    names = [log.parent.name if log.name in LOGS else log.stem for log in logs]
+    if len(set(names)) < len(names):
+        names = [os.path.relpath(log, os.path.commonpath(logs)) for log in logs]
+    return [read_log(log, name) for log, name in zip(logs, names)]
 
 
 def find_log(path: Path) -> Path:
     """
     Raises:
-        FileNotFoundError: where there is none.
+        FileNotFoundError: there is none.
     """
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise FileNotFoundError(f"no log or folder at {path}")
-    others = sorted(path.glob("*.log"))
-    for log in [*(path / name for name in LOGS), *others]:
+    for log in [path, *(path / name for name in LOGS), *sorted(path.glob("*.log"))]:
         if log.is_file():
             return log
     raise FileNotFoundError(
-        f"no log in {path}: it has none of {', '.join(LOGS)}. Train with --log-file "
+        f"no log at {path}, and none of {', '.join(LOGS)} in it: train with --log-file "
         f"{path / 'train.log'}, or name the file"
     )
 
 
-def _names(logs: List[Path]) -> List[str]:
-    """What tells the logs apart: the last parts of their paths; of one in a folder of checkpoints,
-    the folder's."""
-    paths = [log.resolve() for log in logs]
-    if len(set(paths)) < len(paths):
-        raise ValueError(f"one of {', '.join(map(str, logs))} is given twice")
-    told = [path.parent if path.name in LOGS else path.with_suffix("") for path in paths]
-    if len(set(told)) < len(told):
-        told = paths
-    longest = max(len(path.parts) for path in told)
-    for parts in range(1, longest):
-        names = ["/".join(path.parts[-parts:]) for path in told]
-        if len(set(names)) == len(names):
-            break
-    return names
-
-
 def read_log(path: Path, name: str) -> Run:
-    """
+    """Reads a log; lines that are truncated, as the last one of a running training, are left out.
+
     Raises:
-        ValueError: where it holds no line of a training, or cannot be read.
+        ValueError: it holds no line of a training.
     """
-    run, validation = Run(name, path, {}, []), None
+    run, validation = Run(name, path, {}), None
     with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            found = _read_line(line.rstrip("\n"))
-            if found is None:
+        for line in file:
+            part, values = _read_line(line.rstrip("\n"))
+            updates = values.get("num_updates")
+            if updates is None:
                 continue
-            part, numbers = found
-            updates = numbers.get("num_updates")
-            if updates is None or not updates.is_integer():
-                run.unread.append(number)
-                continue
-            if part not in ("train_inner", "train"):
-                validation = validation or part  # of several, the first, as fairseq does
+            if part not in SETS[:2]:
+                validation = validation or part  # the first of several, as fairseq does
                 if part != validation:
                     continue
                 part = "valid"
-            for metric, value in numbers.items():
-                # Of a training that went on from an earlier checkpoint, the later line.
+            for metric, value in values.items():
+                # The later line counts if a training resumed from an earlier checkpoint.
                 run.values.setdefault(part, {}).setdefault(metric, {})[int(updates)] = value
     if not any("loss" in metrics for metrics in run.values.values()):
-        cut = f" (of lines {run.unread[:3]}, the end is missing)" if run.unread else ""
         raise ValueError(
-            f"{path} holds no line of a training with a loss{cut}: give a log of fairseq-train "
+            f"{path} holds no complete line of a training with a loss: give a log of fairseq-train "
             "with --log-format json or simple"
         )
     return run
 
 
-def _read_line(line: str) -> Optional[Tuple[str, Dict[str, float]]]:
-    """The set and the numbers of a line; None for lines of other kinds. A line that was cut has no
-    number of updates."""
-    start = re.search(r'\{"epoch": ', line)
-    if start:
-        try:
-            return _from_json(json.loads(line[start.start() :]))
-        except ValueError:
-            return "train_inner", {}
+def _read_line(line: str) -> Tuple[str, Dict[str, float]]:
+    """The set and the values of a line; no values for other lines, and for truncated ones no number
+    of updates."""
+    start = line.find('{"epoch": ')
+    if start >= 0:
+        return _read_json(line[start:])
     inner = re.search(r"epoch \d+:\s+\d+ / \d+(.*)", line)
     if inner:
-        pairs = [entry.strip().partition("=")[::2] for entry in inner[1].split(", ")]
-        return "train_inner", _numbers(dict(pairs))
+        return "train_inner", _numbers(each.strip().partition("=") for each in inner[1].split(", "))
     ended = re.search(r"epoch \d+ (\|.*)", line)
     if ended:
         subset = re.search(r"valid on '(.+?)' subset", line)
-        parts = [part.strip() for part in ended[1].split("|") if part.strip()]
-        numbers = _numbers(dict(part.rpartition(" ")[::2] for part in parts))
+        numbers = _numbers(each.strip().rpartition(" ") for each in ended[1].split("|"))
         return (subset[1] if subset else "train"), numbers
-    return None
+    return "", {}
 
 
-def _from_json(entries: Dict) -> Optional[Tuple[str, Dict[str, float]]]:
-    """Names of sums over a set begin with the set: ``valid_loss``."""
+def _read_json(line: str) -> Tuple[str, Dict[str, float]]:
+    """Names of means over a set begin with the set: ``valid_loss``."""
+    try:
+        entries = json.loads(line)
+    except json.JSONDecodeError:
+        return "", {}
     if "num_updates" in entries:
-        return "train_inner", _numbers(entries)
-    counts = [name for name in entries if name.endswith("_num_updates")]
-    if not counts:
-        return None
-    prefix = counts[0].removesuffix("num_updates")
-    own = {
-        name.removeprefix(prefix): value
-        for name, value in entries.items()
-        if name.startswith(prefix)
-    }
+        return "train_inner", _numbers((name, "", value) for name, value in entries.items())
+    prefix = next((n.removesuffix("num_updates") for n in entries if n.endswith("num_updates")), "")
+    own = [(n.removeprefix(prefix), "", entries[n]) for n in entries if n.startswith(prefix)]
     return prefix.removesuffix("_"), _numbers(own)
 
 
-def _numbers(entries: Dict) -> Dict[str, float]:
-    """What is a finite number."""
-    numbers = {}
-    for name, value in entries.items():
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            continue
-        if math.isfinite(number):
-            numbers[name] = number
-    return numbers
+def _numbers(entries: Iterable[Tuple[str, str, Any]]) -> Dict[str, float]:
+    """The entries ``(name, _, value)`` whose values are finite numbers."""
+    form = re.compile(r"-?\d+(\.\d*)?(e[+-]?\d+)?")
+    return {name: float(value) for name, _, value in entries if form.fullmatch(str(value))}

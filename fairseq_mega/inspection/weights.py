@@ -1,81 +1,47 @@
-"""What a checkpoint holds, from its names, options and weights: no model is built."""
+"""Reads layers, options and training state from a checkpoint, without building the model."""
 
 import re
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple
 
 import torch
+from fairseq.models import MODEL_DATACLASS_REGISTRY
 from torch import Tensor
 
 from ..checkpoints.building import check_finite
 from ..checkpoints.trust import PluginModel, check_model, chosen, read_checkpoint, section
 from ..ops.ema import EMACoefficients, ema_coefficients
-from ..ops.positions import rotary_bias
 
-# Statistics and bookkeeping, which no optimizer changes.
+# Buffers, which no optimizer changes.
 BUFFERS = ("version", "_float_tensor", "running_mean", "running_var", "num_batches_tracked")
-# Options that change what a model computes; of those that a checkpoint has, in this order.
-OPTIONS = (
-    "layers",
-    "embed_dim",
-    "hidden_dim",
-    "ffn_embed_dim",
-    "z_dim",
-    "n_dim",
-    "chunk_size",
-    "truncation_length",
-    "rel_pos_bias",
-    "max_positions",
-    "max_source_positions",
-    "max_target_positions",
-    "attention_activation_fn",
-    "activation_fn",
-    "normalization_type",
-    "normalize_before",
-    "normalize_embedding",
-    "no_scale_embedding",
-    "share_all_embeddings",
-    "share_decoder_input_output_embed",
-    "adaptive_softmax_cutoff",
-    "dropout",
-    "attention_dropout",
-    "hidden_dropout",
-    "activation_dropout",
-)
 SIDES = ("encoder", "decoder")
+EMA = ("delta", "alpha", "beta", "gamma")
 
 
 class Layer(NamedTuple):
-    """The weights of a Mega layer.
+    """The weights of a Mega layer, by their names below ``mega_layer.``.
 
-    ``name`` is ``encoder 0``, ``decoder 0``, ...; ``weights`` have the names below ``mega_layer.``.
+    ``name`` is ``encoder 0``, ``decoder 0``, ...
     """
 
     name: str
     weights: Dict[str, Tensor]
-    cross: Dict[str, Tensor]  # those of its cross attention, if it has one
+    cross: Dict[str, Tensor]  # of its cross attention, empty if it has none
     chunk_size: int  # -1 for none
     truncation: int  # 0 for none
-
-    @property
-    def side(self) -> str:
-        return self.name.split()[0]
 
     @property
     def dim(self) -> int:
         return self.weights["move.omega"].numel()
 
-    def directions(self) -> Dict[str, EMACoefficients]:
-        """Coefficients ``(D, N)`` of the EMAs, ``forward`` and perhaps ``backward``, in float64."""
-        names = ("delta", "alpha", "beta", "gamma")
-        parts = (self.weights[f"move.{name}"].double().split(self.dim) for name in names)
-        return {
-            direction: ema_coefficients(*each)
-            for direction, each in zip(("forward", "backward"), zip(*parts))
-        }
-
     @property
     def bidirectional(self) -> bool:
         return self.weights["move.delta"].size(0) == 2 * self.dim
+
+    def directions(self) -> Dict[str, EMACoefficients]:
+        """Coefficients ``(D, N)`` of the ``forward`` EMA and, in encoders, the ``backward`` one."""
+        parts = [self.weights[f"move.{name}"].double().split(self.dim) for name in EMA]
+        coefficients = [ema_coefficients(*each) for each in zip(*parts)]
+        return dict(zip(("forward", "backward"), coefficients))
 
 
 class Inspected(NamedTuple):
@@ -83,10 +49,9 @@ class Inspected(NamedTuple):
 
     path: str
     architecture: str
-    task: Optional[str]
-    options: Dict[str, Any]
-    training: Dict[str, Any]  # what is known of its state
-    parts: Dict[str, int]  # parameters
+    options: Dict[str, str]
+    training: Dict[str, str]
+    parameters: int
     layers: List[Layer]
 
 
@@ -94,26 +59,27 @@ def read_weights(path: str) -> Inspected:
     """Reads a checkpoint of this package or of the published code.
 
     Raises:
-        FileNotFoundError: where there is none.
-        ValueError: where it is none of a Mega model, or its weights do not fit together.
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a checkpoint of a Mega model, or its weights do not fit together.
     """
     state = read_checkpoint(path)
     architecture = chosen(state, "model", path)
     check_model(architecture, PluginModel, path)
     weights = state["model"]
-    if not any(".mega_layer.move.delta" in name for name in weights):
-        raise ValueError(f"{path} holds no Mega layers, though it is of the model {architecture}")
     _check_memory(weights, path)
     check_finite(weights, path)
-    options = section(state, "model")
-    layers = [_layer(name, prefix, weights, options, path) for name, prefix in _layers(weights)]
+    given = section(state, "model")
+    declared = MODEL_DATACLASS_REGISTRY[architecture].__dataclass_fields__
+    options = {name: given[name] for name in declared if given.get(name) is not None}
+    layers = _read_layers(weights, given, path)
+    if not layers:
+        raise ValueError(f"{path} holds no Mega layers, though its model is {architecture}")
     return Inspected(
-        path=str(path),
+        path=path,
         architecture=architecture,
-        task=chosen(state, "task", path),
-        options=_important(options),
+        options={name: f"{value!s:.80}" for name, value in options.items()},
         training=_training(state),
-        parts=count_parts(weights),
+        parameters=count_parameters(weights),
         layers=layers,
     )
 
@@ -121,146 +87,73 @@ def read_weights(path: str) -> Inspected:
 def _check_memory(weights: Mapping[str, Tensor], path: str) -> None:
     """
     Raises:
-        ValueError: at a weight that claims more numbers than the file has of it.
+        ValueError: a weight claims more values than the file holds.
     """
     for name, value in weights.items():
         plain = value.layout == torch.strided and not value.is_quantized
         plain = plain and value.device.type == "cpu"
         if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise ValueError(f"{path}: {name:.80} is no plain tensor of as many numbers as it has")
+            raise ValueError(f"{path}: {name:.80} is not a tensor with as many values as it claims")
 
 
-def _layers(weights: Mapping[str, Tensor]) -> Iterator[Tuple[str, str]]:
-    """Names of the layers and the beginnings of their weights' names, encoder first."""
+def _read_layers(
+    weights: Mapping[str, Tensor], options: Mapping[str, Any], path: str
+) -> List[Layer]:
+    """The layers, encoder first."""
     found = []
     for name in weights:
         match = re.fullmatch(r"((?:.*\.)?(\d{1,6}))\.mega_layer\.move\.delta", name)
         if match:
-            side = "decoder" if name.startswith("decoder.") else "encoder"
-            found.append((SIDES.index(side), int(match[2]), match[1]))
-    for side_number, number, prefix in sorted(found):
-        yield f"{SIDES[side_number]} {number}", prefix
-
-
-def _layer(
-    name: str, prefix: str, weights: Mapping[str, Tensor], options: Mapping[str, Any], path: str
-) -> Layer:
-    side = name.split()[0]
-    # The decoder's is the encoder's by default; classifiers have one encoder.
-    names = f"{side}_chunk_size", "encoder_chunk_size", "chunk_size"
-    chunk = next((options[name] for name in names if options.get(name) is not None), None)
-    truncation = options.get("truncation_length")
-    layer = Layer(
-        name,
-        _below(weights, f"{prefix}.mega_layer."),
-        _below(weights, f"{prefix}.cross_attn."),
-        chunk if isinstance(chunk, int) and chunk > 0 else -1,
-        truncation if isinstance(truncation, int) and truncation > 0 else 0,
-    )
-    _check_shapes(layer, path)
-    return layer
+            found.append((name.startswith("decoder."), int(match[2]), match[1]))
+    layers = []
+    for decoder, number, prefix in sorted(found):
+        side = SIDES[decoder]
+        # The decoder's chunk size is the encoder's by default; classifiers have one encoder.
+        names = f"{side}_chunk_size", "encoder_chunk_size", "chunk_size"
+        chunk = next((options[name] for name in names if options.get(name) is not None), None)
+        truncation = options.get("truncation_length")
+        layer = Layer(
+            f"{side} {number}",
+            _below(weights, f"{prefix}.mega_layer."),
+            _below(weights, f"{prefix}.cross_attn."),
+            chunk if isinstance(chunk, int) and chunk > 0 else -1,
+            truncation if isinstance(truncation, int) and truncation > 0 else 0,
+        )
+        _check_ema(layer, path)
+        layers.append(layer)
+    return layers
 
 
 def _below(weights: Mapping[str, Tensor], prefix: str) -> Dict[str, Tensor]:
     return {n.removeprefix(prefix): value for n, value in weights.items() if n.startswith(prefix)}
 
 
-def _check_shapes(layer: Layer, path: str) -> None:
+def _check_ema(layer: Layer, path: str) -> None:
     """
     Raises:
-        ValueError: where a weight that is looked at is missing, or of another shape.
+        ValueError: a parameter of the EMA is missing, or its shape does not fit the others.
     """
-    names = [f"move.{n}" for n in ("delta", "alpha", "beta", "gamma", "omega")]
-    names += ["mx_proj.weight", "mx_proj.bias", "h_proj.weight", "gamma"]
-    missing = [name for name in names if name not in layer.weights]
-    if missing:
-        raise ValueError(f"{path}: the layer {layer.name} has no {missing[0]}")
-    shape = {name: tuple(layer.weights[name].shape) for name in names}
-    dim, gamma = layer.dim, shape["move.gamma"]
-    right = len(gamma) == 2 and min(gamma) > 0 and gamma[0] in (dim, 2 * dim)
-    right = right and all(shape[f"move.{n}"] == (*gamma, 1) for n in ("delta", "alpha", "beta"))
-    right = right and len(shape["h_proj.weight"]) == 2 and len(shape["gamma"]) == 2
-    if right:
-        rows = 2 * dim + shape["h_proj.weight"][1] + shape["gamma"][1]
-        right = shape["mx_proj.weight"] == (rows, dim) and shape["mx_proj.bias"] == (rows,)
-    if not right:
-        raise ValueError(f"{path}: weights of the layer {layer.name} do not fit together: {shape}")
+    for name in ("omega", *EMA):
+        if f"move.{name}" not in layer.weights:
+            raise ValueError(f"{path}: the layer {layer.name} has no move.{name}")
+    shapes = {name: tuple(layer.weights[f"move.{name}"].shape) for name in EMA}
+    gamma = shapes["gamma"]
+    fits = len(gamma) == 2 and min(gamma) > 0 and gamma[0] in (layer.dim, 2 * layer.dim)
+    if not fits or any(shapes[name] != (*gamma, 1) for name in EMA[:3]):
+        raise ValueError(f"{path}: the EMA of the layer {layer.name} has the shapes {shapes}")
 
 
-def relative_bias(weights: Mapping[str, Tensor], reach: int) -> Optional[Tuple[int, Tensor]]:
-    """The bias of the offsets ``j - i`` up to ``reach`` either way, of a ``simple`` or ``rotary``
-    one's weights: the first offset, and a number for each from there on. None where there is none.
-    """
-    table = weights.get("rel_pos_bias.rel_pos_bias")
-    if table is not None and table.dim() == 1 and table.numel() % 2:
-        reach = min(reach, table.numel() // 2)
-        middle = table.numel() // 2
-        return -reach, table.double()[middle - reach : middle + reach + 1]
-    alpha, beta = (weights.get(f"rel_pos_bias.{name}") for name in ("alpha", "beta"))
-    if alpha is None or beta is None or alpha.shape != beta.shape or alpha.numel() % 2:
-        return None
-    return -reach, rotary_bias(alpha.double(), beta.double(), -reach, reach)
+def count_parameters(weights: Mapping[str, Tensor]) -> int:
+    """The number of parameters; shared ones count once."""
+    own = [value for name, value in weights.items() if not name.endswith(BUFFERS)]
+    places = [(v.untyped_storage().data_ptr(), v.storage_offset(), v.shape) for v in own]
+    return sum(value.numel() for value in dict(zip(places, own)).values())
 
 
-def count_parts(weights: Mapping[str, Tensor]) -> Dict[str, int]:
-    """Parameters by part of the model, those that parts share counted where they come first."""
-    counts: Dict[str, int] = {}
-    seen = set()
-    for name, value in weights.items():
-        memory = value.untyped_storage().data_ptr(), value.storage_offset(), value.shape
-        if name.endswith(BUFFERS) or memory in seen:
-            continue
-        seen.add(memory)
-        counts[_part(name)] = counts.get(_part(name), 0) + value.numel()
-    return counts
-
-
-def _part(name: str) -> str:
-    """Layers by what is in them, so that those of all layers are counted together."""
-    side = "decoder" if name.startswith("decoder.") else "encoder"
-    for sublayer, part in (
-        (".mega_layer.move.", "EMA"),
-        (".mega_layer.rel_pos_bias.", "relative bias"),
-        (".mega_layer.", "gated attention"),
-        (".cross_attn.", "cross attention"),
-        (".nffn.", "feed-forward"),
-    ):
-        if sublayer in name:
-            return f"{side}: {part}"
-    if "embed" in name and "norm" not in name:
-        return f"{side}: embeddings"
-    if "norm" in name:
-        return f"{side}: norms outside layers"
-    return "output"
-
-
-def _important(options: Mapping[str, Any]) -> Dict[str, Any]:
-    names = [f"{side}{name}" for name in OPTIONS for side in ("", "encoder_", "decoder_")]
-    plain = (bool, int, float, str)
-    found = {name: options[name] for name in names if options.get(name) is not None}
-    return {name: value for name, value in found.items() if isinstance(value, plain)}
-
-
-def _training(state: Mapping[str, Any]) -> Dict[str, Any]:
-    """What a checkpoint says of its training, by what it is called in pages."""
-    extra, history = state.get("extra_state"), state.get("optimizer_history")
-    extra = extra if isinstance(extra, dict) else {}
-    iterator = extra.get("train_iterator")
+def _training(state: Mapping[str, Any]) -> Dict[str, str]:
+    """The number of updates and the results of the validation, by fairseq's names."""
+    history, extra = state.get("optimizer_history"), state.get("extra_state")
     last = history[-1] if isinstance(history, list) and history else None
-    last = last if isinstance(last, dict) else {}
-    said = {
-        "epoch": (iterator if isinstance(iterator, dict) else {}).get("epoch"),
-        "updates": last.get("num_updates"),
-        "loss on the validation set (or the metric in its place)": extra.get("val_loss"),
-        "best so far": extra.get("best"),
-        "optimizer": last.get("optimizer_name"),
-        "criterion": last.get("criterion_name"),
-        "seconds of training": extra.get("previous_training_time"),
-    }
-    return {name: value for name, value in said.items() if _is_plain(value)}
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, torch.Tensor):
-        return value.numel() == 1
-    return value is not None and not isinstance(value, (dict, list, tuple))
+    parts = [part for part in (last, extra) if isinstance(part, dict)]
+    names = ("num_updates", "val_loss", "best")
+    return {name: f"{part[name]!s:.80}" for part in parts for name in names if name in part}

@@ -1,0 +1,73 @@
+"""Lists architectures and the options of one, from the dataclasses that fairseq has registered."""
+
+from dataclasses import Field, fields
+from difflib import get_close_matches
+from enum import EnumMeta
+from shutil import get_terminal_size
+from textwrap import shorten
+from typing import Dict, List, Optional, Sequence, get_args
+
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY, BaseFairseqModel
+
+PACKAGE = __name__.partition(".")[0]
+
+
+def describe(architecture: Optional[str] = None) -> str:
+    """A table of an architecture's options, by default of all architectures.
+
+    Raises:
+        ValueError: the architecture is unknown.
+    """
+    models = {n: m for n, m in ARCH_MODEL_REGISTRY.items() if m.__module__.startswith(PACKAGE)}
+    if architecture is None:
+        return _table([(name, _summary(name, model)) for name, model in models.items()])
+    if architecture not in models:
+        near = get_close_matches(architecture, models)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"it must be in {[*models]}"
+        raise ValueError(f"unknown architecture {architecture!r:.80}: {hint}")
+    options = _options(MODEL_DATACLASS_REGISTRY[architecture]).values()
+    return _table([("option", "type", "default", "help"), *map(_row, options)])
+
+
+def _summary(name: str, model: type) -> str:
+    """The first line of the model's docstring; for a preset, the options in which it differs."""
+    base = model.__mro__[1]
+    if not issubclass(base, BaseFairseqModel):
+        return (model.__doc__ or "").partition("\n")[0]
+    config = MODEL_DATACLASS_REGISTRY[name]
+    usual, own = _options(config.__mro__[1]), _options(config)
+    changed = [f"{_flag(each)} {each.default}" for n, each in own.items()
+               if each.default != usual[n].default]  # fmt: skip
+    return " ".join([base.__name__, *changed])
+
+
+def _options(config: type) -> Dict[str, Field]:
+    """The options that have a help text, which command lines can set."""
+    return {each.name: each for each in fields(config) if "help" in each.metadata}
+
+
+def _row(option: Field) -> tuple[str, str, str, str]:
+    given = [kind for kind in get_args(option.type) if kind is not type(None)]  # of Optional
+    kind, help = (given or [option.type])[0], option.metadata["help"]
+    default = "" if option.default is None else str(option.default)
+    if kind is bool:
+        return _flag(option), "flag", "set" if option.default else "", help
+    if isinstance(kind, EnumMeta):
+        choices = " | ".join(map(str, kind))
+        return _flag(option), "choice", default, f"{choices}: {help}"
+    return _flag(option), kind.__name__, default, help
+
+
+def _flag(option: Field) -> str:
+    return "--" + option.name.replace("_", "-")
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns; the last one is cut to the width of the terminal."""
+    widths = [max(map(len, column)) for column in zip(*rows)][:-1]
+    rest = max(get_terminal_size((160, 0)).columns - sum(widths) - 2 * len(widths), 20)
+    lines: List[str] = []
+    for *cells, last in rows:
+        start = "".join(f"{cell:<{width}}  " for cell, width in zip(cells, widths))
+        lines.append(f"{start}{shorten(last, rest, placeholder=' …')}".rstrip())
+    return "\n".join(lines)
