@@ -8,7 +8,7 @@ ON_DEVICES := tests/ops tests/modules tests/models tests/test_commands.py
 # Whose packages are installed by hash.
 HASHED := bench classification demo images inspect test translation
 
-.PHONY: venv lint test test-quick coverage hostile properties interruption numerics dependencies demo demo-baselines demo-long bench bench-full clean
+.PHONY: venv lint test test-quick coverage properties interruption numerics dependencies demo demo-baselines demo-long bench bench-full clean
 
 venv: $(INSTALLED)
 
@@ -38,10 +38,6 @@ test-quick: $(INSTALLED)
 
 coverage: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov=fairseq_mega --cov-report=term-missing:skip-covered
-
-# Hostile files in all that loads one, fairseq's whole commands included: minutes.
-hostile: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python tests/hostile/judge.py
 
 # Thousands of random sets of options: four minutes.
 properties: $(INSTALLED)

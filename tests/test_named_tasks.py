@@ -100,7 +100,6 @@ def test_attend_to_a_text_of_a_named_task(task, folder):
     [
         ("options", "bpe", "${oc.env:HOME}", "stands for something else"),
         ("options", "bpe", ["a", {"b": "${x}"}], "stands for something else"),
-        ("options", "mask", 1e300, "out of range"),
         ("dictionaries", "../dict.txt", [], "no file of a dictionary"),
         ("dictionaries", "/dict.txt", [], "no file of a dictionary"),
     ],

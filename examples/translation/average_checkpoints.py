@@ -19,7 +19,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from fairseq_mega.checkpoints.trust import read_checkpoint  # noqa: E402
+from fairseq_mega.checkpoints.reading import read_checkpoint  # noqa: E402
 from fairseq_mega.checkpoints.writing import replaced_file  # noqa: E402
 
 EPOCHS, UPDATES = r"checkpoint(\d+)\.pt", r"checkpoint_\d+_(\d+)\.pt"

@@ -1,8 +1,8 @@
 """What a checkpoint is: everything that reads, checks, writes or converts one.
 
-``types`` says which types torch may load, ``trust`` what an untrusted file may choose. ``exchange``
-exports and imports models as safetensors and JSON: ``description`` says what the JSON may hold, for
-the tasks in ``task_forms``, and ``building`` makes a task and a model from it. ``huggingface`` and
-``imagenet`` convert the checkpoints of other code with ``conversion``; ``recovery`` repairs folders
-of checkpoints; ``writing`` is the atomic writer.
+``types`` lists the types that torch may load, ``reading`` reads, and ``trust`` checks what an
+untrusted file chooses. ``exchange`` exports and imports models as safetensors and JSON, of which
+``description`` says what it may hold; ``huggingface`` and ``imagenet`` convert the checkpoints of
+other code; ``building`` makes a task and a model for both. ``recovery`` repairs folders of
+checkpoints, and ``writing`` is the atomic writer.
 """

@@ -1,58 +1,215 @@
-"""What config.json may hold, checked to the last entry: an architecture and a task of this list,
-their options by name and type, and dictionaries. Everything else is an error that says where."""
+"""What ``config.json`` of an exported model holds: a task, an architecture, their options and the
+dictionaries. Names and types are checked; fairseq's dataclasses say which there are."""
 
-import dataclasses
 import json
-import math
 import re
-from enum import Enum
+from argparse import ArgumentParser
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from fairseq.data import Dictionary
-from fairseq.dataclass.utils import interpret_dc_type
+from fairseq.data.data_utils import infer_language_pair
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from .task_forms import TASKS, form_of
-from .trust import PluginModel
+from .reading import chosen, section
+from .trust import PluginModel, check_languages, check_model
 
-FORMAT, FORMAT_VERSION = "fairseq-mega", 1
-LONGEST_FILE = 256 << 20  # bytes
-LONGEST_TEXT = 1000  # characters of an option or a word
-LARGEST_NUMBER = 1 << 31
-PLAIN = (type(None), bool, int, float, str, list, dict)
+FORMAT = {"format": "fairseq-mega", "format_version": 1}
+PARTS = {*FORMAT, "versions", "task", "model", "dictionaries"}
 
-# Files, what is of the training alone, and what is the task's.
-NO_OPTIONS = {
-    "encoder_embed_path",
-    "decoder_embed_path",
-    "criterion_name",
-    "required_seq_len_multiple",
+
+@dataclass(frozen=True)
+class TaskForm:
+    """
+    Args:
+        options: those of the task that a model's use depends on; others say where data is, or how
+            to train.
+        dictionaries: the name of each in a description, and its file in the folder of the data, in
+            which an option's name in braces stands for its value.
+        criterion: the loss in a new checkpoint, which fairseq's commands build.
+    """
+
+    options: Tuple[str, ...] = ()
+    dictionaries: Mapping[str, str] = field(default_factory=dict)
+    criterion: str = "cross_entropy"
+
+
+OPTIONAL = {"source1"}  # a dictionary that only data of pairs has
+_LANGUAGE_MODELING = (
+    "max_target_positions",
+    "sample_break_mode",
+    "tokens_per_sample",
     "add_bos_token",
+    "output_dictionary_size",
+)
+_LONG_TEXT = ("variant_block_multiple_min", "variant_block_multiple_max", "valid_block")
+_WORDS = {"words": "dict.txt"}
+TASKS: Dict[str, TaskForm] = {
+    "translation": TaskForm(
+        (
+            "left_pad_source",
+            "left_pad_target",
+            "max_source_positions",
+            "max_target_positions",
+            "source_lang",
+            "target_lang",
+            "truncate_source",
+        ),
+        {"source": "dict.{source_lang}.txt", "target": "dict.{target_lang}.txt"},
+    ),
+    "language_modeling": TaskForm(_LANGUAGE_MODELING, _WORDS),
+    "mega_language_modeling": TaskForm((*_LANGUAGE_MODELING, *_LONG_TEXT), _WORDS),
+    "masked_lm": TaskForm(("sample_break_mode", "tokens_per_sample"), _WORDS, "masked_lm"),
+    "lra-text": TaskForm(
+        (),
+        {
+            "source": "src-bin/dict.txt",
+            "source1": "src1-bin/dict.txt",
+            "label": "label-bin/dict.txt",
+        },
+        "lra_cross_entropy",
+    ),
+    "lra-image": TaskForm(("pixel_normalization",), criterion="lra_cross_entropy"),
+    "speech_commands": TaskForm(("sc_all_classes",), criterion="lra_cross_entropy"),
 }
+# Options of older tasks that they read without declaring them.
+UNDECLARED = ("criterion", "dataset_impl", "max_positions", "seed")
+# Options of the model that name files, concern the training alone, or repeat the task's.
+NO_OPTIONS = {"encoder_embed_path", "decoder_embed_path", "criterion_name", "add_bos_token"}
 
 
-def architectures() -> Dict[str, type]:
-    """The models of this package by the names of their architectures."""
-    models = ARCH_MODEL_REGISTRY.items()
-    return {name: model for name, model in models if issubclass(model, PluginModel)}
+def form_of(description: Mapping[str, Any]) -> TaskForm:
+    """Returns the form of a description's task; for a named task, one with any dictionaries."""
+    form = TASKS.get(description["task"]["name"])
+    return form or TaskForm(dictionaries={file: file for file in description["dictionaries"]})
 
 
-def option_fields(part: str, name: str) -> Dict[str, dataclasses.Field]:
-    """The options of a ``task`` or an architecture (``model``) that a description has."""
-    if part == "task":
-        fields = TASK_DATACLASS_REGISTRY[name].__dataclass_fields__
-        return {option: fields[option] for option in TASKS[name].options}
-    fields = MODEL_DATACLASS_REGISTRY[name].__dataclass_fields__
-    return {
-        option: each
-        for option, each in fields.items()
-        if not option.startswith("_") and option not in NO_OPTIONS
+# --- of a checkpoint ----------------------------------------------------------------------------
+
+
+def describe(
+    state: Mapping[str, Any], path: str, data: Path, named: Optional[str]
+) -> Dict[str, Any]:
+    """Describes the model in a checkpoint.
+
+    Args:
+        data: the folder of its dictionaries.
+        named: its task, if it is not one of ``TASKS``.
+
+    Raises:
+        ValueError: if its task or model is another one, or its options are of other types.
+        FileNotFoundError: if a dictionary is missing.
+    """
+    model, task = check_model(chosen(state, "model"), PluginModel, path), chosen(state, "task")
+    if task is None or (task not in TASKS and (task != named or task not in TASK_REGISTRY)):
+        raise ValueError(
+            f"{path} is of the task {task!r:.80}, not one of {sorted(TASKS)}: if you know it, give "
+            f"--task {task!r:.80}"
+        )
+    given = section(state, "task")
+    given = {name: given[name] for name in _task_options(task) if name in given}
+    files: Dict[str, list] = {}
+    if task in TASKS:
+        _infer_languages(given, task, path, data)
+        check_languages(given, path)
+        given = typed_options("task", task, given, path)
+    else:
+        if task == "multilingual_denoising" and given["langs"] is None:  # as fairseq infers them
+            folders = sorted(each.name for each in data.iterdir() if each.is_dir())
+            given["langs"] = ",".join(folders)
+        found = sorted([*data.glob("dict*.txt"), *data.glob("*/dict*.txt")])
+        files = {file.relative_to(data).as_posix(): [] for file in found}
+    options = section(state, "model")
+    options = {name: options[name] for name in model_options(model) if name in options}
+    for name in set(model_options(model)) & set(given):  # the task's, unless the model has its own
+        if options.get(name) is None:
+            options[name] = given[name]
+    description = {
+        **FORMAT,
+        "versions": {name: _version(name) for name in ("fairseq-mega", "ve-fairseq", "torch")},
+        "task": {"name": task, "options": given},
+        "model": {"name": model, "options": typed_options("model", model, options, path)},
+        "dictionaries": files,
     }
+    for name, pattern in form_of(description).dictionaries.items():
+        file = data / pattern.format_map(given)
+        if file.is_file():
+            words = Dictionary.load(str(file))
+            entries = [[word, int(n)] for word, n in zip(words.symbols, words.count)]
+            files[name] = entries[words.nspecial :]
+        elif name not in OPTIONAL:
+            raise FileNotFoundError(f"no dictionary at {file}: say where they are with --data")
+    return description
 
 
-# --- reading ------------------------------------------------------------------------------------
+def _task_options(name: str) -> Sequence[str]:
+    """Returns the names of the options of a task that a description has."""
+    if name in TASKS:
+        return TASKS[name].options
+    if name in TASK_DATACLASS_REGISTRY:
+        names = list(TASK_DATACLASS_REGISTRY[name].__dataclass_fields__)
+    else:
+        parser = ArgumentParser(add_help=False)
+        TASK_REGISTRY[name].add_args(parser)
+        names = [*vars(parser.parse_known_args(["data"])[0]), *UNDECLARED]
+    return [each for each in names if each != "data" and not each.startswith("_")]
+
+
+def model_options(name: str) -> List[str]:
+    """Returns the names of the options of an architecture that a description has."""
+    fields = MODEL_DATACLASS_REGISTRY[name].__dataclass_fields__
+    return [each for each in fields if not each.startswith("_") and each not in NO_OPTIONS]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # used from its folder, by --user-dir
+        return "unknown"
+
+
+def _infer_languages(options: Dict[str, Any], task: str, path: str, data: Path) -> None:
+    """Sets languages that a checkpoint does not name as fairseq did in training: from the names of
+    the files in the folder of the data."""
+    sides = "source_lang", "target_lang"
+    if task != "translation" or all(options.get(side) is not None for side in sides):
+        return
+    languages = infer_language_pair(str(data)) if data.is_dir() else (None, None)
+    if None in languages:
+        raise ValueError(
+            f"{path} names no languages, as its training was not told them, and no file in {data} "
+            "does, such as train.de-en.de.idx: give the folder of the training's data with --data"
+        )
+    options.update(zip(sides, languages))
+
+
+def typed_options(part: str, name: str, given: Mapping[str, Any], where: str) -> Dict[str, Any]:
+    """Returns the options of a ``task`` or ``model`` as plain values: those given, and the defaults
+    of others, but for defaults that fairseq takes from elsewhere in its configuration.
+
+    Raises:
+        ValueError: at an unknown option, one of another type, or one that refers to another value.
+    """
+    registry = TASK_DATACLASS_REGISTRY if part == "task" else MODEL_DATACLASS_REGISTRY
+    names = _task_options(name) if part == "task" else model_options(name)
+    _check_names(given, set(names), set(), where)
+    for option, value in given.items():
+        _check_plain(value, f"{where}: {option}")
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(registry[name]()), dict(given))
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{where}: {error.full_key}: {reason}") from error
+    values: Any = OmegaConf.to_container(config, enum_to_str=True)
+    return {each: values[each] for each in names if not OmegaConf.is_interpolation(config, each)}
+
+
+# --- of a folder --------------------------------------------------------------------------------
 
 
 def read_description(path: Path, named: Optional[str] = None) -> Dict[str, Any]:
@@ -64,179 +221,64 @@ def read_description(path: Path, named: Optional[str] = None) -> Dict[str, Any]:
         ValueError: at anything that a description does not have; says what and where.
     """
     try:
-        if path.stat().st_size > LONGEST_FILE:
-            raise ValueError(f"it has {path.stat().st_size:,} bytes, more than {LONGEST_FILE:,}")
-        description = json.loads(
-            path.read_bytes().decode("utf-8"),
-            object_pairs_hook=_without_repetition,
-            parse_constant=_refuse_constant,
-        )
+        description = json.loads(path.read_bytes().decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    check_description(description, str(path), named)
+    _check_names(description, PARTS, PARTS, f"{path}")
+    for name, expected in FORMAT.items():
+        if description[name] != expected:
+            raise ValueError(f"{path}: {name} is {description[name]!r:.80}, not {expected!r}")
+    models = [name for name, each in ARCH_MODEL_REGISTRY.items() if issubclass(each, PluginModel)]
+    tasks = [*TASKS, *({str(named)} & {*TASK_REGISTRY})]
+    for part, known in (("task", tasks), ("model", models)):
+        content, where = description[part], f"{path}: {part}.options"
+        _check_names(content, {"name", "options"}, {"name", "options"}, f"{path}: {part}")
+        name, options = content["name"], content["options"]
+        if name not in known:
+            raise ValueError(f"{path}: {part}.name is {name!r:.80}, not one of {sorted(known)}")
+        _check_names(options, options, set(), where)
+        if part == "model" or name in TASKS:
+            content["options"] = typed_options(part, name, options, where)
+        _check_plain(options, where)
+    check_languages(description["task"]["options"], f"{path}")
+    _check_dictionaries(description, f"{path}: dictionaries")
     return description
 
 
-def _without_repetition(pairs) -> Dict[str, Any]:
-    names = dict(pairs)
-    if len(names) < len(pairs):
-        raise ValueError(f"one of {sorted(names)!r:.80} is there twice")
-    return names
-
-
-def _refuse_constant(name: str):
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def check_description(description: Any, path: str, named: Optional[str] = None) -> None:
-    """
-    Args:
-        named: a task that the caller allows besides those of ``TASKS``.
-
-    Raises:
-        ValueError: says what is wrong, and where in ``path``.
-    """
-    names = {"format", "format_version", "versions", "task", "model", "dictionaries"}
-    _check_names(description, names, path)
-    for name, expected in (("format", FORMAT), ("format_version", FORMAT_VERSION)):
-        if description[name] != expected or isinstance(description[name], bool):
-            raise ValueError(f"{path}: {name} is {description[name]!r:.80}, not {expected!r}")
-    versions = description["versions"]
-    if not isinstance(versions, dict) or not all(isinstance(v, str) for v in versions.values()):
-        raise ValueError(f"{path}: versions must be texts by the names of packages")
-    tasks = {*TASKS, *({str(named)} & {*TASK_REGISTRY})}
-    for part, known in (("task", tasks), ("model", architectures())):
-        _check_names(description[part], {"name", "options"}, f"{path}: {part}")
-        name, options = description[part]["name"], description[part]["options"]
-        if not isinstance(name, str) or name not in known:
-            raise ValueError(f"{path}: {part}.name is {name!r:.80}, not one of {sorted(known)}")
-        where = f"{path}: {part}.options"
-        if part == "task" and name not in TASKS:
-            _check_plain(options, dict, where)
-            _check_files(description["dictionaries"], f"{path}: dictionaries")
-        else:
-            check_options(options, option_fields(part, name), where)
-    form, found = form_of(description), description["dictionaries"]
-    optional = set(form.optional) & set(found) if isinstance(found, dict) else set()
-    _check_names(found, {*form.required(), *optional}, f"{path}: dictionaries")
-    for name, entries in description["dictionaries"].items():
-        make_dictionary(entries, f"{path}: dictionaries.{name}")
-
-
-def _check_files(dictionaries: Any, where: str) -> None:
-    """Checks the files of dictionaries of a task that the caller has named."""
-    if not isinstance(dictionaries, dict):
-        raise ValueError(f"{where} must be an object")
-    for file in dictionaries:
-        if not re.fullmatch(r"([\w-]+/)?dict[\w.-]*\.txt", file):
-            raise ValueError(f"{where} has {file!r:.80}, no file of a dictionary")
-
-
-def _check_names(value: Any, names: set, where: str) -> None:
+def _check_names(value: Any, known: Any, needed: set, where: str) -> None:
     if not isinstance(value, dict):
-        raise ValueError(f"{where} must be an object with the names {sorted(names)}")
-    for kind, wrong in (("has no", names - set(value)), ("does not know", set(value) - names)):
+        raise ValueError(f"{where} must be an object")
+    unknown, missing = set(value) - set(known), needed - set(value)
+    for kind, wrong in (("has no", missing), ("does not know", unknown)):
         if wrong:
             raise ValueError(f"{where} {kind} {', '.join(sorted(wrong))[:80]}")
 
 
-# --- options ------------------------------------------------------------------------------------
+def _check_plain(value: Any, where: str) -> None:
+    """Checks that no text in a value stands for something else when fairseq reads it."""
+    if re.search(r"\$\{|\?\?\?", str(value)):
+        raise ValueError(f"{where} is {value!r:.80}, which stands for something else")
 
 
-def check_options(options: Any, fields: Mapping[str, dataclasses.Field], where: str) -> None:
-    """Checks names, types and choices.
-
-    Raises:
-        ValueError: says which option, what its value is, and what it must be.
-    """
-    _check_names(options, set(fields), where)
-    for name, value in options.items():
-        _check_option(value, fields[name].type, f"{where}.{name} is {value!r:.80}")
-        if name.endswith("_lang") and not re.fullmatch(r"[\w-]+(\.[\w-]+)*", value or ""):
-            raise ValueError(f"{where}.{name} is {value!r:.80}, no part of a file's name")
-
-
-def _check_option(value: Any, declared: Any, says: str) -> None:
-    kind = interpret_dc_type(declared)
-    if value is None and kind is not declared:  # Optional
-        return
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        choices = [str(choice.value) for choice in kind]
-        right, must = isinstance(value, str) and value in choices, f"one of {choices}"
-    elif kind == List[float]:
-        right = isinstance(value, list) and len(value) < 10 and all(map(_is_number, value))
-        must = "a list of numbers"
-    elif kind is float:
-        right, must = _is_number(value), "a number"
-    else:
-        names = {str: "a text", int: "a whole number", bool: "true or false"}
-        right, must = type(value) is kind, names[kind]
-    if not right:
-        raise ValueError(f"{says}, but must be {must}")
-    if isinstance(value, (int, float)) and abs(value) > LARGEST_NUMBER:
-        raise ValueError(f"{says}, out of range")
-    if isinstance(value, str) and ("${" in value or "???" in value or len(value) > LONGEST_TEXT):
-        raise ValueError(f"{says}, which stands for something else, or is too long")
+def _check_dictionaries(description: Mapping[str, Any], where: str) -> None:
+    """Checks names and files of dictionaries; fairseq checks the words when it loads them."""
+    found, named = description["dictionaries"], description["task"]["name"] not in TASKS
+    _check_names(found, found, set(), where)
+    known = set(form_of(description).dictionaries)
+    _check_names(found, known, known - OPTIONAL, where)
+    for name, entries in found.items():
+        if named and not re.fullmatch(r"([\w-]+/)?dict[\w.-]*\.txt", name):
+            raise ValueError(f"{where} has {name!r:.80}, no file of a dictionary")
+        for entry in entries if isinstance(entries, list) else [entries]:
+            if not isinstance(entry, list) or [type(each) for each in entry] != [str, int]:
+                raise ValueError(f"{where}.{name} holds {entry!r:.80}, not a word with its count")
 
 
-def _check_plain(value: Any, kind: Any, where: str) -> None:
-    """Checks that an option of a task that the caller has named is of ``kind``, and plain."""
-    if not isinstance(value, kind):
-        raise ValueError(f"{where} is {value!r:.80}, but must be a plain value")
-    if isinstance(value, (list, dict)):
-        for name, each in value.items() if isinstance(value, dict) else enumerate(value):
-            _check_plain(each, PLAIN, f"{where}.{name}")
-    elif value is not None:
-        _check_option(value, type(value), f"{where} is {value!r:.80}")
-
-
-def _is_number(value: Any) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value)
-
-
-def take_options(given: Mapping[str, Any], fields: Mapping[str, dataclasses.Field]) -> Dict:
-    """The values that a checkpoint has of these options, or their defaults, as JSON has them."""
-    options = {}
-    for name, each in fields.items():
-        default = each.default
-        if each.default_factory is not dataclasses.MISSING:
-            default = each.default_factory()
-        value = given.get(name, default)
-        value = value.value if isinstance(value, Enum) else value
-        if interpret_dc_type(each.type) is float and type(value) is int:
-            value = float(value)
-        options[name] = value
-    return options
-
-
-# --- dictionaries -------------------------------------------------------------------------------
-
-
-def make_dictionary(entries: Any, where: str) -> Dictionary:
-    """The dictionary of a list of words with their counts.
-
-    Raises:
-        ValueError: says which entry is wrong.
-    """
-    if not isinstance(entries, list):
-        raise ValueError(f"{where} must be a list of words with their counts")
-    dictionary = Dictionary()
-    for i, entry in enumerate(entries):
-        if not isinstance(entry, list) or [type(x) for x in entry] != [str, int]:
-            raise ValueError(f"{where}[{i}] is {entry!r:.80}, but must be a word with its count")
-        word, count = entry
-        if word in dictionary:
-            raise ValueError(f"{where}[{i}] is {word!r:.80}, which is in it before")
-        if len(word) > LONGEST_TEXT or re.search(r"[\n\r\ud800-\udfff]", word):
-            raise ValueError(f"{where}[{i}] is {word!r:.80}, which is no word of a text file")
-        if not 0 <= count < 1 << 63:
-            raise ValueError(f"{where}[{i}] has the count {count!r:.80}")
-        dictionary.add_symbol(word, n=count)
-    return dictionary
-
-
-def dictionary_entries(dictionary: Dictionary) -> list:
-    """What ``make_dictionary`` makes the same one of."""
-    words = zip(dictionary.symbols, dictionary.count)
-    return [[word, int(count)] for word, count in words][dictionary.nspecial :]
+def write_dictionaries(description: Mapping[str, Any], folder: Path) -> None:
+    """Writes the files of dictionaries that the description's task reads."""
+    for name, entries in description["dictionaries"].items():
+        pattern = form_of(description).dictionaries[name]
+        path = folder / pattern.format_map(description["task"]["options"])
+        path.parent.mkdir(exist_ok=True)
+        lines = "".join(f"{word} {count}\n" for word, count in entries)
+        path.write_text(lines, encoding="utf-8", newline="\n")

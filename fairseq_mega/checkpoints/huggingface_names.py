@@ -1,11 +1,11 @@
-"""What the options and weights of the Hugging Face port of Mega are called here.
+"""Translates the options and weights of the Hugging Face port of Mega.
 
-The port was part of transformers from 4.30 to 4.57, as ``MegaForMaskedLM`` and others. Where it
-computes what no option here does, the conversion is refused with the name of its option.
+The port was part of transformers from 4.30 to 4.57, as ``MegaForMaskedLM`` and others. If it
+computes something that no option here does, the error names its option.
 """
 
 import re
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, Mapping, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from ..ops.attention import ATTENTION_FUNCTIONS
 
 # Of options that a config.json may leave out, as the port has them.
 DEFAULTS: Dict[str, Any] = dict(
+    model_type="mega",
     vocab_size=30522,
     hidden_size=128,
     num_hidden_layers=4,
@@ -59,24 +60,25 @@ ACTIVATIONS = {
     ),
     **{name: name for name in ("relu", "tanh", "linear")},
 }
-# Options of which one value has an equivalent, and why others have not.
-ONLY: Dict[str, Any] = {
-    "is_decoder": (False, "a decoder is no masked language model"),
-    "add_cross_attention": (False, "a decoder is no masked language model"),
-    "bidirectional": (True, "the port then averages one way but attends both ways"),
-    "add_token_type_embeddings": (False, "there are no embeddings of token types here"),
-    "bos_token_id": (0, "fairseq's dictionaries begin with <s>, <pad>, </s>, <unk>"),
-    "pad_token_id": (1, "fairseq's dictionaries begin with <s>, <pad>, </s>, <unk>"),
-    "eos_token_id": (2, "fairseq's dictionaries begin with <s>, <pad>, </s>, <unk>"),
-}
-# Options of which some values have an equivalent.
-CHOICES: Dict[str, Any] = {
-    "activation": ACTIVATIONS,
-    "attention_activation": ATTENTION_FUNCTIONS,
-    "relative_positional_bias": ("simple", "rotary"),
-    # The port's rmsnorm multiplies by its weight and leaves the division out.
-    "normalization_type": ("layernorm", "scalenorm", "batchnorm", "syncbatchnorm"),
-    "problem_type": (None, "regression", "single_label_classification"),
+_SPECIAL = "fairseq's dictionaries begin with <s>, <pad>, </s>, <unk>"
+# Options of which only these values have an equivalent, and why.
+ONLY: Dict[str, Tuple[Sequence, str]] = {
+    "model_type": (("mega",), "it is another model"),
+    "is_decoder": ((False,), "a decoder is not a masked language model"),
+    "add_cross_attention": ((False,), "a decoder is not a masked language model"),
+    "bidirectional": ((True,), "the port then averages one way but attends both ways"),
+    "add_token_type_embeddings": ((False,), "there are no embeddings of token types here"),
+    "bos_token_id": ((0,), _SPECIAL),
+    "pad_token_id": ((1,), _SPECIAL),
+    "eos_token_id": ((2,), _SPECIAL),
+    "activation": (tuple(ACTIVATIONS), ""),
+    "attention_activation": (tuple(ATTENTION_FUNCTIONS), ""),
+    "relative_positional_bias": (("simple", "rotary"), ""),
+    "normalization_type": (
+        ("layernorm", "scalenorm", "batchnorm", "syncbatchnorm"),
+        "the port's rmsnorm multiplies by its weight and leaves the division out",
+    ),
+    "problem_type": ((None, "regression", "single_label_classification"), ""),
 }
 NAMES = (
     (r"^mega\.embedding_layer\.word_embeddings\.", "encoder.embed_tokens."),
@@ -98,62 +100,49 @@ BOOKKEEPING = ("._float_tensor", ".token_type_ids")
 
 
 def complete(config: Mapping[str, Any], path: str) -> Dict[str, Any]:
-    """The options, with the port's defaults.
+    """Returns the options, with the port's defaults.
 
     Raises:
         ValueError: names an option that has no exact equivalent, and its value.
     """
     config = {**DEFAULTS, **config}
-    _check_types(config, path)
-    for name, (value, reason) in ONLY.items():
-        if config[name] != value:
-            raise _refusal(path, name, config, f"only {value} can be converted: {reason}")
-    for name, choices in CHOICES.items():
-        if config[name] not in list(choices):
-            raise _refusal(path, name, config, f"only {list(choices)} have an exact equivalent")
-    if config["truncation"] is not None and config["truncation"] <= 0:
-        raise _refusal(path, "truncation", config, "the port then has a kernel of no taps")
-    ffn = config["use_normalized_ffn"]
-    if ffn and config["normalize_before_ffn"] != config["normalize_before_mega"]:
-        reason = (
-            f"but normalize_before_mega is {config['normalize_before_mega']}: here all norms are "
-            "before their sublayers, or all after"
-        )
-        raise _refusal(path, "normalize_before_ffn", config, reason)
-    _check_chunks(config, path)
+    for name, default in DEFAULTS.items():
+        kinds: Any = (int, float) if "dropout" in name else type(default)
+        kinds = int if name == "truncation" else kinds
+        if name in ONLY:
+            allowed, why = ONLY[name]
+            wrong = config[name] not in allowed
+            reason = f"only {list(allowed)} can be converted{why and ': ' + why}"
+        else:
+            wrong = config[name] != default and not isinstance(config[name], kinds)
+            reason = f"must be like {default!r}"
+        if wrong:
+            raise ValueError(f"{path}: {name} is {config[name]!r}, but {reason}")
+    size, before = config["chunk_size"], config["normalize_before_mega"]
+    simple, chunks = config["relative_positional_bias"] == "simple", config["use_chunking"]
+    norms = config["use_normalized_ffn"] and config["normalize_before_ffn"] != before
+    no_taps = config["truncation"] is not None and config["truncation"] <= 0
+    most = f"the port's table of biases has max_positions, {config['max_positions']}"
+    for wrong, name, reason in (
+        (no_taps, "truncation", "the port then has a kernel of no taps"),
+        (norms, "normalize_before_ffn", f"normalize_before_mega, for all norms here, is {before}"),
+        (size == 0 and simple, "chunk_size", "the port then attends to nothing"),
+        (size <= 0 and chunks, "chunk_size", "the port then attends to nothing"),
+        (simple and size > config["max_positions"], "chunk_size", most),
+    ):
+        if wrong:
+            raise ValueError(f"{path}: {name} is {config[name]!r}, but {reason}")
     return config
 
 
-def _check_types(config: Mapping[str, Any], path: str) -> None:
-    for name in set(DEFAULTS) - set(CHOICES):  # what else is no choice, is refused as such
-        default = DEFAULTS[name]
-        kinds: Any = (int, float) if "dropout" in name else type(default)
-        kinds = int if name == "truncation" else kinds
-        if config[name] != default and not isinstance(config[name], kinds):
-            raise _refusal(path, name, config, f"must be like {default!r}")
-
-
-def _check_chunks(config: Mapping[str, Any], path: str) -> None:
-    size, simple = config["chunk_size"], config["relative_positional_bias"] == "simple"
-    if size == 0 and simple or size <= 0 and config["use_chunking"]:
-        raise _refusal(path, "chunk_size", config, "the port then attends to nothing")
-    if simple and size > config["max_positions"]:
-        reason = f"more than max_positions, {config['max_positions']}, the port's table of biases"
-        raise _refusal(path, "chunk_size", config, reason)
-
-
-def _refusal(path: str, name: str, config: Mapping[str, Any], reason: str) -> ValueError:
-    return ValueError(f"{path}: {name} is {config[name]!r}, but {reason}")
-
-
 def table_positions(config: Mapping[str, Any]) -> int:
-    """Up to how many positions the ``simple`` bias is defined: of a chunk size even where there
-    are no chunks."""
+    """Returns for how many positions the ``simple`` bias is defined: for a chunk size, if one is
+    given, even without chunks."""
     return config["chunk_size"] if config["chunk_size"] > 0 else config["max_positions"]
 
 
 def convert_options(config: Mapping[str, Any]) -> Dict[str, Any]:
-    """The options of ``mega_masked_lm`` for completed ones of the port."""
+    """Returns the options of ``mega_masked_lm`` for completed ones of the port."""
     dropout = config["classifier_dropout"]
     chunks = config["use_chunking"]
     return dict(
@@ -186,10 +175,10 @@ def convert_options(config: Mapping[str, Any]) -> Dict[str, Any]:
 
 
 def convert_weights(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> Dict[str, Tensor]:
-    """Weights by their names here, in float32.
+    """Returns the weights by their names here, in float32.
 
-    Of the table of a ``simple`` bias, the port uses no more than the chunk size; norms without
-    weights become norms with weights that change nothing.
+    The port uses the table of a ``simple`` bias only up to the chunk size. Norms without weights
+    become norms with weights that change nothing.
     """
     converted = {}
     for name, value in weights.items():

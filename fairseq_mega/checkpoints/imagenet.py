@@ -1,8 +1,8 @@
-"""The published checkpoints for ImageNet, whose EMA has another form, in the form here.
+"""Converts the published checkpoints for ImageNet, whose EMA has another form.
 
 There, ``alpha`` and ``delta`` have each other's names, and the backward sum begins at the next
 position: ``y_t = sum_{tau >= 0} k_f[tau] x_{t - tau} + k_b[tau] x_{t + 1 + tau}``. The backward
-kernel here begins at the position itself. With ``gamma / q`` in place of ``gamma`` it is
+kernel here begins at the position itself. With ``gamma / q`` instead of ``gamma`` it is
 ``k[tau] = k_b[tau - 1]`` for ``tau >= 1``, as wanted, and at the position itself
 ``k[0] = sum_n p beta gamma / (q sqrt(N))``, which is taken from ``omega``.
 """
@@ -15,9 +15,8 @@ import torch
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
 from torch import Tensor
 
-from .building import check_finite
-from .conversion import make_config
-from .exchange import new_checkpoint
+from .building import load_model, make_config, new_checkpoint
+from .reading import load, named_weights
 from .writing import new_file
 
 ARCH = "mega_base_patch16_224"
@@ -34,54 +33,36 @@ def convert_imagenet(file: Path, out: Path) -> None:
             ``model``.
 
     Raises:
-        ValueError: where the file is none, or its EMA cannot be written in the form here.
-        FileNotFoundError: where there is none.
-        FileExistsError: where ``out`` is there.
+        ValueError: if it is not one, or its EMA cannot be written in the form here.
+        FileNotFoundError: if there is none.
+        FileExistsError: if ``out`` exists.
     """
-    weights = read_weights(file)
+    state = load(file)
+    state = state.get("model", state) if isinstance(state, dict) else state
+    weights = {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in named_weights(state, file).items()
+        if not name.endswith("._float_tensor")
+    }
     options = find_options(weights, file)
-    layers = options["encoder_layers"]
-    converted = dict(weights)
-    for layer in range(layers):
+    for layer in range(options["encoder_layers"]):
         prefix = f"blocks.{layer}.mega_layer.move."
         theirs = {name: weights[prefix + name] for name in EMA}
         ours = convert_ema(theirs, f"{file}: {prefix[:-1]}")
-        converted.update({prefix + name: value for name, value in ours.items()})
-    check_finite(converted, str(file))
+        weights.update({prefix + name: value for name, value in ours.items()})
     size = options.pop("image_size")
-    task = dict(_name="image_folder", image_size=size, train_subset="train")
+    task = dict(_name="image_folder", data="", image_size=size, train_subset="train")
     config = make_config(task, options, dict(_name="label_smoothed_cross_entropy"))
     config.model.image_size = size
-    model = ARCH_MODEL_REGISTRY[ARCH](config.model, len(weights["head.weight"]))
-    try:
-        model.load_state_dict(converted, strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"{file}: its weights make no {ARCH}: {error}") from error
+    classes, kind = len(weights["head.weight"]), ARCH_MODEL_REGISTRY[ARCH]
+    model = load_model(lambda: kind(config.model, classes), weights, str(file))
     with new_file(out) as part:
         torch.save(new_checkpoint(config, model.state_dict()), part)
 
 
-def read_weights(file: Path) -> Dict[str, Tensor]:
-    """The weights in float32, without bookkeeping; no code in the file is run."""
-    if not file.is_file():
-        raise FileNotFoundError(f"no file at {file}")
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, torch.serialization.pickle.UnpicklingError) as error:
-        raise ValueError(f"{file} cannot be read as a checkpoint: {error}") from error
-    weights = state.get("model", state) if isinstance(state, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
-        raise ValueError(f"{file} holds no weights, nor a dictionary with them as 'model'")
-    return {
-        name: value.float() if value.is_floating_point() else value
-        for name, value in weights.items()
-        if not name.endswith("._float_tensor")
-    }
-
-
 def find_options(weights: Mapping[str, Tensor], file: Path) -> Dict[str, Any]:
-    """The options of the architecture with the sizes of the weights; the rest as published:
-    Laplace attention, the ``simple`` bias, layer norm."""
+    """Returns the options of the architecture with the sizes of the weights; the others are the
+    published ones: Laplace attention, the ``simple`` bias, layer norm."""
     try:
         layer = "blocks.0.mega_layer."
         patch = weights["patch_embed.pemb.proj.weight"].size(-1)
@@ -98,7 +79,7 @@ def find_options(weights: Mapping[str, Tensor], file: Path) -> Dict[str, Any]:
         )
     except (KeyError, IndexError, ValueError) as error:
         raise ValueError(
-            f"{file} is no checkpoint of a Mega model of images: it lacks {error}"
+            f"{file} is not a checkpoint of a Mega model of images: it lacks {error}"
         ) from error
     fields = MODEL_DATACLASS_REGISTRY[ARCH].__dataclass_fields__
     published = ("attention_activation_fn", "dropout", "truncation_length")
@@ -116,7 +97,7 @@ def convert_ema(theirs: Mapping[str, Tensor], where: str) -> Dict[str, Tensor]:
         the same, of the EMA here (float32; computed in float64).
 
     Raises:
-        ValueError: where a ``q`` of the backward EMA is so small that ``gamma / q`` is out of
+        ValueError: if a ``q`` of the backward EMA is so small that ``gamma / q`` is out of
             reach; names it.
     """
     dim = theirs["omega"].numel()

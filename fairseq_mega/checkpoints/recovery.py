@@ -1,9 +1,9 @@
-"""Makes a folder of checkpoints fit to train on after a training in it was interrupted.
+"""Repairs a folder of checkpoints after a training in it was interrupted.
 
 fairseq writes one checkpoint under another name and then renames it, so that it is never there in
-part, but copies it to its further names, ``checkpoint_last.pt`` above all. Where that is
-interrupted, ``checkpoint_last.pt`` is cut off, and ``fairseq-train`` fails to load it. What it was
-to be a copy of is whole.
+part, but copies it to its further names, ``checkpoint_last.pt`` above all. If that is interrupted,
+``checkpoint_last.pt`` is truncated, and ``fairseq-train`` fails to load it. The file it was copied
+from is intact.
 """
 
 import errno
@@ -13,35 +13,35 @@ import zipfile
 from pathlib import Path
 from typing import Optional
 
-from .trust import read_checkpoint
+from .reading import read_checkpoint
 from .writing import replaced_file
 
 LAST = "checkpoint_last.pt"
-# Of epochs, of updates, and the best ones; not parts of a sharded checkpoint.
+# Those of epochs, of updates, and the best ones; not parts of a sharded checkpoint.
 OTHERS = re.compile(r"checkpoint(\d+|_\d+_\d+|_best|\.best_\w+_-?[\d.]+)\.pt")
 
 
 def recover(folder: Path) -> str:
-    """Puts the newest whole checkpoint in place of a ``checkpoint_last.pt`` that is damaged or that
-    is not there. A whole one stays as it is.
+    """Replaces a ``checkpoint_last.pt`` that is damaged or missing by the newest intact checkpoint.
 
     Returns:
         what was done, in words.
 
     Raises:
-        FileNotFoundError: where there is no such folder.
-        ValueError: where it is damaged and no other checkpoint is whole.
+        FileNotFoundError: if there is no such folder.
+        ValueError: if it is damaged and no other checkpoint is intact.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of checkpoints at {folder}")
     last = folder / LAST
     if is_whole(last):
         return f"{last} is whole"
-    others = [path for path in sorted(folder.iterdir()) if OTHERS.fullmatch(path.name)]
     updates = {
         path: number
-        for path in others
-        if is_whole(path) and (number := number_of_updates(path)) is not None
+        for path in sorted(folder.iterdir())
+        if OTHERS.fullmatch(path.name)
+        and is_whole(path)
+        and (number := number_of_updates(path)) is not None
     }
     if not updates:
         if not last.exists():
@@ -57,14 +57,14 @@ def recover(folder: Path) -> str:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether all of a checkpoint is there, and its checksums are right. Reads all of it."""
+    """Tells whether a checkpoint is complete and its checksums are right. Reads all of it."""
     try:
         with zipfile.ZipFile(path) as file:
             return file.testzip() is None
     except FileNotFoundError:
         return False
     except (OSError, MemoryError) as error:
-        # It was not read, and may be whole; but EINVAL is of a place before the file's beginning.
+        # It was not read, and may be whole; but EINVAL means a place before the file's beginning.
         if getattr(error, "errno", None) == errno.EINVAL:
             return False
         raise
@@ -73,10 +73,10 @@ def is_whole(path: Path) -> bool:
 
 
 def number_of_updates(path: Path) -> Optional[int]:
-    """After how many updates a checkpoint was written; 0 where it does not say, and None where the
-    file is another one."""
+    """Returns after how many updates a checkpoint was written; 0 if it does not say, and None if
+    the file is not a checkpoint."""
     try:
-        history = read_checkpoint(str(path)).get("optimizer_history") or [{}]
+        history = read_checkpoint(path).get("optimizer_history") or [{}]
     except ValueError:
         return None
     return history[-1].get("num_updates", 0)

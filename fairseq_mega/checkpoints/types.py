@@ -1,14 +1,14 @@
-"""What checkpoints may hold beside tensors and plain containers.
+"""The types that a checkpoint may hold besides tensors and plain containers.
 
-torch loads checkpoints with ``weights_only=True``, which builds no object of a type that is not
-listed. fairseq's checkpoints hold an ``argparse.Namespace``, those of trainings with --eval-bleu
-numpy arrays of counts, those of the published Mega language models numpy scalars.
+torch loads checkpoints with ``weights_only=True``, which builds only objects of listed types.
+fairseq's checkpoints hold an ``argparse.Namespace``, those of trainings with --eval-bleu numpy
+arrays of counts, and those of the published Mega language models numpy scalars.
 
-The list counts for every file that the process loads, and torch calls what is listed with whatever
-a file says. So numpy's own types are not on it: ``np.ndarray`` makes an array of objects of the
-bytes in a file, a second ``__setstate__`` frees memory that a tensor may share, and that of a
-``np.dtype`` changes it for the whole process. The names that numpy has written to files lead to the
-stand-ins below, which take numbers and nothing else.
+The list applies to every file that the process loads, and torch calls the listed types with
+arguments taken from the file. numpy's own types are therefore not on it: ``np.ndarray`` makes an
+array of objects from the bytes in a file, a second ``__setstate__`` frees memory that a tensor may
+share, and that of an ``np.dtype`` changes it for the whole process. The names that numpy writes to
+files lead to the stand-ins below, which accept numbers and nothing else.
 """
 
 import argparse
@@ -29,23 +29,26 @@ class _Namespace(argparse.Namespace):
 
     def __setstate__(self, state: dict) -> None:
         if type(state) is not dict:
-            raise UnpicklingError("the attributes of an argparse.Namespace are no dictionary")
+            raise UnpicklingError("the attributes of an argparse.Namespace are not a dictionary")
         for name in state:
             # An attribute such as __class__ would change what the object is.
             if type(name) is not str or name.startswith("__") or hasattr(argparse.Namespace, name):
                 raise UnpicklingError(f"{name!r:.80} cannot be an option in an argparse.Namespace")
         vars(self).update(state)
-        self.__class__ = argparse.Namespace
+        self.__class__ = argparse.Namespace  # type: ignore[assignment]
 
     def __reduce__(self) -> Tuple:
-        """Without attributes there is nothing to set, and it stays what it is until it is saved."""
+        """Saves an empty one, which was given no attributes, as an ``argparse.Namespace``."""
         return argparse.Namespace, ()
 
 
 class _Dtype:
     """The type of numbers that a file gives to ``numpy.dtype``; only names what to build."""
 
-    def __new__(cls, code: Any = None, *_: Any) -> "_Dtype":
+    code: str
+    order: str
+
+    def __new__(cls, code: Any = None, *_: Any) -> "_Dtype":  # torch calls no __init__
         if type(code) is not str or not _NUMBERS.fullmatch(code):
             raise UnpicklingError(
                 f"numpy.dtype {code!r:.80}: arrays in checkpoints are of booleans, integers or "
@@ -56,7 +59,7 @@ class _Dtype:
         return self
 
     def __setstate__(self, state: Tuple) -> None:
-        """``state`` is (version, byte order, 5 entries for other types than numbers, flags)."""
+        """``state`` is (version, byte order, 3 entries for other types than numbers, ...)."""
         if type(state) is not tuple or len(state) < 5 or state[1] not in ("<", ">", "|", "="):
             raise UnpicklingError("numpy.dtype: not the byte order of a type of numbers")
         if state[2:5] != (None, None, None):
@@ -64,7 +67,7 @@ class _Dtype:
         self.order = state[1]
 
     def read(self, data: Any, count: int) -> np.ndarray:
-        """The ``count`` numbers of which ``data`` are the bytes."""
+        """Reads ``count`` numbers from their bytes."""
         dtype = np.dtype(self.order + self.code)
         if type(data) is not bytes or len(data) != count * dtype.itemsize:
             raise UnpicklingError(
@@ -79,7 +82,7 @@ class _Numbers(np.ndarray):
     def __new__(cls) -> "_Numbers":
         return super().__new__(cls, 0, np.int8)
 
-    def __setstate__(self, state: Tuple) -> None:
+    def __setstate__(self, state: Tuple) -> None:  # type: ignore[override]
         """``state`` is (version, shape, dtype, whether columns come first, data)."""
         if type(state) is not tuple or len(state) != 5:
             raise UnpicklingError("a numpy array of an unknown version")
@@ -94,48 +97,43 @@ class _Numbers(np.ndarray):
             or any(type(size) is not int or not 0 <= size <= len(data) for size in shape)
         ):
             raise UnpicklingError(f"{shape!r:.80} is not the shape of a numpy array")
-        values = dtype.read(data, math.prod(shape)).reshape(shape, order="CF"[bool(columns_first)])
+        values = dtype.read(data, math.prod(shape)).reshape(shape, order="CF"[bool(columns_first)])  # type: ignore[call-overload]
         vars(self)["filled"] = True
-        self.dtype = values.dtype
+        self.dtype = values.dtype  # type: ignore[misc]
         self.resize(shape, refcheck=False)
         self[...] = values
 
-    def __reduce__(self) -> Tuple:
-        """Saved again, it is an array of numpy's."""
+    def __reduce__(self) -> Any:
+        """Saves an array of numpy's."""
         return self.view(np.ndarray).__reduce__()
 
-    def __reduce_ex__(self, protocol: int) -> Tuple:
+    def __reduce_ex__(self, protocol: Any) -> Any:
         return self.view(np.ndarray).__reduce_ex__(protocol)
 
 
 def _reconstruct(kind: Any = None, *_: Any) -> _Numbers:
-    """In place of numpy's function of this name, with which its arrays begin in files."""
+    """Replaces numpy's function of this name, with which its arrays begin in files."""
     if kind is not _Numbers:
         raise UnpicklingError("numpy's _reconstruct is for numpy.ndarray")
     return _Numbers()
 
 
 def _scalar(dtype: Any = None, data: Any = None) -> np.generic:
-    """In place of ``numpy.core.multiarray.scalar``."""
+    """Replaces ``numpy.core.multiarray.scalar``."""
     if type(dtype) is not _Dtype:
         raise UnpicklingError("a numpy scalar that is no number")
     return dtype.read(data, 1)[0]
 
 
 def allow_checkpoint_types() -> None:
-    """Allows the types that fairseq's and the published checkpoints hold.
-
-    Bytes in them are written with ``codecs.encode``, which torch has on its own list.
-    """
+    """Allows the types that fairseq's and the published checkpoints hold."""
+    multiarray = "numpy.core.multiarray", "numpy._core.multiarray"  # the second from numpy 2 on
     torch.serialization.add_safe_globals(
         [
             (_Namespace, "argparse.Namespace"),
             (_Numbers, "numpy.ndarray"),
             (_Dtype, "numpy.dtype"),
-            # What builds a numpy scalar or array has another name from numpy 2 on.
-            (_scalar, "numpy.core.multiarray.scalar"),
-            (_scalar, "numpy._core.multiarray.scalar"),
-            (_reconstruct, "numpy.core.multiarray._reconstruct"),
-            (_reconstruct, "numpy._core.multiarray._reconstruct"),
+            *((_scalar, f"{module}.scalar") for module in multiarray),
+            *((_reconstruct, f"{module}._reconstruct") for module in multiarray),
         ]
     )

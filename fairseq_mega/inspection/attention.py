@@ -12,7 +12,8 @@ from fairseq.hub_utils import GeneratorHubInterface
 from fairseq.models import ARCH_MODEL_REGISTRY
 from torch import Tensor, nn
 
-from ..checkpoints.trust import PluginModel, check_model, chosen, read_checkpoint
+from ..checkpoints.reading import chosen, read_checkpoint
+from ..checkpoints.trust import PluginModel, check_model
 from ..models.mega import MegaModel
 from ..models.mega_lm import MegaLanguageModel
 from ..models.streaming import target_scores
@@ -67,8 +68,7 @@ def load(checkpoint: Path, data: Path, options: Dict[str, Any]) -> GeneratorHubI
         ValueError: the checkpoint holds another model; nothing has been built then.
     """
     path = str(checkpoint)
-    name = chosen(read_checkpoint(path), "model", path)
-    check_model(name, PluginModel, path)
+    name = check_model(chosen(read_checkpoint(path), "model"), PluginModel, path)
     kind = ARCH_MODEL_REGISTRY[name]
     if not issubclass(kind, (MegaModel, MegaLanguageModel)):
         raise ValueError(

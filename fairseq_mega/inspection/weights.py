@@ -3,12 +3,11 @@
 import re
 from typing import Any, Dict, List, Mapping, NamedTuple
 
-import torch
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from torch import Tensor
 
-from ..checkpoints.building import check_finite
-from ..checkpoints.trust import PluginModel, check_model, chosen, read_checkpoint, section
+from ..checkpoints.reading import check_finite, chosen, read_checkpoint, section
+from ..checkpoints.trust import PluginModel, check_model
 from ..ops.ema import EMACoefficients, ema_coefficients
 
 # Buffers, which no optimizer changes.
@@ -63,10 +62,8 @@ def read_weights(path: str) -> Inspected:
         ValueError: it is not a checkpoint of a Mega model, or its weights do not fit together.
     """
     state = read_checkpoint(path)
-    architecture = chosen(state, "model", path)
-    check_model(architecture, PluginModel, path)
+    architecture = check_model(chosen(state, "model"), PluginModel, path)
     weights = state["model"]
-    _check_memory(weights, path)
     check_finite(weights, path)
     given = section(state, "model")
     declared = MODEL_DATACLASS_REGISTRY[architecture].__dataclass_fields__
@@ -82,18 +79,6 @@ def read_weights(path: str) -> Inspected:
         parameters=count_parameters(weights),
         layers=layers,
     )
-
-
-def _check_memory(weights: Mapping[str, Tensor], path: str) -> None:
-    """
-    Raises:
-        ValueError: a weight claims more values than the file holds.
-    """
-    for name, value in weights.items():
-        plain = value.layout == torch.strided and not value.is_quantized
-        plain = plain and value.device.type == "cpu"
-        if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise ValueError(f"{path}: {name:.80} is not a tensor with as many values as it claims")
 
 
 def _read_layers(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Dict, List
 
 from fairseq import hub_utils
+from fairseq.models import BaseFairseqModel
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,7 +23,7 @@ INT8_OPTION = "cpu_int8"  # of --model-overrides, and of from_pretrained
 COMPILE_OPTION = "compile_layers"  # of training, and of from_pretrained
 
 
-class MegaCheckpointMixin(PluginModel):
+class MegaCheckpointMixin(PluginModel, BaseFairseqModel):
     """Reads checkpoints of this package and of the published code; refuses others.
 
     ``table_options``: what decides the size of the ``simple`` bias's tables.

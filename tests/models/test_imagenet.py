@@ -112,7 +112,7 @@ def test_the_forward_ema_may_forget_at_once():
 
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "theirs.pth"
-    for state, message in (({"model": 3}, "holds no weights"), ({"a": torch.ones(1)}, "it lacks")):
+    for state, message in (({"model": 3}, "has no weights"), ({"a": torch.ones(1)}, "it lacks")):
         torch.save(state, path)
         with pytest.raises(SystemExit, match=message):
             main(["convert-imagenet", str(path), str(tmp_path / "ours.pt")])

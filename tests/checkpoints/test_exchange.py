@@ -2,13 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import honest
 import pytest
 import torch
-from commands import PLUGIN, ROOT
+from commands import PLUGIN
 from fairseq.checkpoint_utils import load_model_ensemble_and_task
 from helpers import needs_int8
 from safetensors.torch import load_file, save_file
@@ -21,22 +19,18 @@ from fairseq_mega.modules.int8 import Int8Linear
 ADAPTIVE = "--criterion adaptive_loss --adaptive-softmax-cutoff 8,14 --adaptive-softmax-factor 2"
 ADAPTIVE_INPUT = f"{ADAPTIVE} --adaptive-input --adaptive-input-cutoff 8,14"
 ADAPTIVE_INPUT += " --adaptive-input-factor 2 --tie-adaptive-weights --tie-adaptive-proj"
-MODELS = {
-    "translation": [
-        "",
-        "--share-all-embeddings --rel-pos-bias rotary",
-        "--required-seq-len-multiple 5",  # which does not divide the 32 positions
-        ADAPTIVE,
-    ],
-    "language_model": [
-        "--share-decoder-input-output-embed --decoder-chunk-size 4 --truncation-length 0",
-        ADAPTIVE_INPUT,
-        "--normalization-type batchnorm --normalize-before --no-affine-final-norm",
-        "--add-bos-token",
-    ],
-    "mega_language_modeling": ["--variant-block-multiple-max 3 --valid-block splits:2"],
-}
-CASES = [(kind, options) for kind, all_options in MODELS.items() for options in all_options]
+CASES = [
+    ("translation", ""),
+    ("translation", "--share-all-embeddings --rel-pos-bias rotary --required-seq-len-multiple 5"),
+    ("translation", ADAPTIVE),
+    ("language_model", ADAPTIVE_INPUT),
+    (
+        "language_model",
+        "--share-decoder-input-output-embed --decoder-chunk-size 4 --truncation-length 0 "
+        "--normalization-type batchnorm --normalize-before --no-affine-final-norm --add-bos-token",
+    ),
+    ("mega_language_modeling", "--variant-block-multiple-max 3 --valid-block splits:2"),
+]
 
 
 def write_checkpoint(folder, kind, extra="", scale=0.1):
@@ -148,88 +142,56 @@ def change(config, path, value):
 
 
 OPTION = "model.options"
-CHANGES = {
+CHANGES = {  # the place in config.json, what stands there, what the error says
     "another format": ("format", "pickle", "format is 'pickle'"),
     "a later version": ("format_version", 2, "format_version is 2, not 1"),
-    "version that is true": ("format_version", True, "format_version is True"),
     "no task": ("task", ..., "has no task"),
     "something more": ("code", "print()", "does not know code"),
     "another architecture": ("model.name", "fconv", "model.name is 'fconv', not one of"),
-    "no architecture": ("model.name", None, "model.name is None"),
     "architecture of a list": ("model.name", ["mega"], "model.name is .'mega'."),
-    "the other model": ("model.name", "mega_lm", "model.options has no"),
+    "the other model": ("model.name", "mega_lm", "model.options does not know"),
     "another task": ("task.name", "audio_pretraining", "task.name is 'audio_pretraining'"),
-    "the other task": ("task.name", "language_modeling", "task.options has no"),
+    "the other task": ("task.name", "language_modeling", "task.options does not know"),
     "unknown option": (f"{OPTION}.user_dir", "/tmp", "model.options does not know user_dir"),
     "option of a path": (f"{OPTION}.encoder_embed_path", "/etc/passwd", "does not know encoder_e"),
-    "missing option": (f"{OPTION}.dropout", ..., "model.options has no dropout"),
     "options as a list": (OPTION, [], "model.options must be an object"),
-    "text for a number": (f"{OPTION}.encoder_layers", "2", "encoder_layers is '2', but must be a "),
-    "float for a number": (f"{OPTION}.encoder_layers", 2.0, "encoder_layers is 2.0, but must be"),
-    "true for a number": (f"{OPTION}.encoder_layers", True, "encoder_layers is True, but must be"),
-    "null for a number": (f"{OPTION}.encoder_layers", None, "encoder_layers is None, but must be"),
-    "number for true": (f"{OPTION}.normalize_before", 1, "normalize_before is 1, but must be true"),
-    "true for a float": (f"{OPTION}.dropout", True, "dropout is True, but must be a number"),
-    "no choice": (f"{OPTION}.rel_pos_bias", "alibi", "rel_pos_bias is 'alibi', but must be one of"),
-    "object for a text": (
-        f"{OPTION}.adaptive_softmax_cutoff",
-        {},
-        "cutoff is {}, but must be a",
-    ),
-    "interpolation": (
-        f"{OPTION}.adaptive_softmax_cutoff",
-        "${oc.env:HOME}",
-        "stands for some",
-    ),
-    "missing value": (f"{OPTION}.adaptive_softmax_cutoff", "???", "stands for something else"),
-    "cutoffs as code": (f"{OPTION}.adaptive_softmax_cutoff", "exit()", "cutoff is exit"),
+    "text for a number": (f"{OPTION}.encoder_layers", "many", "encoder_layers: Value 'many'"),
+    "float for a number": (f"{OPTION}.encoder_layers", 2.0, "encoder_layers: Value '2.0'"),
+    "true for a number": (f"{OPTION}.encoder_layers", True, "encoder_layers: Value 'True'"),
+    "null for a number": (f"{OPTION}.encoder_layers", None, "encoder_layers: .*None"),
+    "no choice": (f"{OPTION}.rel_pos_bias", "alibi", "rel_pos_bias: Invalid value 'alibi'"),
+    "object for a text": (f"{OPTION}.adaptive_softmax_cutoff", {}, "cutoff: "),
+    "interpolation": (f"{OPTION}.dropout", "${oc.env:HOME}", "dropout is .*stands for something"),
+    "missing value": (f"{OPTION}.dropout", "???", "stands for something else"),
+    "cutoffs as code": (f"{OPTION}.adaptive_softmax_cutoff", "exit()", "exit"),
     "layers without end": (f"{OPTION}.encoder_layers", 10**6, "--encoder-layers is 1000000"),
-    "a number too large": (f"{OPTION}.encoder_embed_dim", 10**18, "out of range"),
-    "another shape": (f"{OPTION}.encoder_embed_dim", 10**6, "shape"),
-    "more layers": (
-        f"{OPTION}.encoder_layers",
-        3,
-        "these options lacks decoder.layers.2",
-    ),
-    "fewer layers": (f"{OPTION}.encoder_layers", 1, "the model of these options has no use for"),
-    "negative size": (f"{OPTION}.encoder_z_dim", -4, "encoder-z-dim"),
-    "negative positions": (f"{OPTION}.max_source_positions", -4, "config.json|model.safetensors"),
+    "a number too large": (f"{OPTION}.encoder_embed_dim", 10**18, "does not make a model"),
+    "larger model": (f"{OPTION}.encoder_embed_dim", 10**6, "describe a model of"),
+    "more layers": (f"{OPTION}.encoder_layers", 3, "lacks the weights of decoder.layers.2"),
+    "fewer layers": (f"{OPTION}.encoder_layers", 1, "Unexpected key(?s:.*)encoder.layers.1"),
+    "negative size": (f"{OPTION}.encoder_z_dim", -4, "--encoder-z-dim is -4"),
     "dropout above one": (f"{OPTION}.dropout", 2.5, "--dropout is 2.5"),
-    "language upwards": ("task.options.source_lang", "../../x", "no part of a file's name"),
-    "language with an end": ("task.options.source_lang", "de\n", "no part of a file's name"),
-    "language of a link": ("task.options.target_lang", "", "no part of a file's name"),
+    "language upwards": ("task.options.source_lang", "../../x", "not part of a file's name"),
     "no dictionary": ("dictionaries.source", ..., "dictionaries has no source"),
-    "dictionary of a text": ("dictionaries.source", "dict.txt", "must be a list of words"),
-    "word of a number": ("dictionaries.source.3", [4, 4], "dictionaries.source.3. is .4, 4."),
-    "word without a count": ("dictionaries.source.3", ["a"], "dictionaries.source.3. is .'a'."),
-    "word that is there": ("dictionaries.source.3", ["w0", 1], "3. is 'w0', which is in it before"),
-    "special word": ("dictionaries.source.3", ["<pad>", 1], "which is in it before"),
-    "word of two lines": ("dictionaries.source.3", ["a\nb 1", 1], "which is no word of a text"),
-    "half a character": ("dictionaries.source.3", ["\ud800", 1], "which is no word of a text"),
-    "negative count": ("dictionaries.source.3", ["a", -1], "has the count -1"),
-    "larger dictionary": ("dictionaries.source", [[f"x{i}", 1] for i in range(99)], "shape"),
-    "versions as code": ("versions", {"torch": {}}, "versions must be texts"),
+    "dictionary of a text": ("dictionaries.source", "dict.txt", "not a word with its count"),
+    "word of a number": ("dictionaries.source.3", [4, 4], "holds .4, 4., not a word"),
+    "word that is there": ("dictionaries.source.3", ["w0", 1], "Duplicate word"),
+    "special word": ("dictionaries.source.3", ["<pad>", 1], "Duplicate word"),
+    "half a character": ("dictionaries.source.3", ["\ud800", 1], "surrogates not allowed"),
+    "larger dictionary": ("dictionaries.source", [[f"x{i}", 1] for i in range(99)], "size mism"),
 }
 TEXTS = {
     "nothing": (b"", "cannot be read"),
-    "half": (b'{"format": "fairseq-mega", ', "cannot be read"),
     "no text": (b"\x80\x02}q\x00.", "cannot be read"),
     "a list": (b"[]", "must be an object"),
-    "NaN": (b'{"format": NaN}', "NaN is no number of JSON"),
-    "infinity": (b'{"format": -Infinity}', "-Infinity is no number of JSON"),
-    "a name twice": (b'{"format": 1, "format": "fairseq-mega"}', "is there twice"),
     "no bottom": (b"[" * 100_000, "cannot be read"),
-    "digits": (b'{"format": ' + b"9" * 10_000 + b"}", "cannot be read"),
 }
 
 
 def check_refused(folder, says, tmp_path):
-    """By from_pretrained and by import, which leaves nothing."""
+    """By import, which leaves nothing."""
     before = sorted(os.listdir(tmp_path))
-    with pytest.raises(ValueError, match=says) as refused:
-        MegaModel.from_pretrained(str(folder))
-    assert str(folder) in str(refused.value)
-    with pytest.raises(SystemExit, match=says):
+    with pytest.raises(SystemExit, match=f"{folder}(?s:.*)({says})"):
         main(["import", str(folder), str(tmp_path / "a.pt"), "--dictionaries", f"{tmp_path}/d"])
     assert sorted(os.listdir(tmp_path)) == before
 
@@ -247,7 +209,7 @@ def folder(tmp_path, exported):
 def test_other_descriptions_are_refused(name, folder, exported, tmp_path):
     path, value, says = CHANGES[name]
     (folder / "config.json").write_text(change(exported[0], path, value))
-    check_refused(folder, says.replace("(", r"\("), tmp_path)
+    check_refused(folder, says, tmp_path)
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -270,16 +232,12 @@ SAFETENSORS = {
     "nothing": b"",
     "a pickle": b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.",
     "header without end": header({}, length=1 << 62),
-    "header over the limit": header({}, length=(100 << 20) + 1),
     "no JSON": header(b"{" * 40),
     "overlap": header({"a": entry(0, 40), "b": entry(20, 64)}),
-    "hole": header({"a": entry(0, 20), "b": entry(40, 64)}),
     "beyond the end": header({"a": entry(0, 1 << 40)}),
-    "backwards": header({"a": entry(64, 0, shape=[16])}),
     "shape of another size": header({"a": entry(0, 64, shape=[1 << 40])}),
     "shape that overflows": header({"a": entry(0, 64, shape=[1 << 62, 1 << 62])}),
     "unknown type": header({"a": entry(0, 64, dtype="OBJECT")}),
-    "negative shape": header({"a": entry(0, 64, shape=[-16])}),
 }
 
 
@@ -291,16 +249,12 @@ def test_the_format_of_weights_is_enforced(name, folder, tmp_path):
 
 WEIGHT = "decoder.layers.0.cross_attn.k_proj.weight"
 WEIGHTS = {
-    "one lacks": (lambda w: w.pop(WEIGHT), f"lacks {WEIGHT}"),
-    "one more": (lambda w: w.update(code=torch.ones(1)), "has no use for code"),
-    "another shape": (lambda w: w.update({WEIGHT: w[WEIGHT].T.contiguous()}), "has the shape"),
-    "no dimension": (lambda w: w.update({WEIGHT: torch.ones(())}), "has the shape"),
-    "empty": (lambda w: w.update({WEIGHT: torch.ones(0)}), "has the shape"),
-    "integers": (lambda w: w.update({WEIGHT: w[WEIGHT].long()}), "of integers, but the model"),
-    "booleans": (lambda w: w.update({WEIGHT: w[WEIGHT] > 0}), "of integers, but the model"),
+    "one lacks": (lambda w: w.pop(WEIGHT), f"lacks the weights of {WEIGHT}"),
+    "one more": (lambda w: w.update(code=torch.ones(1)), "Unexpected key(?s:.*)code"),
+    "another shape": (lambda w: w.update({WEIGHT: w[WEIGHT].T.contiguous()}), "size mismatch"),
+    "empty": (lambda w: w.update({WEIGHT: torch.ones(0)}), "size mismatch"),
     "NaN": (lambda w: w.update({WEIGHT: w[WEIGHT] * float("nan")}), "holds a NaN"),
     "infinity": (lambda w: w.update({WEIGHT: w[WEIGHT] / 0}), "holds a NaN or an infinite"),
-    "version of a shape": (lambda w: w.update({"encoder.version": torch.ones(9)}), "has the shape"),
 }
 
 
@@ -322,8 +276,8 @@ def test_another_model_is_refused(folder):
 
 
 def test_without_words_the_path_for_user_dir_is_printed(capsys):
-    command = [sys.executable, "-m", "fairseq_mega"]
-    assert subprocess.check_output(command, cwd=ROOT, text=True) == f"{PLUGIN}\n"
+    main([])
+    assert capsys.readouterr().out == f"{PLUGIN}\n"
     for words in ([], ["export"], ["import"]):
         with pytest.raises(SystemExit, match="^0$"):
             main([*words, "--help"])
@@ -350,6 +304,12 @@ def test_nothing_is_overwritten_and_nothing_left_half_written(folder, tmp_path, 
     assert all(path.read_bytes() == content for path, content in before.items())
     main(["import", str(folder), f"{tmp_path}/new.pt"])
     assert capsys.readouterr().out == f"{tmp_path}/new.pt\n"
+
+
+def test_options_that_a_folder_does_not_have_are_the_defaults(folder, exported):
+    """An option may be newer than the folder."""
+    (folder / "config.json").write_text(change(exported[0], f"{OPTION}.ema_init", ...))
+    assert MegaModel.from_pretrained(str(folder)).models
 
 
 def test_exported_folders_take_the_callers_options(folder, tmp_path):
