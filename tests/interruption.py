@@ -137,7 +137,7 @@ class Training:
 
 
 def one_run(kind: str, data: Path, expected: Path, seconds: float, rng: random.Random, save: Path):
-    """Kills a training some times and lets it end; returns how it was killed, and what is wrong."""
+    """Kills a training and lets it end; returns how it was killed, and what is wrong."""
     kills, wrong, resumed_at = [], [], 0
     for _ in range(rng.choice([1, 1, 2, 3])):
         training = Training(kind, data, save)
@@ -160,8 +160,8 @@ def differences(ours: Path, theirs: Path) -> list[str]:
     a, b = (torch.load(path, weights_only=True) for path in (ours, theirs))
     for each in (a, b):
         each["updates"] = each["optimizer_history"][-1]["num_updates"]
-        each["train_iterator"] = each["extra_state"]["train_iterator"]
-    parts = ("model", "last_optimizer_state", "updates", "train_iterator")
+        each["iterator"] = each["extra_state"]["train_iterator"]
+    parts = ("model", "last_optimizer_state", "updates", "iterator")
     return [part for part in parts if not equal(a[part], b[part])]
 
 
@@ -182,8 +182,10 @@ def main(words: Optional[list[str]] = None) -> list[str]:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         for kind in list(KINDS)[: args.runs]:
-            data, start = make_data(kind, work / f"data-{kind}"), time.time()
+            data = make_data(kind, work / f"data-{kind}")
             training = Training(kind, data, work / kind)
+            training.until(training.save.exists)
+            start = time.time()
             assert training.end() == 0, training.output[-2000:]
             cases.append((kind, data, work / kind / LAST, time.time() - start))
         for i in range(args.runs):

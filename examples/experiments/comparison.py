@@ -1,98 +1,115 @@
-"""Trainings of several models with several seeds, side by side: the options that all of them have,
-and tables of what they logged."""
+"""Compares trainings of several models with several seeds: their commands, curves and results."""
 
 import argparse
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from types import ModuleType
-from typing import Dict, NamedTuple, Protocol, Sequence
+from typing import Callable, Dict, List, NamedTuple, Sequence
 
-from examples.quickstart.demo import FAIRSEQ, ROOT, USER_DIR, Step, table
+from examples.quickstart.demo import FAIRSEQ, USER_DIR, Step, command, found, table
+from examples.steps import alone
+from fairseq_mega.inspection.logs import read_log
 
 POINTS = 6  # of a curve
+SCHEDULE = (
+    "--optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0 --lr-scheduler linear_decay "
+    "--validate-interval 1000000 --no-epoch-checkpoints --num-workers 0 --log-format json "
+)
 
 
-class Trial(Protocol):
-    """What a comparison has of each training."""
+@dataclass(frozen=True)
+class Trial:
+    """One training, and its tests by name."""
 
     model: str
+    seed: int
     training: Step
+    tests: Dict[str, Step]
+
+    @property
+    def parameters(self) -> str:
+        return found(r"num\. shared model params: ([\d,]+)", self.training.log)
 
 
 class Column(NamedTuple):
-    """A metric of the validation, as a table has it."""
+    """A metric of the validation, as a table shows it."""
 
     metric: str
     form: str
     factor: float = 1.0
 
 
-def add_options(parser: argparse.ArgumentParser, updates: int, rates: Dict[str, str]) -> None:
+def make_parser(description: str, updates: int, rates: Dict[str, str]) -> argparse.ArgumentParser:
     """``rates`` are the models' own highest learning rates."""
-    own = ", ".join(f"{model} {lr}" for model, lr in rates.items())
-    parser.add_argument(
-        "--updates", type=int, default=updates, help=f"of each training ({updates})"
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--lr", help=f"highest learning rate, of all models (each its own: {own})")
+    own = ", ".join(f"{model} {lr}" for model, lr in rates.items())
+    parser.add_argument("--updates", type=int, default=updates, help=f"of a training ({updates})")
+    parser.add_argument("--lr", help=f"highest learning rate of all models (each its own: {own})")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(1 2 3)")
+    parser.add_argument("--only", nargs="+", choices=list(rates), default=list(rates))
     for model in rates:
-        parser.add_argument(
-            f"--{model}",
-            default="",
-            metavar="OPTIONS",
-            help=f"further ones of fairseq-train, of this model: --{model}='--dropout 0.3'",
-        )
+        words = f"further ones of fairseq-train, for this model: --{model}='--dropout 0.3'"
+        parser.add_argument(f"--{model}", default="", metavar="OPTIONS", help=words)
+    parser.add_argument("--data", type=Path, help="a --workdir of prepare.py (made if not given)")
     parser.add_argument("--gpu", action="store_true", help="train and test on one GPU, not the CPU")
+    return parser
 
 
-def fairseq_options(args: argparse.Namespace) -> str:
-    """Options of all commands. (By themselves they take all GPUs that they see, or the CPU.)"""
-    return f"{USER_DIR} --distributed-world-size 1" if args.gpu else FAIRSEQ
-
-
-def further_options(args: argparse.Namespace, model: str) -> str:
-    """Those of ``fairseq-train`` that were given for one model: after ours, which they replace."""
-    return getattr(args, model.replace("-", "_"))
-
-
-def check_gpu(args: argparse.Namespace) -> None:
-    """Ends the program where there is no GPU, and one was asked for."""
-    if not args.gpu:
-        return
-    import torch  # takes seconds
-
-    if not torch.cuda.is_available():
-        sys.exit(f"--gpu: torch {torch.__version__} sees no GPU: leave --gpu out to use the CPU")
-
-
-def find_data(args: argparse.Namespace, prepare: ModuleType, *words: str) -> None:
-    """Sets `args.data`, where none are given, to what `prepare` makes of these words; ends the
-    program where there are none."""
+def find_data(args: argparse.Namespace, prepare: ModuleType, *words: str) -> Path:
+    """What ``--data`` gives, or else ``prepare`` makes of these words."""
     if args.data is None:
         args.data = args.workdir / words[0]
         prepare.main([*words, "--workdir", str(args.data)])
-    if not (args.data / "data-bin").is_dir():
-        script = Path(prepare.__file__).relative_to(ROOT)
-        sys.exit(f"{args.data}: no data-bin is there: make it with {script}")
+    return args.data
 
 
-def schedule(args: argparse.Namespace, seed: int, warmup: int, lr: str) -> str:
-    """Options of a training: its learning rates up to `lr`, and validations for the points of a
-    curve."""
+def run_trials(
+    args: argparse.Namespace,
+    data: Path,
+    models: Dict[str, str],
+    rates: Dict[str, str],
+    warmup: int,
+    tests_of: Callable[[str], Dict[str, str]],
+) -> List[Trial]:
+    """Trains and tests; ``tests_of`` gives a model's tests, each a program with its options.
+
+    A step is skipped where an earlier run finished it with the same command.
+    """
+    common = f"{USER_DIR} --distributed-world-size 1" if args.gpu else FAIRSEQ
     pace = max(1, args.updates // POINTS)
-    return (
-        f"--lr {lr} --warmup-updates {max(1, warmup)} --seed {seed} "
-        f"--total-num-update {args.updates} --max-update {args.updates} "
-        f"--validate-interval-updates {pace} --log-interval {pace}"
-    )
+    trials = []
+    for seed in args.seeds:
+        for model in args.only:
+            folder, title = args.workdir / f"{model}-{seed}", f"{model}, seed {seed}"
+            options = (
+                f"{SCHEDULE} {models[model]} --lr {args.lr or rates[model]} --seed {seed} "
+                f"--warmup-updates {max(1, warmup)} --total-num-update {args.updates} "
+                f"--max-update {args.updates} --validate-interval-updates {pace} "
+                f"--log-interval {pace} {getattr(args, model.replace('-', '_'))} --save-dir"
+            )
+            words = command("fairseq-train", data / "data-bin", common, options, folder)
+            training = Step(f"Training: {title}", folder, [words])
+            tests = {}
+            for name, test in tests_of(model).items():
+                program, options = test.split(maxsplit=1)
+                words = command(program, data / "data-bin", common, options, "--path")
+                words.append(str(folder / "checkpoint_last.pt"))
+                place = args.workdir / f"{model}-{seed}-test" / name.replace(" ", "-")
+                tests[name] = Step(f"Test: {title}, {name}", place, [words], (training,))
+            trials.append(Trial(model, seed, training, tests))
+    with alone(args.workdir):
+        for trial in trials:
+            for step in (trial.training, *trial.tests.values()):
+                step.run()
+    return trials
 
 
 def curves(trials: Sequence[Trial], columns: Dict[str, Column]) -> str:
-    """A table of validations: seconds of training until then, and these columns, each the mean of
-    a model's trials."""
-    from fairseq_mega.inspection.logs import read_log  # imports fairseq: seconds
-
+    """Table of validations: the seconds of training until then and the columns, each the mean over
+    the trials of a model."""
     runs: Dict[str, list] = {}
     for trial in trials:
         runs.setdefault(trial.model, []).append(read_log(trial.training.log, trial.model))
@@ -110,7 +127,7 @@ def curves(trials: Sequence[Trial], columns: Dict[str, Column]) -> str:
 
 
 def _seconds(run, updates: int) -> float:
-    """Of training, up to so many updates; each line has those since the one before."""
+    """Training time up to an update; each line of a log has that since the line before."""
     return sum(s for n, s in run.series("train_inner", "train_wall").items() if n <= updates)
 
 

@@ -12,7 +12,7 @@ all linear weights. ``residual`` is an addition for short trainings: Xavier, and
   before it has learnt where to look;
 - the second linear layer of the feed-forward is half as large.
 
-Measurements are in docs/small-data.md.
+Measurements are in docs/experiments/2026-11-small-data.md.
 """
 
 from collections.abc import Iterable
