@@ -2,11 +2,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 # With triton, the tests also run the kernels of the EMA, by its interpreter: a gigabyte more.
-EXTRAS ?= bench,demo,test
+EXTRAS ?= demo,test
 # Tests that take the device from --device.
 ON_DEVICES := tests/ops tests/modules tests/models tests/test_commands.py
 # Whose packages are installed by hash.
-HASHED := bench classification demo images inspect test translation
+HASHED := classification demo images inspect test translation
 
 .PHONY: venv lint test test-quick coverage properties interruption numerics dependencies demo demo-baselines demo-long bench bench-full clean
 

@@ -26,7 +26,6 @@ setup(
         "torch>=2.6",
     ],
     extras_require={
-        "bench": INSPECT,
         "classification": CLASSIFICATION,
         "demo": ["babel", *LONG_DEMO],
         "images": ["pillow"],

@@ -6,15 +6,11 @@ is not timed; ``outcome`` is what two formulations of one model must agree in.
 
 import math
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Callable, ClassVar, Dict, List, Optional
+from dataclasses import dataclass
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
-from fairseq.criterions.cross_entropy import CrossEntropyCriterion
-from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
-from fairseq.data.data_utils import batch_by_size
-from fairseq.data.language_pair_dataset import collate
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.modules import FairseqDropout, MultiheadAttention
 from fairseq.sequence_generator import SequenceGenerator
@@ -22,24 +18,23 @@ from fairseq.utils import apply_to_sample
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from fairseq_mega.criterions.lra_cross_entropy import LRACrossEntropyCriterion
-from fairseq_mega.modules import MovingAverageGatedAttention, MultiHeadEMA
+from fairseq_mega.modules import MultiHeadEMA
 
-from .floor import Replay, ema_floor, record
 from .fused import as_dense, as_fused
-from .models import build_equal, build_mega, dictionary, parameters
+from .models import Built, build, build_equal, mean_batch, pairs, parameters, sentence_lengths, text
 from .plain import as_plain
 
-TOLERANCE = 1e-3  # of the largest number in a tensor, in float32
+TOLERANCE = 1e-3  # of the largest value in a tensor, in float32
 EQUAL = 0.03  # of the parameters, to call two models equally large
 REFERENCE = {"plain": "ours", "fused": "transformer"}  # what computes the same function
-TRANSFORMERS = ("transformer", "fused")
+TRAINED = ("ours", "plain", "transformer", "fused")
+GENERATED = ("ours", "int8", "transformer")
 
 Outcome = Dict[str, Tensor]
 
 
 class Work:
-    parameters: Optional[int] = None
+    parameters: int
 
     def to(self, device: torch.device) -> "Work":
         """Moves models, inputs and batches there; before ``prepare``."""
@@ -53,51 +48,29 @@ class Work:
                 setattr(self, name, apply_to_sample(lambda t: t.to(device), value))
         return self
 
-    def prepare(self) -> None:
-        pass
-
-    def __call__(self, repetition: int) -> None:
-        raise NotImplementedError
-
-    def outcome(self) -> Outcome:
-        raise NotImplementedError
+    def prepare(self) -> None: ...
 
 
 @dataclass(frozen=True)
 class Case:
-    """``goals``: the least speed against a side, the most time over the ``floor``, and the most
-    memory over a side's (``plain memory``)."""
+    """``build`` takes the side and whether sizes are tiny: for tests, and to load libraries before
+    memory is measured."""
 
     name: str
     title: str
-    goals: Dict[str, float] = field(default_factory=dict)
-
-    sides: ClassVar = ("ours", "plain", "transformer", "fused")
-    has_floor: ClassVar = False
-    parts: ClassVar = 1  # repetitions that make up what the title names
-
-    def build(self, side: str) -> Work:
-        raise NotImplementedError
-
-    def tiny(self) -> "Case":
-        """The same with small sizes: for tests, and to load libraries before memory is measured."""
-        raise NotImplementedError
-
-    def floor(self, ours: Work) -> Callable:
-        """The products and FFTs of our side alone."""
-        with record() as recorded:
-            ours(0)
-        return Replay(recorded.calls)
+    build: Callable[[str, bool], Work]
+    sides: Tuple[str, ...] = TRAINED
+    parts: float = 1  # repetitions that make up what the title names
 
     def faults(self, works: Dict[str, Work]) -> Dict[str, str]:
-        """Why a side may not be compared with ours: outputs and gradients are not those of the
-        same function, or the Transformer is of another size or gives no finite numbers."""
+        """Why sides may not be compared with ours: outputs and gradients are not those of the same
+        function, or the Transformer is of another size or gives values that are not finite."""
         outcomes = {side: work.outcome() for side, work in works.items()}
         found = {}
         if "transformer" in works:
             fault = unlike(works["ours"], works["transformer"], outcomes["transformer"])
             if fault:
-                found = {side: fault for side in TRANSFORMERS if side in works}
+                found = {side: fault for side in ("transformer", "fused")}
         for side, reference in REFERENCE.items():
             if side in works and side not in found:
                 fault = difference(outcomes[side], outcomes[reference])
@@ -152,60 +125,73 @@ class ForwardBackward(Work):
         return {"output": y, "gradient of the input": self.x.grad, **gradients}
 
 
-@dataclass(frozen=True)
-class EMACase(Case):
-    length: int = 0
-    batch: int = 1
-    bidirectional: bool = False
-    truncation: Optional[int] = None
-    embed_dim: int = 512
-    ndim: int = 16
-
-    sides = ("ours", "plain")
-    has_floor = True
-
-    def tiny(self):
-        truncation = self.truncation and 20
-        return replace(self, length=80, embed_dim=16, ndim=4, truncation=truncation)
-
-    def build(self, side):
+def ema_case(
+    name: str, title: str, length: int, batch: int = 1, dim: int = 512, truncation=None
+) -> Case:
+    def make(side: str, tiny: bool) -> Work:
         torch.manual_seed(1)
-        ema = MultiHeadEMA(self.embed_dim, self.ndim, self.bidirectional, self.truncation)
-        ema = as_plain(ema) if side == "plain" else ema
-        return ForwardBackward(ema, self.batch, self.length, self.embed_dim)
+        L, D, N, taps = (80, 16, 4, truncation and 20) if tiny else (length, dim, 16, truncation)
+        ema = MultiHeadEMA(D, N, "causal" not in title, taps)
+        return ForwardBackward(as_plain(ema) if side == "plain" else ema, batch, L, D)
 
-    def floor(self, ours):
-        return ema_floor(self.embed_dim, self.batch, self.length, self.truncation, ours.x.device)
+    return Case(name, title, make, ("ours", "plain"))
 
 
-@dataclass(frozen=True)
-class LayerCase(Case):
-    length: int = 0
-    chunk_size: int = -1
-    embed_dim: int = 512
-    zdim: int = 128
-    hdim: int = 1024
-    ndim: int = 16
+# --- models ---------------------------------------------------------------------------------------
 
-    sides = ("ours", "plain")
-    has_floor = True
 
-    def tiny(self):
-        chunk = self.chunk_size and 32
-        return replace(self, length=80, chunk_size=chunk, embed_dim=16, zdim=8, hdim=32, ndim=4)
+class Sizes(NamedTuple):
+    layers: int = 6
+    embed: int = 512
+    hidden: int = 1024
+    z: int = 128
+    n: int = 16
+    heads: int = 8  # the Transformer's
+    words: int = 8192
 
-    def build(self, side):
-        torch.manual_seed(1)
-        layer = MovingAverageGatedAttention(
-            self.embed_dim,
-            self.zdim,
-            self.hdim,
-            self.ndim,
-            chunk_size=self.chunk_size,
-            rel_pos_bias="rotary",
-        )
-        layer = as_plain(layer) if side == "plain" else layer
-        return ForwardBackward(layer, 1, self.length, self.embed_dim)
+
+SMALL = Sizes(layers=3, embed=256, hidden=512, z=64, heads=4)
+TEXTS = Sizes(layers=4, embed=128, hidden=256, z=64, heads=4, words=169)
+TINY = Sizes(layers=2, embed=32, hidden=48, z=8, n=4, heads=4, words=100)
+
+
+def build_side(side: str, s: Sizes, mega: str, mega_sizes: Dict, other: str, sizes: Dict) -> Built:
+    """Mega, or a Transformer with as many parameters."""
+    built = build(mega, s.words, mega_sizes)
+    if side in ("transformer", "fused"):
+        built = build_equal(other, s.words, sizes, parameters(built.model))
+        return built._replace(model=as_fused(built.model)) if side == "fused" else built
+    _strengthen_attention(built.model)
+    return built._replace(model=as_plain(built.model)) if side == "plain" else built
+
+
+@torch.no_grad()
+def _strengthen_attention(model: nn.Module) -> None:
+    """As initialised, attention is almost uniform, so that a wrong bias or score would hardly
+    change what the sides are compared by."""
+    for name, parameter in model.named_parameters():
+        if "rel_pos_bias" in name or name.endswith("mega_layer.gamma"):
+            parameter.mul_(15)
+
+
+def language_model(side: str, s: Sizes, length: int, chunk: int) -> Built:
+    common = dict(decoder_layers=s.layers, decoder_embed_dim=s.embed)
+    common.update(tokens_per_sample=length, max_target_positions=length)
+    mega = dict(common, decoder_hidden_dim=s.hidden, decoder_ffn_embed_dim=s.hidden)
+    mega.update(decoder_z_dim=s.z, decoder_n_dim=s.n, decoder_chunk_size=chunk)
+    other = dict(common, decoder_input_dim=s.embed, decoder_output_dim=s.embed)
+    other["decoder_attention_heads"] = s.heads
+    return build_side(side, s, "mega_lm", mega, "transformer_lm", other)
+
+
+def translation_model(side: str, s: Sizes, preset: str) -> Built:
+    common = dict(encoder_layers=s.layers, decoder_layers=s.layers, encoder_embed_dim=s.embed)
+    common.update(max_source_positions=1024, max_target_positions=1024)
+    mega = dict(common, encoder_hidden_dim=s.hidden, encoder_ffn_embed_dim=s.hidden)
+    mega.update(encoder_z_dim=s.z, encoder_n_dim=s.n)
+    other = dict(common, encoder_attention_heads=s.heads, decoder_attention_heads=s.heads)
+    other.update({f"decoder_{name}_dim": s.embed for name in ("embed", "input", "output")})
+    return build_side(side, s, f"mega_{preset}", mega, f"transformer_{preset}", other)
 
 
 # --- a training step ------------------------------------------------------------------------------
@@ -214,11 +200,11 @@ class LayerCase(Case):
 class TrainingStep(Work):
     """What fairseq does with a batch, without its bookkeeping."""
 
-    def __init__(self, model: nn.Module, criterion: nn.Module, sample: dict, small_sample: dict):
-        self.model, self.criterion = model.train(), criterion
+    def __init__(self, built: Built, sample: dict, small_sample: dict):
+        self.model, self.criterion = built.model.train(), built.criterion
         self.sample, self.small_sample = sample, small_sample
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, betas=(0.9, 0.98))
-        self.parameters = parameters(model)
+        self.optimizer = torch.optim.Adam(built.model.parameters(), lr=1e-5, betas=(0.9, 0.98))
+        self.parameters = parameters(built.model)
 
     def __call__(self, repetition: int) -> None:
         self._gradients(self.sample)
@@ -232,11 +218,13 @@ class TrainingStep(Work):
         return loss.detach()
 
     def outcome(self) -> Outcome:
-        """Loss and gradients of the smaller batch without dropout, which no two runs share."""
-        with _without_dropout(self.model):
+        """Loss and gradients of the smaller batch without dropout, which no two runs share; in
+        float64, as rounding may change the sign of what a ReLU is given."""
+        with _without_dropout(self.model.double()):
             loss = self._gradients(self.small_sample)
-        gradients = {name: p.grad.clone() for name, p in self.model.named_parameters()}
+        gradients = {name: p.grad for name, p in self.model.named_parameters()}
         self.optimizer.zero_grad()
+        self.model.float()
         return {"loss": loss, **gradients}
 
 
@@ -251,248 +239,111 @@ def _without_dropout(model: nn.Module):
         module.p = p
 
 
-@dataclass(frozen=True)
-class _ModelCase(Case):
-    layers: int = 6
-    embed_dim: int = 512
-    hidden_dim: int = 1024
-    z_dim: int = 128
-    n_dim: int = 16
-    attention_heads: int = 8  # the Transformer's
-    words: int = 8192
+def lm_case(length: int) -> Case:
+    def make(side: str, tiny: bool) -> Work:
+        s, L, chunk = (TINY, 88, 32) if tiny else (Sizes(), length, 1024)
+        samples = text(L, s.words), text(min(L, 3 * chunk // 2), s.words)
+        return TrainingStep(language_model(side, s, L, chunk), *samples)
 
-    def tiny(self):
-        sizes = dict(embed_dim=32, hidden_dim=48, z_dim=8, n_dim=4, attention_heads=4)
-        return replace(self, layers=2, words=100, **sizes)
-
-    def _model(self, side: str):
-        """The side's model and its task."""
-        mega, transformer = self._options()
-        if side not in TRANSFORMERS:
-            return build_mega(side, *mega)
-        wanted = parameters(build_mega("ours", *mega)[0])
-        model, task = build_equal(*transformer, wanted)
-        return (as_fused(model) if side == "fused" else model), task
-
-    def _options(self):
-        """Architecture, vocabulary and sizes of Mega and of the Transformer."""
-        raise NotImplementedError
-
-    def _sizes(self, part: str, names: str) -> Dict[str, int]:
-        return {f"{part}_{name}": getattr(self, name) for name in names.split()}
+    return Case(f"lm-{length}", f"LM training step, chunk 1024, L {length}", make)
 
 
-@dataclass(frozen=True)
-class _LanguageModelCase(_ModelCase):
-    length: int = 0
-    chunk_size: int = 1024
+def translation_case(name: str, title: str, sizes: Sizes, preset: str, max_tokens: int) -> Case:
+    def make(side: str, tiny: bool) -> Work:
+        s = TINY if tiny else sizes
+        lengths = mean_batch(200, 200) if tiny else mean_batch(max_tokens)
+        samples = pairs(lengths, s.words), pairs(lengths[:8], s.words)
+        return TrainingStep(translation_model(side, s, preset), *samples)
 
-    def tiny(self):
-        return replace(super().tiny(), length=88, chunk_size=32)
-
-    def _options(self):
-        positions = dict(tokens_per_sample=self.length, max_target_positions=self.length)
-        dims = {f"decoder_{name}_dim": self.embed_dim for name in ("embed", "input", "output")}
-        mega = self._sizes("decoder", "layers embed_dim hidden_dim z_dim n_dim chunk_size")
-        mega = {**mega, "decoder_ffn_embed_dim": self.hidden_dim, **positions}
-        transformer = {**self._sizes("decoder", "layers attention_heads"), **dims, **positions}
-        return ("mega_lm", self.words, mega), ("transformer_lm", self.words, transformer)
-
-    def _tokens(self, length: int) -> Tensor:
-        torch.manual_seed(2)
-        return torch.randint(4, self.words, (1, length))
+    return Case(name, title, make)
 
 
-@dataclass(frozen=True)
-class LanguageModelCase(_LanguageModelCase):
-    has_floor = True
-
-    def build(self, side):
-        model, task = self._model(side)
-        criterion = CrossEntropyCriterion(task, sentence_avg=False)
-        small = min(self.length, 3 * self.chunk_size // 2)
-        return TrainingStep(model, criterion, self._sample(self.length), self._sample(small))
-
-    def _sample(self, length: int) -> dict:
-        text = self._tokens(length + 1)
-        net_input = {"src_tokens": text[:, :-1], "src_lengths": torch.tensor([length])}
-        return {"net_input": net_input, "target": text[:, 1:], "ntokens": length}
-
-
-@dataclass(frozen=True)
-class _TranslationCase(_ModelCase):
-    preset: str = "wmt_en_de"
-
-    def _options(self):
-        mega = self._sizes("encoder", "layers embed_dim hidden_dim z_dim n_dim")
-        mega["encoder_ffn_embed_dim"] = self.hidden_dim
-        transformer = {}
-        for part in ("encoder", "decoder"):
-            transformer.update(self._sizes(part, "layers embed_dim attention_heads"))
-        for part in ("input", "output"):
-            transformer[f"decoder_{part}_dim"] = self.embed_dim
-        mega, transformer = (
-            {**sizes, "max_source_positions": 1024, "max_target_positions": 1024}
-            for sizes in (mega, transformer)
-        )
-        words = self.words
-        mega, transformer = (
-            (f"{kind}_{self.preset}", words, sizes)
-            for kind, sizes in (("mega", mega), ("transformer", transformer))
-        )
-        return mega, transformer
-
-    def _batch(self, lengths: np.ndarray, with_target: bool) -> dict:
-        """A batch as fairseq makes it, for ``lengths (sentences, 2)`` of source and target."""
-        torch.manual_seed(2)
-        words = dictionary(self.words)
-        samples = []
-        for i, pair in enumerate(lengths):
-            source, target = (torch.randint(4, self.words, (int(n),)) for n in pair)
-            source[-1] = target[-1] = words.eos()
-            samples.append({"id": i, "source": source, "target": target if with_target else None})
-        return collate(samples, words.pad(), words.eos())
-
-
-def sentence_lengths(sentences: int) -> np.ndarray:
-    """Source and target lengths ``(sentences, 2)``, end of sentence included: 27 on average, with
-    a long tail and targets of about the length of their sources, as in WMT."""
-    random = np.random.default_rng(3)
-    source = random.gamma(3.0, 26.0 / 3.0, sentences)
-    target = source * random.normal(1.0, 0.15, sentences)
-    return np.stack([source, target], axis=1).clip(1, 150).round().astype(np.int64) + 1
-
-
-@dataclass(frozen=True)
-class TranslationCase(_TranslationCase):
-    """The batch of sentences of mean length, out of all batches of a corpus sorted by length."""
-
-    max_tokens: int = 4096
-    sentences: int = 20000
-
-    has_floor = True
-
-    def tiny(self):
-        return replace(super().tiny(), max_tokens=200, sentences=200)
-
-    def build(self, side):
-        model, task = self._model(side)
-        criterion = LabelSmoothedCrossEntropyCriterion(task, False, 0.1)
-        lengths = sentence_lengths(self.sentences)
-        order = np.lexsort((lengths[:, 1], lengths[:, 0]))  # by source, then by target
-        longest = lengths.max(axis=1)
-        batches = batch_by_size(order, None, longest[order], self.max_tokens, None, 8)
-        batch = min(batches, key=lambda b: abs(lengths[b].mean() - lengths.mean()))
-        samples = [self._batch(lengths[b], with_target=True) for b in (batch, batch[:8])]
-        return TrainingStep(model, criterion, *samples)
-
-
-@dataclass(frozen=True)
-class TextCase(_ModelCase):
+def text_case(length: int, chunk: int) -> Case:
     """The Long Range Arena's texts of bytes, all of one length. The Transformer is the example's,
     with fairseq's own attention and no dropout of its weights: Mega's recipe has none either."""
 
-    length: int = 0
-    chunk_size: int = -1
-    batch: int = 2
-    layers: int = 4
-    embed_dim: int = 128
-    hidden_dim: int = 256
-    z_dim: int = 64
-    attention_heads: int = 4
-    words: int = 169
-
-    def tiny(self):
-        return replace(super().tiny(), length=88, chunk_size=self.chunk_size and 32)
-
-    def _options(self):
-        sizes = self._sizes("encoder", "layers embed_dim")
-        heads = self._sizes("encoder", "attention_heads")
-        mega = dict(z_dim=self.z_dim, n_dim=self.n_dim, chunk_size=self.chunk_size)
-        mega = {**sizes, **mega, "encoder_hidden_dim": self.hidden_dim}
-        transformer = {**sizes, **heads, "max_positions": self.length}
-        transformer["classifier_out_dim"] = 2 * self.embed_dim
-        words = self.words
-        return ("mega_text", words, mega), ("transformer_classifier", words, transformer)
-
-    def build(self, side):
-        model, task = self._model(side)
-        model = as_dense(model) if side == "transformer" else model
-        for module in model.modules():
+    def make(side: str, tiny: bool) -> Work:
+        s, L, C = (TINY, 88, min(chunk, 32)) if tiny else (TEXTS, length, chunk)
+        common = dict(encoder_layers=s.layers, encoder_embed_dim=s.embed)
+        mega = dict(common, encoder_hidden_dim=s.hidden, z_dim=s.z, n_dim=s.n, chunk_size=C)
+        other = dict(common, encoder_attention_heads=s.heads, max_positions=L)
+        other["classifier_out_dim"] = 2 * s.embed
+        built = build_side(side, s, "mega_text", mega, "transformer_classifier", other)
+        if side == "transformer":
+            as_dense(built.model)
+        for module in built.model.modules():
             if isinstance(module, MultiheadAttention):
                 module.dropout_module.p = 0.0
-        small = min(self.length, 192)  # one and a half of the chunks
-        samples = self._sample([self.length] * self.batch), self._sample([small, small - 30])
-        return TrainingStep(model, LRACrossEntropyCriterion(task, True), *samples)
+        small = min(L, 192)  # one and a half of the chunks
+        return TrainingStep(built, *(_classes(built, n) for n in ([L] * 2, [small, small - 30])))
 
-    def _sample(self, lengths: List[int]) -> dict:
-        """A batch of texts, filled up on the right."""
-        torch.manual_seed(2)
-        tokens = torch.randint(4, self.words, (len(lengths), max(lengths)))
-        for row, length in zip(tokens, lengths):
-            row[length:] = dictionary(self.words).pad()
-        return {
-            "net_input": {"src_tokens": tokens, "src_lengths": torch.tensor(lengths)},
-            "target": torch.arange(len(lengths)) % 2,
-            "nsentences": len(lengths),
-            "ntokens": sum(lengths),
-        }
+    kind = "full" if chunk < 0 else f"chunk {chunk}"
+    title = f"text classification training step, {kind}, L {length}, B 2"
+    return Case(f"text-{'full' if chunk < 0 else 'chunked'}-{length}", title, make)
+
+
+def _classes(built: Built, lengths: List[int]) -> dict:
+    """A batch of texts, filled up on the right."""
+    torch.manual_seed(2)
+    tokens = torch.randint(4, len(built.dictionary), (len(lengths), max(lengths)))
+    for row, length in zip(tokens, lengths):
+        row[length:] = built.dictionary.pad()
+    return {
+        "net_input": {"src_tokens": tokens, "src_lengths": torch.tensor(lengths)},
+        "target": torch.arange(len(lengths)) % 2,
+        "nsentences": len(lengths),
+        "ntokens": sum(lengths),
+    }
 
 
 # --- generation -----------------------------------------------------------------------------------
 
 
 def _prepare(model: nn.Module, side: str) -> None:
-    """Prepares a model as ``fairseq-generate`` does; the plain side stays plain."""
+    """Prepares a model as ``fairseq-generate`` does."""
+    cfg = OmegaConf.structured(FairseqConfig)
+    cfg.common_eval.model_overrides = "{'cpu_int8': True}" if side == "int8" else "{}"
     model.eval()
-    if side != "plain":
-        model.prepare_for_inference_(OmegaConf.structured(FairseqConfig))
+    model.prepare_for_inference_(cfg)
 
 
 class BeamSearch(Work):
-    def __init__(self, model: nn.Module, target_dictionary, batches: List[dict], tokens: int):
-        self.model, self.batches = model, batches
-        self.parameters = parameters(model)
-        lengths = dict(max_len_a=0, max_len_b=tokens, min_len=tokens)
-        self.generator = SequenceGenerator([model], target_dictionary, beam_size=5, **lengths)
-        short = dict(lengths, max_len_b=6, min_len=6)
-        self.short = SequenceGenerator([model], target_dictionary, beam_size=5, **short)
+    def __init__(self, built: Built, batches: List[dict], tokens: int):
+        self.model, self.batches = built.model, batches
+        self.parameters = parameters(built.model)
+
+        def generator(length: int) -> SequenceGenerator:
+            lengths = dict(max_len_a=0, max_len_b=length, min_len=length)
+            return SequenceGenerator([built.model], built.dictionary, beam_size=5, **lengths)
+
+        self.generator, self.short = generator(tokens), generator(6)
 
     def __call__(self, repetition: int) -> None:
-        self._translate(self.generator, repetition)
-
-    def _translate(self, generator, repetition: int):
-        return generator.generate([self.model], self.batches[repetition % len(self.batches)])
+        self.generator.generate([self.model], self.batches[repetition % len(self.batches)])
 
     def outcome(self) -> Outcome:
         """Scores, as the words of equally good translations may differ."""
-        found = self._translate(self.short, 0)
+        found = self.short.generate([self.model], self.batches[0])
         return {"scores": torch.stack([hypothesis["score"] for h in found for hypothesis in h])}
 
 
-@dataclass(frozen=True)
-class BeamSearchCase(_TranslationCase):
-    tokens: int = 27
-    batch: int = 40
-    parts: int = 5
-
-    sides = ("ours", "plain", "transformer")
-
-    def tiny(self):
-        return replace(super().tiny(), tokens=4, batch=2, parts=2)
-
-    def build(self, side):
-        model, task = self._model(side)
-        lengths = sentence_lengths(self.batch * self.parts)
+def beam_case(tokens: int, batch: int, parts: int) -> Case:
+    def make(side: str, tiny: bool) -> Work:
+        s, T, B = (TINY, 4, 2) if tiny else (Sizes(), tokens, batch)
+        built = translation_model(side, s, "wmt_en_de")
+        lengths = sentence_lengths(B * parts)
         lengths = lengths[lengths[:, 0].argsort()[::-1]]  # fairseq translates the longest first
-        batches = [self._batch(b, with_target=False) for b in np.split(lengths, self.parts)]
-        _prepare(model, side)
-        return BeamSearch(model, task.target_dictionary, batches, self.tokens)
+        batches = [pairs(b, s.words, with_target=False) for b in np.split(lengths, parts)]
+        _prepare(built.model, side)
+        return BeamSearch(built, batches, T)
+
+    title = f"beam 5, {batch * parts} sentences, outputs of {tokens}"
+    return Case(f"beam-{tokens}", title, make, GENERATED, parts)
 
 
 class Generation(Work):
     """One token after the other, after a context that is read in parallel. A repetition is a run
-    of tokens, as the first of them finds the processor's caches full of the other sides' numbers.
+    of tokens, as the first of them finds the processor's caches full of the other sides' values.
     """
 
     RUN = 8
@@ -501,11 +352,10 @@ class Generation(Work):
     def __init__(self, model: nn.Module, tokens: Tensor, segment: int):
         self.decoder, self.tokens, self.segment = model.decoder, tokens, segment
         self.parameters = parameters(model)
-        self.state: Optional[Dict] = None
 
     @torch.no_grad()
     def prepare(self) -> None:
-        self.state = {}
+        self.state: Dict = {}
         self.read = self.tokens.size(1) - self.AHEAD
         for end in [*range(self.segment, self.read, self.segment), self.read]:
             self.decoder(self.tokens[:, :end], incremental_state=self.state, features_only=True)
@@ -524,10 +374,9 @@ class Generation(Work):
 
 
 class TransformerGeneration(Generation):
-    @torch.no_grad()
     def prepare(self) -> None:
-        """Random numbers for cached keys and values: to read 32k tokens at once would take all of
-        this machine's memory, and the time of a step does not depend on them."""
+        """Caches random keys and values: reading 32k tokens at once would take all of this
+        machine's memory, and the time of a step does not depend on them."""
         self.state = {}
         self.read = self.tokens.size(1) - self.AHEAD
         for layer in self.decoder.layers:
@@ -539,18 +388,38 @@ class TransformerGeneration(Generation):
             attention.set_incremental_state(self.state, "attn_state", cache)
 
 
-@dataclass(frozen=True)
-class GenerationCase(_LanguageModelCase):
+def generation_case(k: int) -> Case:
     """The last tokens of a chunk, whose caches are almost full."""
 
-    sides = ("ours", "plain", "transformer")
-    parts = 1 / Generation.RUN
-
-    def build(self, side):
-        model, _ = self._model(side)
+    def make(side: str, tiny: bool) -> Work:
+        s, L, chunk = (TINY, 320, 32) if tiny else (Sizes(), 1024 * k, 1024)
+        model = language_model(side, s, L, chunk).model
         _prepare(model, side)
         kind = TransformerGeneration if side == "transformer" else Generation
-        return kind(model, self._tokens(self.length), self.chunk_size)
+        return kind(model, text(L, s.words)["net_input"]["src_tokens"], chunk)
 
-    def tiny(self):
-        return replace(super().tiny(), length=320)
+    title = f"generation, chunk 1024, a token at context {k}k"
+    return Case(f"generation-{k}k", title, make, ("ours", "transformer"), 1 / Generation.RUN)
+
+
+# --- all of them ----------------------------------------------------------------------------------
+
+
+def all_cases(full: bool) -> List[Case]:
+    """``full``: with the lengths that take longer."""
+    cases: List[Case] = []
+    for kind in ("causal", "bidirectional"):
+        for length, batch in ((128, 8), (1024, 1), (4096, 1), *([(16384, 1)] if full else [])):
+            title = f"EMA, {kind}, L {length}" + f", B {batch}" * (batch > 1)
+            cases.append(ema_case(f"ema-{kind}-{length}", title, length, batch))
+    title = "EMA of Path-X, bidirectional, L 16384, B 2, D 64, 4096 taps"
+    cases.append(ema_case("ema-pathx-16384", title, 16384, 2, 64, 4096))
+    cases += [lm_case(length) for length in ((1024, 4096, 16384) if full else (1024, 4096))]
+    title = "translation training step, 4096 tokens"
+    cases.append(translation_case("translation", title, Sizes(), "wmt_en_de", 4096))
+    title = "small translation (3+3 layers, D 256) training step, 2048 tokens"
+    cases.append(translation_case("small-translation", title, SMALL, "iwslt_de_en", 2048))
+    lengths = (1000, 2000, 3000, 4000) if full else (1000, 4000)
+    cases += [text_case(length, chunk) for length in lengths for chunk in (-1, 128)]
+    cases += [beam_case(27, 40, 5), beam_case(200, *((40, 5) if full else (10, 1)))]
+    return cases + [generation_case(k) for k in (1, 8, 32)]

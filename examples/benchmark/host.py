@@ -5,7 +5,7 @@
 Models are so small (D 16, 8 tokens) that almost all time goes to Python and to launching
 operators, as it does on a GPU in small trainings. Both sides run interleaved in one process on one
 thread; times are medians. Also compares ``mega_adam`` with ``adam``, and counts the operators that
-a forward pass launches (views excluded) and the calls of this package's own Python functions.
+a forward pass launches (views excluded).
 """
 
 import argparse
@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Callable, Dict, List
 
 import torch
-from fairseq.criterions.cross_entropy import CrossEntropyCriterion
-from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY, build_optimizer
 from omegaconf import OmegaConf
@@ -31,18 +29,17 @@ sys.path.insert(0, str(ROOT))
 logging.disable(logging.INFO)  # of fairseq and hydra
 warnings.simplefilter("ignore", UserWarning)  # of torch, about how fairseq uses it
 
-from examples.benchmark.models import build  # noqa: E402
+from examples.benchmark.models import Built, beam_step, build  # noqa: E402
 
 WORDS, LENGTH = 40, 8
 ROUNDS, STEPS = 30, 5  # medians of 30 rounds; a round is 5 steps of each side
-BEAM, SENTENCES, LONGEST = 5, 2, 32
+SENTENCES = 2  # of a beam search
 MEGA = dict(embed_dim=16, hidden_dim=32, ffn_embed_dim=32, z_dim=8, n_dim=4)
 TRANSFORMER = dict(embed_dim=16, ffn_embed_dim=32, attention_heads=2)
 # Every kind of dropout that a side has, as in both models' recipes for WMT and WikiText-103.
 DROPOUTS = dict(dropout=0.1, attention_dropout=0.1, activation_dropout=0.1)
 MEGA_DROPOUTS = dict(DROPOUTS, hidden_dropout=0.1)
 COMPILED: Dict[str, bool] = {}  # options of Mega's models that the command line asks for
-OWN = str(ROOT / "fairseq_mega")
 
 Step = Callable[[], object]
 
@@ -51,7 +48,7 @@ def sized(sizes: Dict[str, int], *parts: str) -> Dict[str, int]:
     return {f"{part}_{name}": value for part in parts for name, value in sizes.items()}
 
 
-def translation_model(side: str):
+def translation_model(side: str) -> Built:
     if side == "mega":
         sizes = sized(MEGA, "encoder")
         return build("mega_wmt_en_de", WORDS, {**sizes, **MEGA_DROPOUTS, **COMPILED})
@@ -60,7 +57,7 @@ def translation_model(side: str):
     return build("transformer_wmt_en_de", WORDS, {**sizes, **ends, **DROPOUTS})
 
 
-def language_model(side: str):
+def language_model(side: str) -> Built:
     positions = dict(tokens_per_sample=LENGTH, max_target_positions=LENGTH)
     if side == "mega":
         sizes = {**sized(MEGA, "decoder"), **positions, **MEGA_DROPOUTS, **COMPILED}
@@ -71,17 +68,16 @@ def language_model(side: str):
 
 
 def tokens() -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(4, WORDS, (1, LENGTH), generator=generator)
+    return torch.arange(4, 4 + LENGTH).unsqueeze(0)
 
 
-def training_step(model, criterion, net_input: Dict[str, Tensor]) -> Dict[str, Step]:
+def training_step(built: Built, net_input: Dict[str, Tensor]) -> Dict[str, Step]:
     """The forward pass alone, and both passes."""
     sample = {"net_input": net_input, "target": tokens(), "ntokens": LENGTH}
-    parameters = list(model.train().parameters())
+    parameters = list(built.model.train().parameters())
 
     def forward():
-        return criterion(model, sample)[0]
+        return built.criterion(built.model, sample)[0]
 
     def both():
         for parameter in parameters:  # as fairseq's optimizers
@@ -92,51 +88,25 @@ def training_step(model, criterion, net_input: Dict[str, Tensor]) -> Dict[str, S
 
 
 def translation(side: str) -> Dict[str, Step]:
-    model, task = translation_model(side)
-    criterion = LabelSmoothedCrossEntropyCriterion(task, False, 0.1)
     source = {"src_tokens": tokens(), "src_lengths": torch.tensor([LENGTH])}
-    return training_step(model, criterion, {**source, "prev_output_tokens": tokens()})
+    return training_step(translation_model(side), {**source, "prev_output_tokens": tokens()})
 
 
 def language(side: str) -> Dict[str, Step]:
-    model, task = language_model(side)
-    criterion = CrossEntropyCriterion(task, sentence_avg=False)
-    return training_step(
-        model, criterion, {"src_tokens": tokens(), "src_lengths": torch.tensor([LENGTH])}
-    )
+    source = {"src_tokens": tokens(), "src_lengths": torch.tensor([LENGTH])}
+    return training_step(language_model(side), source)
 
 
 def beam_search(side: str) -> Dict[str, Step]:
-    """Reorders the hypotheses and scores the next word; after ``LONGEST`` words, starts again."""
-    model, _ = translation_model(side)
-    model.eval()
+    model = translation_model(side).model.eval()
     sentences = tokens().expand(SENTENCES, -1)
-    with torch.no_grad():
-        source = model.encoder(sentences, torch.full((SENTENCES,), LENGTH))
-        rows = torch.arange(SENTENCES).repeat_interleave(BEAM)
-        source = model.encoder.reorder_encoder_out(source, rows)
-    order = torch.arange(len(rows)).view(-1, BEAM).flip(1).flatten()
-    words = torch.full((len(rows), LONGEST), WORDS - 1)
-    encoded, state, length = source, {}, 0
-
-    @torch.no_grad()
-    def step():
-        nonlocal encoded, state, length
-        if length == LONGEST:
-            encoded, state, length = source, {}, 0
-        length += 1
-        if length > 1:
-            model.decoder.reorder_incremental_state_scripting(state, order)
-            encoded = model.encoder.reorder_encoder_out(encoded, order)
-        logits, _ = model.decoder(words[:, :length], encoder_out=encoded, incremental_state=state)
-        return torch.log_softmax(logits[:, -1].float(), dim=-1)
-
+    step = beam_step(model, sentences, torch.full((SENTENCES,), LENGTH))
     return {"forward": step, "step": step}
 
 
 def update(optimizer: str) -> Step:
     """Clips the gradients of the translation model and updates its weights."""
-    parameters = list(translation_model("mega")[0].parameters())
+    parameters = list(translation_model("mega").model.parameters())
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)
     cfg = OmegaConf.structured(FairseqConfig)
@@ -187,31 +157,16 @@ def operators(step: Step) -> int:
     return count.total
 
 
-def own_calls(step: Step) -> int:
-    """Calls of Python functions of this package."""
-    calls = 0
-
-    def note(frame, event, _):
-        nonlocal calls
-        calls += event == "call" and frame.f_code.co_filename.startswith(OWN)
-
-    sys.setprofile(note)
-    step()
-    sys.setprofile(None)
-    return calls
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--compile-layers", action="store_true", help="Mega's layers are compiled")
     args = parser.parse_args()
     COMPILED["compile_layers"] = args.compile_layers
     torch.set_num_threads(1)
-    print("| step | Mega | Transformer | ratio | operators | Transformer's | own calls |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for name in args.only:
-        mega, transformer = (CASES[name](side) for side in ("mega", "transformer"))
+    print("| step | Mega | Transformer | ratio | operators | Transformer's |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, make in CASES.items():
+        mega, transformer = (make(side) for side in ("mega", "transformer"))
         for side in (mega, transformer):
             for _ in range(2 * LENGTH):
                 side["step"]()
@@ -219,18 +174,16 @@ def main() -> None:
         counts = [operators(side["forward"]) for side in (mega, transformer)]
         print(
             f"| {name} | {1e3 * ours:.2f} ms | {1e3 * theirs:.2f} ms | {ours / theirs:.2f} "
-            f"| {counts[0]} | {counts[1]} | {own_calls(mega['forward'])} |",
+            f"| {counts[0]} | {counts[1]} |",
             flush=True,
         )
-    if args.only == list(CASES):
-        ours, theirs = (update(name) for name in ("mega_adam", "adam"))
-        ours(), theirs()
-        a, b = seconds([ours, theirs])
-        print(
-            f"\nUpdate of Mega's translation model: mega_adam {1e3 * a:.2f} ms, adam "
-            f"{1e3 * b:.2f} ms, ratio {a / b:.2f}; operators {operators(ours)} and "
-            f"{operators(theirs)}"
-        )
+    ours, theirs = (update(name) for name in ("mega_adam", "adam"))
+    ours(), theirs()
+    a, b = seconds([ours, theirs])
+    print(
+        f"\nUpdate of Mega's translation model: mega_adam {1e3 * a:.2f} ms, adam {1e3 * b:.2f} ms, "
+        f"ratio {a / b:.2f}; operators {operators(ours)} and {operators(theirs)}"
+    )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,8 @@
 
 Every EMA kernel is summed from a ``(K, N, T)`` tensor of powers; FFTs are twice as long as the
 padded sequence; positional biases are dense ``(L, L)`` matrices; scores, bias, masks and softmax
-are passes of their own. In generation, each step makes the whole bias matrix anew and concatenates
-the new key and value to all of the cached ones. The classes take over the parameters of this
-package's own layers: ``as_plain`` turns a model of ours into one of these.
+are passes of their own. For training with softmax attention. The classes take over the parameters
+of this package's own layers: ``as_plain`` turns a model of ours into one of these.
 """
 
 import math
@@ -14,9 +13,7 @@ import torch.nn.functional as F
 from fairseq.modules import FairseqDropout
 from torch import nn
 
-from fairseq_mega.models.decoder import MegaDecoder
 from fairseq_mega.models.encoder import MegaEncoder
-from fairseq_mega.models.state import DecodingState
 from fairseq_mega.modules import (
     GatedCrossAttention,
     MovingAverageGatedAttention,
@@ -34,76 +31,30 @@ def as_plain(model: nn.Module) -> nn.Module:
     return model
 
 
-class Kept(dict):
-    """Tensors of a layer's state, all of whose rows are moved in every step of beam search."""
-
-    def reorder(self, order):
-        for name, tensor in self.items():
-            self[name] = tensor.index_select(0, order.rows)
-
-
-class PlainDecoder(MegaDecoder):
-    def new_state(self, encoder_out=None):
-        """Hypotheses share nothing."""
-        return DecodingState(len(self.layers))
-
-
 # --- moving average -------------------------------------------------------------------------------
 
 
 class PlainEMA(MultiHeadEMA):
-    kept_coefficients = None  # without gradients: nothing here changes the weights then
-
     def forward(self, x, padding_mask=None, state=None):
         """``x (B, L, D)`` to ``(B, L, D)``, before the silu."""
         residual = x * self.omega
         x = x.transpose(1, 2)  # (B, D, L)
         if padding_mask is not None:
             x = x * (~padding_mask).unsqueeze(1).type_as(x)
-        if state is None:
-            y = self._parallel(x)
-        else:
-            y, h = self._step(x, None if state.ema is None else state.ema["h"])
-            state.ema = Kept(h=h)
-        return y.transpose(1, 2) + residual
+        return self._average(x).transpose(1, 2) + residual
 
-    def _coefficients(self):
-        """``q (K, N)``, ``p beta (K, N)``, ``gamma / sqrt(N) (K, N)``."""
-        if self.kept_coefficients is not None:
-            return self.kept_coefficients
-        p, q = damping(self.delta, self.alpha)
-        coefficients = q, p * self.beta.squeeze(-1), self.gamma * math.sqrt(1.0 / self.ndim)
-        if not torch.is_grad_enabled():
-            self.kept_coefficients = coefficients
-        return coefficients
-
-    def _parallel(self, x):
+    def _average(self, x):
         length = x.size(-1)
         taps = min(length, self.truncation or length)
-        q, weight, gamma = self._coefficients()
-        kernel = torch.einsum("kn,knt->kt", weight * gamma, powers(q, taps))
+        p, q = damping(self.delta, self.alpha)
+        weight = p * self.beta.squeeze(-1) * self.gamma * math.sqrt(1.0 / self.ndim)  # (K, N)
+        kernel = torch.einsum("kn,knt->kt", weight, powers(q, taps))
         if not self.bidirectional:
             return convolve(x, kernel)
         # One kernel from tap -(T - 1) to T - 1, for a sequence that is padded by as much.
         forward, backward = kernel.split(self.embed_dim)
         both = F.pad(forward, (taps - 1, 0)) + F.pad(backward.flip(-1), (0, taps - 1))
         return convolve(F.pad(x, (taps - 1, 0)), both, shift=taps - 1)[..., taps - 1 :]
-
-    def _step(self, x, h):
-        """The outputs for ``x (B, D, L)`` after the state ``h (B, D, N)``, and the new state."""
-        length = x.size(-1)
-        q, weight, gamma = self._coefficients()
-        if h is None:
-            h = x.new_zeros(x.size(0), self.embed_dim, self.ndim)
-        if length == 1:
-            h = weight * x + q * h
-            return torch.einsum("bdn,dn->bd", h, gamma).unsqueeze(-1), h
-        decay = powers(q, length + 1)  # (D, N, L+1)
-        y = convolve(x, torch.einsum("dn,dnt->dt", weight * gamma, decay[..., :-1]))
-        y = y + torch.einsum("bdn,dnl->bdl", h * gamma, decay[..., 1:])
-        taps = decay[..., :-1].flip(-1)
-        h = decay[..., -1] * h + torch.einsum("bdl,dnl->bdn", x, taps) * weight
-        return y, h
 
 
 def powers(q, length):
@@ -149,36 +100,16 @@ def rotate(x, length):
 # --- attention ------------------------------------------------------------------------------------
 
 
-def attention(function, q, k, bias, causal, padding_mask):
-    """Weights ``(B, L, S)`` of ``q (B, L, Z)`` on ``k (B, S, Z)``, of which it holds the last."""
-    length, keys = bias.shape
-    future = None
+def attention(q, k, bias, causal, padding_mask):
+    """Weights ``(B, L, S)`` of ``q (B, L, Z)`` on ``k (B, S, Z)``."""
+    scores = torch.bmm(q * q.size(-1) ** -0.5, k.transpose(1, 2)) + bias
     if causal:
-        future = torch.ones(length, keys, dtype=torch.bool, device=q.device)
-        future = future.triu(keys - length + 1)
-    if function == "softmax":
-        q = q * q.size(-1) ** -0.5
-        scores = torch.bmm(q, k.transpose(1, 2)) + bias
-        if future is not None:
-            scores = scores + q.new_zeros(length, keys).masked_fill(future, -math.inf)
-        if padding_mask is not None:
-            lowest = torch.finfo(scores.dtype).min
-            scores = scores.masked_fill(padding_mask.unsqueeze(1), lowest)
-        return torch.softmax(scores, dim=-1)
-
-    visible = q.new_ones(1, length, keys)
-    if future is not None:
-        visible = visible.masked_fill(future, 0.0)
+        future = torch.ones(bias.shape, dtype=torch.bool, device=q.device).triu(1)
+        scores = scores + q.new_zeros(bias.shape).masked_fill(future, -math.inf)
     if padding_mask is not None:
-        visible = visible.masked_fill(padding_mask.unsqueeze(1), 0.0)
-    count = visible.sum(dim=-1, keepdim=True).clamp(min=1.0)
-    scores = torch.bmm(q, k.transpose(1, 2)) / count + bias
-    if function == "relu2":
-        weights = torch.square(F.relu(scores))
-    else:
-        mean, std = math.sqrt(0.5), math.sqrt(0.25 / math.pi)
-        weights = 0.5 * (1.0 + torch.erf((scores - mean) / (std * math.sqrt(2.0))))
-    return weights * visible
+        lowest = torch.finfo(scores.dtype).min
+        scores = scores.masked_fill(padding_mask.unsqueeze(1), lowest)
+    return torch.softmax(scores, dim=-1)
 
 
 class PlainGatedAttention(MovingAverageGatedAttention):
@@ -189,7 +120,7 @@ class PlainGatedAttention(MovingAverageGatedAttention):
         if self.prenorm:
             x = self.norm(x)
         v = self.activation(self.v_proj(x))  # (L, B, H)
-        averaged = self.move(x.transpose(0, 1), padding_mask, state).transpose(0, 1)
+        averaged = self.move(x.transpose(0, 1), padding_mask).transpose(0, 1)
         averaged = self.dropout(F.silu(averaged))
         u, zr, hx = self.mx_proj(averaged).split(
             [self.embed_dim, self.zdim + self.hdim, self.embed_dim], dim=-1
@@ -199,10 +130,7 @@ class PlainGatedAttention(MovingAverageGatedAttention):
         q, k = (z.unsqueeze(2) * self.gamma + self.beta).unbind(dim=2)  # (L, B, Z)
 
         q, k, v = (t.transpose(0, 1) for t in (q, k, v))
-        if state is not None:
-            k, v = self._concatenated(k, v, state)
-            o = self._attend(q, k, v, padding_mask)
-        elif 0 < self.chunk_size < q.size(1):
+        if 0 < self.chunk_size < q.size(1):
             o = self._attend_in_chunks(q, k, v, padding_mask)
         else:
             o = self._attend(q, k, v, padding_mask)
@@ -213,10 +141,8 @@ class PlainGatedAttention(MovingAverageGatedAttention):
         return (y if self.prenorm else self.norm(y)).transpose(0, 1), None
 
     def _attend(self, q, k, v, padding_mask):
-        bias = dense_bias(self.rel_pos_bias, k.size(1))[-q.size(1) :]
-        weights = attention(
-            self.attention_activation, q, k, bias, not self.bidirectional, padding_mask
-        )
+        bias = dense_bias(self.rel_pos_bias, k.size(1))
+        weights = attention(q, k, bias, not self.bidirectional, padding_mask)
         return torch.bmm(self.attention_dropout(weights), self.hidden_dropout(v))
 
     def _attend_in_chunks(self, q, k, v, padding_mask):
@@ -230,16 +156,6 @@ class PlainGatedAttention(MovingAverageGatedAttention):
         o = self._attend(q, k, v, padding_mask)
         return o.view(batch, length + excess, self.hdim)[:, :length]
 
-    def _concatenated(self, k, v, state):
-        """All keys and values of the chunk; the new ones must fit in it."""
-        if isinstance(state.cache, Kept) and state.cache:
-            k = torch.cat([state.cache["k"], k], dim=1)
-            v = torch.cat([state.cache["v"], v], dim=1)
-        if 0 < self.chunk_size < k.size(1):
-            raise ValueError(f"{k.size(1)} positions do not fit in a chunk of {self.chunk_size}")
-        state.cache = Kept() if k.size(1) == self.chunk_size else Kept(k=k, v=v)
-        return k, v
-
 
 class PlainCrossAttention(GatedCrossAttention):
     def forward(self, query, key, key_padding_mask=None, state=None, need_weights=False):
@@ -250,38 +166,16 @@ class PlainCrossAttention(GatedCrossAttention):
         u, r, q = self.q_proj(x).split([self.embed_dim, self.embed_dim, self.zdim], dim=-1)
         u, r = torch.sigmoid(u), F.silu(r)
 
-        source = None if state is None else state.source
-        if source is None:
-            k = self.k_proj(key).transpose(0, 1)
-            v = self.activation(self.v_proj(key)).transpose(0, 1)
-            source = KeptSource(k=k, v=v)
-            if key_padding_mask is not None:
-                source["key_padding_mask"] = key_padding_mask
-        k, v, key_padding_mask = source["k"], source["v"], source.get("key_padding_mask")
-        start = source.start
-        stop = source.start = start + query.size(0)
-        if state is not None:
-            state.source = source
-
-        bias = dense_bias(self.rel_pos_bias, max(stop, k.size(1)))[start:stop, : k.size(1)]
-        weights = attention(
-            self.attention_activation, q.transpose(0, 1), k, bias, False, key_padding_mask
-        )
+        k = self.k_proj(key).transpose(0, 1)
+        v = self.activation(self.v_proj(key)).transpose(0, 1)
+        length, keys = query.size(0), key.size(0)
+        bias = dense_bias(self.rel_pos_bias, max(length, keys))[:length, :keys]
+        weights = attention(q.transpose(0, 1), k, bias, False, key_padding_mask)
         o = torch.bmm(self.attention_dropout(weights), self.hidden_dropout(v)).transpose(0, 1)
         h = self.dropout(self.activation(self.h_proj(o * r)))
         y = torch.addcmul(query, u, h - query)
         y = y if self.prenorm else self.norm(y)
         return y.transpose(0, 1), weights if need_weights else None
-
-
-class KeptSource(Kept):
-    """While no sentence is finished, the order changes inside the beams of a sentence alone."""
-
-    start = 0  # position of the next query
-
-    def reorder(self, order):
-        if self["k"].size(0) != order.rows.numel():
-            super().reorder(order)
 
 
 class PlainFeedForward(NormalizedFeedForwardNetwork):
@@ -305,7 +199,6 @@ class PlainEncoder(MegaEncoder):
 PLAIN = {
     Dropout: FairseqDropout,
     MegaEncoder: PlainEncoder,
-    MegaDecoder: PlainDecoder,
     NormalizedFeedForwardNetwork: PlainFeedForward,
     MultiHeadEMA: PlainEMA,
     MovingAverageGatedAttention: PlainGatedAttention,
