@@ -95,6 +95,9 @@ def test_nothing_half_written_is_left(tmp_path, parity):
     out = tmp_path / "nosuch/out"
     assert str(out.parent) in refused("inspect", checkpoint, "--out", out)
     assert str(tmp_path / "file") in refused("inspect", checkpoint, "--out", tmp_path / "file")
+    # ... which is said before the checkpoint is read.
+    said = refused("attend", tmp_path / "other.pt", tmp_path, "a", "--out", tmp_path / "file")
+    assert str(tmp_path / "file") in said and "TransformerModel" not in said
     assert set(tmp_path.iterdir()) == before and (tmp_path / "file").read_text() == "mine"
 
 

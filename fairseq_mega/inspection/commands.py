@@ -3,6 +3,7 @@
 from argparse import Namespace
 from pathlib import Path
 
+from ..checkpoints.writing import check_new
 from .attention import attention_maps, load, sample_of_data, sample_of_text, surprisal_of
 from .attention_figures import attend_parts
 from .curve_figures import curve_parts
@@ -16,8 +17,9 @@ HUB_OPTIONS = ("task", "bpe", "sentencepiece_model", "bpe_codes")
 
 def inspect(args: Namespace) -> Path:
     path = args.checkpoint
+    out = _out(args, path)
     parts = inspect_parts(read_weights(str(path)))
-    return write_page(_out(args, path), f"What {path.name} remembers", parts)
+    return write_page(out, f"What {path.name} remembers", parts)
 
 
 def attend(args: Namespace) -> Path:
@@ -25,6 +27,7 @@ def attend(args: Namespace) -> Path:
         raise ValueError("--target is the translation of a TEXT: a sample has one")
     if args.bpe is not None and args.sentencepiece_model is None and args.bpe_codes is None:
         raise ValueError(f"--bpe {args.bpe} needs --sentencepiece-model or --bpe-codes")
+    out = _out(args, args.checkpoint)
     given = {name: getattr(args, name) for name in HUB_OPTIONS}
     given = {name: value for name, value in given.items() if value is not None}
     hub = load(args.checkpoint, args.data, given)
@@ -36,14 +39,20 @@ def attend(args: Namespace) -> Path:
     parts = attend_parts(attention_maps(hub, sample, args.layers), surprisal)
     what = f"sample {args.index} of {args.split}" if args.text is None else f"{args.text:.80}"
     title = f"What {args.checkpoint.name} attends to in {what}"
-    return write_page(_out(args, args.checkpoint), title, parts)
+    return write_page(out, title, parts)
 
 
 def curves(args: Namespace) -> Path:
-    parts = curve_parts(read_runs(args.logs))
-    return write_page(_out(args, find_log(args.logs[0])), "Training", parts)
+    out = _out(args, find_log(args.logs[0]))
+    return write_page(out, "Training", curve_parts(read_runs(args.logs)))
 
 
 def _out(args: Namespace, read: Path) -> Path:
-    """``--out``, by default a folder next to the file that was read."""
-    return args.out or read.with_name(f"{read.stem}-{args.action}")
+    """Returns ``--out``, by default a folder next to the file that was read.
+
+    Raises:
+        FileExistsError: there is one already; nothing has been computed yet.
+    """
+    out = args.out or read.with_name(f"{read.stem}-{args.action}")
+    check_new(out)
+    return out
