@@ -113,16 +113,14 @@ class Training:
         moment, end = rng.choice(MOMENTS), time.time() + rng.uniform(0, seconds)
         self.until(lambda: time.time() > end)
         if moment != MOMENTS[0]:
-            self.until(self.writes if moment == MOMENTS[1] else self.copies)
+            written = moment == MOMENTS[1]
+            self.until((lambda: any(self.save.glob("*.tmp"))) if written else self.copies)
             time.sleep(rng.uniform(0, 0.004))
         number = rng.choice([signal.SIGKILL, signal.SIGTERM])
         if self.process.exitcode is None:
             os.kill(self.process.pid, number)
         assert self.end() in (-number, 0), self.output[-2000:]
         return f"{number.name} {moment}" if self.process.exitcode else "too late"
-
-    def writes(self) -> bool:
-        return any(self.save.glob("*.tmp"))
 
     def copies(self) -> bool:
         """A checkpoint is shorter than another: it is being copied."""
