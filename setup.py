@@ -18,6 +18,7 @@ setup(
         # A build of fairseq's main branch: its last release does not import on these Pythons, and
         # on older ones no pip of today installs it.
         "ve-fairseq==0.12.3",
+        "filelock",
         "numpy<2",  # fairseq uses names that numpy 2 has dropped
         "safetensors",
         "sacrebleu",

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import resource
 from pathlib import Path
 
 import commands
@@ -58,3 +59,11 @@ def recomputing(monkeypatch):
 def parity():
     """The folder of numbers computed by the published implementation."""
     return Path(__file__).parent / "parity"
+
+
+@pytest.fixture
+def full_disk():
+    """Files of more than 1,000 bytes cannot be written."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -16,7 +16,6 @@ from fairseq_mega.data.images import (
     find_images,
     load_image,
     middle,
-    normalise,
 )
 from fairseq_mega.tasks.image_folder import ImageFolderConfig, ImageFolderTask
 
@@ -79,7 +78,8 @@ def test_augmented_images(data):
     config = ImageFolderConfig(data=str(data), image_size=16, augment=True, train_subset="train")
     task = ImageFolderTask.setup_task(config)
     task.load_dataset("train")
-    images = [task.datasets["train"][0]["image"] for _ in range(4)]
+    dataset = task.datasets["train"]
+    images = [dataset[0]["net_input"]["images"] for _ in range(4)]
     assert images[0].shape == (3, 16, 16) and images[0].dtype == torch.float32
     assert any(not torch.equal(images[0], image) for image in images[1:])
 
@@ -111,7 +111,7 @@ def test_few_images_are_all_in_batches(data):
 def test_the_middle_of_an_image_is_normalised(tmp_path):
     pixels = np.zeros((32, 64, 3), dtype=np.uint8)
     pixels[:, 16:48] = 255
-    image = normalise(middle(Image.fromarray(pixels), 28))  # resized to 32 by 64, and cut
+    image = middle(Image.fromarray(pixels), 28)
     white = [(1 - mean) / std for mean, std in zip(MEAN, STD)]
     assert image.shape == (3, 28, 28)
     assert torch.allclose(image, torch.tensor(white).view(3, 1, 1).expand(3, 28, 28))
@@ -122,7 +122,7 @@ def test_folders_and_files_that_are_not_as_they_should_be(data, tmp_path):
         ImageFolderTask.setup_task(ImageFolderConfig(data=str(tmp_path), train_subset="train"))
     with pytest.raises(ValueError, match="--image-size"):
         ImageFolderTask.setup_task(ImageFolderConfig(data=str(data), image_size=0))
-    with pytest.raises(ValueError, match="red is no class"):
+    with pytest.raises(ValueError, match="red is not a class"):
         find_images(data / "val", CLASSES[:2])
     (tmp_path / "red").mkdir()
     with pytest.raises(FileNotFoundError, match="no images"):

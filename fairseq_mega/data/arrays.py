@@ -1,150 +1,102 @@
-"""Arrays of numbers on disk, read through memory maps in the type that they are stored in.
+"""Rows of numbers on disk, read through memory maps in the type in which they are stored.
 
-What cannot be mapped as it is, such as text, is copied once into a file that can, the cache. Its
-name holds the source's size and the times of its last changes, so that another source never meets
-the cache of an earlier one; it gets this name when it is complete; and of several processes that
-need it, one makes it while the others wait.
+A file that cannot be mapped, such as text, is copied once into the cache. The cache's name holds
+the size and the last changes of its source, and it gets this name when it is complete. If several
+processes need it, one makes it while the others wait.
 """
 
-import fcntl
 import hashlib
 import logging
-import os
-import tempfile
-import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional
 
 import numpy as np
-import torch
+from filelock import FileLock
+from torch import Tensor
+
+from ..checkpoints.writing import replaced_file
 
 logger = logging.getLogger(__name__)
 
-MARK = len("0123456789abcdef.npy")  # of the state of a source, at the end of a cache's name
-CLOCK = 0.05  # seconds within which two changes of a file may bear the same time
 
-
-class MappedArray:
-    """An array ``(n, L)`` in a file; a copy in another process maps the file too.
+class Numbers:
+    """Rows of an array ``(n, L)`` in a file; a copy in another process maps the file too.
 
     Args:
         path: the file.
         read: maps it: ``path`` to array.
+        scale: a row ``(L,)`` to what the model reads, in float32.
     """
 
-    def __init__(self, path: Path, read: Callable[[Path], np.ndarray]):
-        self.path, self.read = path, read
+    def __init__(
+        self,
+        path: Path,
+        read: Callable[[Path], np.ndarray],
+        scale: Callable[[np.ndarray], Tensor],
+    ):
+        self.path, self.read, self.scale = path, read, scale
         self.array = read(path)
+        self.sizes = np.full(len(self.array), self.array.shape[1], dtype=np.int64)
 
     def __reduce__(self):
-        return MappedArray, (self.path, self.read)
+        return Numbers, (self.path, self.read, self.scale)
 
     def __len__(self) -> int:
         return len(self.array)
 
-    def __getitem__(self, row: int) -> np.ndarray:
-        return self.array[row]
+    def __getitem__(self, row: int) -> Tensor:
+        """``(L,)``."""
+        return self.scale(np.array(self.array[row]))
 
 
-def map_array(path: Path) -> np.ndarray:
-    return np.load(path, mmap_mode="r")
-
-
-def load_tensor(path: Path, mmap: bool = False) -> np.ndarray:
-    """The tensor in a file of ``torch.save``.
-
-    Args:
-        mmap: map it, rather than read it.
+def as_numbers(document, what: str) -> np.ndarray:
+    """An array or nested lists of numbers as one row ``(L,)``.
 
     Raises:
-        ValueError: where the file is cut off, or holds something else.
-        RuntimeError: if ``mmap``, where it is in the format before torch 1.6.
+        ValueError: if it is something else; calls it ``what``.
     """
     try:
-        tensor = torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
-    except Exception as error:
-        if "mmap can only be used" in str(error):
-            raise
-        raise ValueError(
-            f"{path} cannot be read as a tensor, it may be cut off: copy it again ({error})"
-        ) from error
-    if not isinstance(tensor, torch.Tensor):
-        raise ValueError(f"{path} holds a {type(tensor).__name__}, but must hold one tensor")
-    if tensor.dtype == torch.bfloat16:
-        raise ValueError(f"{path} holds bfloat16, which numpy lacks: save it as float16 or float32")
-    return tensor.numpy()
+        row = np.array(document).reshape(-1)
+    except ValueError:  # rows of different lengths
+        row = np.array(None)
+    if row.dtype.kind not in "buif":
+        raise ValueError(f"{what} must be an array of numbers, but is {document!r:.80}")
+    return row
 
 
-def cached(source: Path, folder: Optional[str], write: Callable[[BinaryIO], None]) -> MappedArray:
-    """The array that ``write`` makes of ``source``, from the cache if it is there.
+def cached(source: Path, folder: Optional[str], write: Callable[[Path, BinaryIO], None]) -> Path:
+    """The cache of ``source``, which is made if it is not there.
 
     Args:
-        folder: that of the cache; None for that of the source.
-        write: writes it to an open file, in numpy's format.
+        folder: the folder of the cache; None for the folder of the source.
+        write: copies the source to an open file, in numpy's format.
 
     Raises:
-        OSError: where the folder cannot be written; says what to do.
+        OSError: if the cache cannot be written; says what to do.
     """
-    target = _cache_path(source, folder)
-    if not target.exists():
-        with _folder_for(target), _lock(target):
-            if not target.exists():  # another process may have made it meanwhile
-                _make(source, target, write)
-                for stale in target.parent.glob(f"{target.name[:-MARK]}{'?' * MARK}"):
-                    if stale != target:
-                        stale.unlink(missing_ok=True)
-    return MappedArray(target, map_array)
-
-
-def _cache_path(source: Path, folder: Optional[str]) -> Path:
-    """A name for the cache that no other source, and no other state of this one, has."""
-    changed = source.stat().st_ctime
-    time.sleep(max(0.0, min(CLOCK, changed + CLOCK - time.time())))
     state = source.stat()
-    mark = _digest(f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}")
-    if folder is None:
-        return source.parent / f"{source.name}.{mark}.npy"
-    return Path(folder) / f"{source.name}.{_digest(str(source.resolve()))}.{mark}.npy"
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@contextmanager
-def _folder_for(target: Path):
+    stem = source.name if folder is None else f"{source.name}.{_digest(source.resolve())}"
+    mark = _digest((state.st_size, state.st_mtime_ns, state.st_ctime_ns))
+    target = Path(folder or source.parent) / f"{stem}.{mark}.npy"
+    if target.exists():
+        return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        yield
+        with FileLock(target.with_name(f"{stem}.lock")):
+            if not target.exists():  # another process may have made it meanwhile
+                logger.info(f"preparing {target}, once, from {source}")
+                with replaced_file(target) as part, open(part, "wb") as file:
+                    write(source, file)
+                for other in target.parent.glob(f"{stem}.{'?' * len(mark)}.npy"):
+                    if other != target:
+                        other.unlink()
     except OSError as error:
         raise OSError(
             f"the cache {target} cannot be written ({error.strerror or error}): give --cache-dir, "
             "a folder that can be written, with room for it"
         ) from error
+    return target
 
 
-@contextmanager
-def _lock(target: Path):
-    path = target.with_suffix(".lock")
-    with open(path, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _make(source: Path, target: Path, write: Callable[[BinaryIO], None]) -> None:
-    logger.info(f"preparing {target}, once, from {source}")
-    descriptor, name = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    finally:
-        Path(name).unlink(missing_ok=True)
-    logger.info(f"prepared {target}")
+def _digest(value) -> str:
+    return hashlib.sha256(str(value).encode()).hexdigest()[:16]

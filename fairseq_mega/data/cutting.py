@@ -5,31 +5,24 @@ A text is known by ``ends (lines,)``, the offsets at which its lines end, rising
 ``--sample-break-mode``.
 """
 
-from typing import List, NamedTuple, Tuple
+from typing import List, Tuple
 
 import numpy as np
 
 
-class ValidBlock(NamedTuple):
-    """``--valid-block``: streams of at most ``number`` tokens (``size``), or of at most the text's
-    tokens divided by ``number`` (``splits``)."""
+def stream_length(option: str, tokens: int) -> int:
+    """The longest stream of a text of so many tokens, by ``--valid-block``.
 
-    kind: str
-    number: int
-
-    @classmethod
-    def parse(cls, option: str) -> "ValidBlock":
-        """
-        Raises:
-            ValueError: where the option is not ``splits:K`` or ``size:N`` with a positive number.
-        """
-        kind, _, number = option.partition(":")
-        if kind not in ("splits", "size") or not number.isdecimal() or int(number) == 0:
-            raise ValueError(
-                f"--valid-block is {option!r}, but must be splits:K, for streams of 1/K of the "
-                "text, or size:N, for streams of N tokens, with a positive number"
-            )
-        return cls(kind, int(number))
+    Raises:
+        ValueError: if the option is not ``splits:K`` or ``size:N`` with a positive number.
+    """
+    kind, _, number = option.partition(":")
+    if kind not in ("splits", "size") or not number.isdecimal() or int(number) == 0:
+        raise ValueError(
+            f"--valid-block is {option!r}, but must be splits:K, for streams of 1/K of the text, "
+            "or size:N, for streams of N tokens, with a positive number"
+        )
+    return int(number) if kind == "size" else -(-tokens // int(number))
 
 
 def line_ends(sizes: np.ndarray) -> np.ndarray:
@@ -39,7 +32,7 @@ def line_ends(sizes: np.ndarray) -> np.ndarray:
 
 
 def cut_into_samples(ends: np.ndarray, lengths: np.ndarray, break_mode: str) -> np.ndarray:
-    """Slices of at most ``lengths``, one after the other, which must be enough for the text.
+    """Consecutive slices of at most ``lengths``, which must be enough for the text.
 
     - ``none``: exactly of these lengths, but for the last.
     - ``complete``: lines as long as they fit; one that is longer is a slice of its own.
@@ -48,7 +41,7 @@ def cut_into_samples(ends: np.ndarray, lengths: np.ndarray, break_mode: str) -> 
     - ``eos``: a line each.
 
     Raises:
-        ValueError: where ``complete_doc`` finds no document.
+        ValueError: if ``complete_doc`` finds no document.
     """
     if break_mode == "none":
         stops = np.cumsum(lengths)
@@ -66,25 +59,11 @@ def cut_into_samples(ends: np.ndarray, lengths: np.ndarray, break_mode: str) -> 
     return _between(ends)
 
 
-def cut_into_streams(ends: np.ndarray, streams: ValidBlock, break_mode: str) -> np.ndarray:
-    """All of the text in streams of lines as long as they fit in a number of tokens, which
-    ``splits`` makes of the text's; regardless of lines where the break mode is ``none``.
-
-    Raises:
-        ValueError: where there are fewer tokens than splits.
-    """
-    longest = streams.number
-    if streams.kind == "splits":
-        if streams.number > ends[-1]:
-            raise ValueError(
-                f"--valid-block is splits:{streams.number}, but the text has only {ends[-1]} "
-                "tokens: ask for fewer splits"
-            )
-        longest = -(-int(ends[-1]) // streams.number)
-    break_mode = "none" if break_mode == "none" else "complete"
-    return cut_into_samples(
-        ends, np.full(most_samples(ends, longest, break_mode), longest), break_mode
-    )
+def cut_into_streams(ends: np.ndarray, longest: int, break_mode: str) -> np.ndarray:
+    """All of the text in streams of lines as long as they fit in ``longest`` tokens; regardless of
+    lines if the break mode is ``none``."""
+    mode = "none" if break_mode == "none" else "complete"
+    return cut_into_samples(ends, np.full(most_samples(ends, longest, mode), longest), mode)
 
 
 def most_samples(ends: np.ndarray, shortest: int, break_mode: str) -> int:

@@ -4,71 +4,62 @@ from pathlib import Path
 from typing import List
 
 import numpy as np
+from fairseq.data import Dictionary
 
 
 def read_labels(path: Path) -> np.ndarray:
     """Classes ``(n,)`` from a file of a whole number a line.
 
     Raises:
-        ValueError: at the first line that is none; names file and line.
+        ValueError: at the first other line; names file and line.
     """
-    classes = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        word = line.strip()
-        if not word.isdecimal():
+    labels = [line.strip() for line in path.read_text().splitlines()]
+    for number, label in enumerate(labels, start=1):
+        if not label.isdecimal():
             raise ValueError(
-                f"{path}, line {number} is {word!r}, but must be the number of a class, from 0 on"
+                f"{path}, line {number} is {label!r}, but must be the number of a class, from 0 on"
             )
-        classes.append(int(word))
-    return np.array(classes, dtype=np.int64)
+    return np.array(labels, dtype=np.int64)
 
 
-def symbol_classes(labels, specials: int, path: Path) -> np.ndarray:
+def symbol_classes(labels, dictionary: Dictionary, path: Path) -> np.ndarray:
     """Classes ``(n,)`` of a binarised file of labels: their places in the dictionary.
 
     Args:
         labels: a dataset of lines of a label each, which end in the end-of-sentence symbol.
-        specials: how many special symbols the dictionary begins with.
 
     Raises:
-        ValueError: at a line of no label, of several, or of one that the dictionary lacks.
+        ValueError: at the first other line; names file and line.
     """
-    sizes = np.asarray(labels.sizes)
-    if (sizes != 2).any():
-        line = int(np.flatnonzero(sizes != 2)[0])
-        raise ValueError(
-            f"{path}, line {line + 1} has {sizes[line] - 1} labels, but must have one: give a "
-            "label a line to fairseq-preprocess --only-source"
-        )
-    classes = np.array([int(labels[i][0]) for i in range(len(labels))], dtype=np.int64) - specials
-    if (classes < 0).any():
-        line = int(np.flatnonzero(classes < 0)[0])
-        raise ValueError(
-            f"{path}, line {line + 1} has a label that is not in its dict.txt: make it again with "
-            "the dictionary of all labels (fairseq-preprocess --srcdict)"
-        )
+    classes = np.empty(len(labels), dtype=np.int64)
+    for row in range(len(labels)):
+        line = labels[row]
+        classes[row] = int(line[0]) - dictionary.nspecial
+        if len(line) != 2 or classes[row] < 0:
+            raise ValueError(
+                f"{path}, line {row + 1} is {dictionary.string(line)!r}, but must be one label of "
+                "its dict.txt: make it again from a label a line, with the dictionary of all "
+                "labels (fairseq-preprocess --only-source --srcdict)"
+            )
     return classes
 
 
 def check_labels(classes: np.ndarray, count: int, names: List[str], path, samples) -> None:
-    """Checks the classes of a set.
+    """Checks the classes ``(n,)`` of a set.
 
     Args:
-        classes: ``(n,)``.
         count: how many samples there are.
-        names: those of the model's classes.
+        names: the names of the model's classes.
         path, samples: where classes and samples were read, for messages.
 
     Raises:
         ValueError: names the file or the option, the value and what to do.
     """
-    if len(classes) != count:
+    if len(classes) != count or not count:
         raise ValueError(
             f"{path} has {len(classes)} labels, but {samples} has {count} samples: there must be a "
-            "label for each sample, in the same order"
+            "label for each sample, in the same order, and at least one"
         )
-    if count == 0:
-        raise ValueError(f"{samples} has no samples")
     if classes.max() >= len(names):
         row = int(classes.argmax())
         raise ValueError(
@@ -78,14 +69,12 @@ def check_labels(classes: np.ndarray, count: int, names: List[str], path, sample
 
 
 def check_all_present(classes: np.ndarray, names: List[str], path) -> None:
-    """
-    Raises:
-        ValueError: where a class has no sample to learn from.
-    """
-    present = np.bincount(classes, minlength=len(names)) > 0
-    if not present.all():
-        missing = ", ".join(name for name, there in zip(names, present) if not there)
+    """Raises a ValueError if a class has no sample to learn from."""
+    counts = np.bincount(classes, minlength=len(names))
+    missing = [name for name, count in zip(names, counts) if count == 0]
+    if missing:
         raise ValueError(
-            f"--sentence-class-num is {len(names)}, but {path} has no sample of class {missing}: "
-            f"lower it to the number of classes that have samples ({present.sum()}), or add some"
+            f"--sentence-class-num is {len(names)}, but {path} has no sample of class "
+            f"{', '.join(missing)}: lower it to the number of classes that have samples "
+            f"({len(names) - len(missing)}), or add some"
         )

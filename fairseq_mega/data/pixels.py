@@ -1,70 +1,64 @@
-"""Images as lines of text, the published layout, to an array of bytes."""
+"""Images as lines of text, the published layout, as an array of bytes."""
 
-import io
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Optional
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from .arrays import MappedArray, cached
-
-HEADER = 128  # bytes that numpy's header of a small array takes
+from .arrays import Numbers, cached
 
 
-def map_pixels(source: Path, cache: Optional[str]) -> MappedArray:
-    """Images ``(n, L)`` of bytes: of a file of lines of ``L`` numbers from 0 to 255.
+def map_pixels(source: Path, cache: Optional[str], mean: float, std: float) -> Numbers:
+    """Images of a file of lines of ``L`` numbers from 0 to 255, normalised.
 
     Args:
-        cache: the folder of the copy in bytes; None for that of the file.
+        cache: the folder of the copy in bytes; None for the folder of the file.
 
     Raises:
-        ValueError: at the first line that is no such image; names file and line.
+        ValueError: at the first line that is not such an image; names file and line.
     """
-    return cached(source, cache, lambda file: write_pixels(source, file))
+    scale = partial(scale_pixels, mean=mean, std=std)
+    return Numbers(cached(source, cache, write_pixels), partial(np.load, mmap_mode="r"), scale)
+
+
+def scale_pixels(pixels: np.ndarray, mean: float, std: float) -> Tensor:
+    """``(pixels / 255 - mean) / std``, of the same shape, in float32."""
+    return (torch.from_numpy(pixels).float() / 255 - mean) / std
 
 
 def write_pixels(source: Path, file: BinaryIO) -> None:
-    """Copies the lines of ``source`` as an array, holding one at a time in memory."""
-    file.write(bytes(HEADER))
-    images, length = 0, None
+    """Copies the lines of ``source`` as an array of bytes, with one line at a time in memory."""
     with open(source, "rb") as lines:
-        for images, line in enumerate(lines, start=1):
-            image = _read_line(line, f"{source}, line {images}", length)
-            length = image.size
-            file.write(image.tobytes())
-    if not images:
+        count = sum(1 for _ in lines)
+    if count == 0:
         raise ValueError(f"{source} is empty: it must have an image a line")
-    header = io.BytesIO()
-    description = {"descr": "|u1", "fortran_order": False, "shape": (images, length)}
-    np.lib.format.write_array_header_1_0(header, description)
-    assert header.tell() == HEADER
-    file.seek(0)
-    file.write(header.getvalue())
+    length = 0
+    with open(source, "rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            image = _read_line(line, f"{source}, line {number}")
+            if not length:
+                length = image.size
+                header = {"descr": "|u1", "fortran_order": False, "shape": (count, length)}
+                np.lib.format.write_array_header_1_0(file, header)
+            if image.size != length:
+                raise ValueError(
+                    f"{source}, line {number} has {image.size} pixels, but those before have "
+                    f"{length}: all images must have the same size"
+                )
+            file.write(image.tobytes())
 
 
-def _read_line(line: bytes, where: str, length: Optional[int]) -> np.ndarray:
-    """The pixels of one line, which must be ``length`` many, if that is given."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", DeprecationWarning)  # how numpy reports what is no number
-        try:
-            words = line.strip()  # of nothing but blanks, numpy would make a number
-            pixels = np.fromstring(words, dtype=np.int64, sep=" ") if words else np.empty(0)
-        except (DeprecationWarning, ValueError) as error:
-            raise ValueError(
-                f"{where} has something else than whole numbers with blanks between them: "
-                "pixels must be numbers from 0 to 255"
-            ) from error
-    if not pixels.size or (length is not None and pixels.size != length):
+def _read_line(line: bytes, where: str) -> np.ndarray:
+    with warnings.catch_warnings(record=True) as rest:  # numpy warns of what is not a number
+        warnings.simplefilter("always")
+        pixels = np.fromstring(line, dtype=np.int64, sep=" ")
+    if rest or not pixels.size or pixels.min() < 0 or pixels.max() > 255:
         raise ValueError(
-            f"{where} has {pixels.size} pixels, but "
-            + (f"those before have {length}" if length else "must have some")
-            + ": all images must have the same size"
-        )
-    low, high = pixels.min(), pixels.max()
-    if low < 0 or high > 255:
-        raise ValueError(
-            f"{where} has a pixel of {low if low < 0 else high}, but pixels must be numbers from 0 "
-            "to 255"
+            f"{where} must be whole numbers from 0 to 255 with blanks between them, but is "
+            f"{line.decode(errors='replace').strip()!r:.80}"
         )
     return pixels.astype(np.uint8)

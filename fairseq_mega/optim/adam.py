@@ -2,46 +2,26 @@
 
 from ast import literal_eval
 from collections import defaultdict
-from dataclasses import dataclass, field
 from math import inf, sqrt
-from typing import Any, List
 
 import torch
-from fairseq.dataclass import FairseqDataclass
 from fairseq.optim import FairseqOptimizer, adam, register_optimizer
-from omegaconf import II
 from torch import Tensor
 
 HALF = (torch.float16, torch.bfloat16)
 
 
-@dataclass
-class AdamConfig(FairseqDataclass):
-    adam_betas: Any = field(
-        default=(0.9, 0.999),
-        metadata={"help": "decay rates of the averages of the gradients and of their squares"},
-    )
-    adam_eps: float = field(
-        default=1e-8, metadata={"help": "added to the square root of the averaged squares"}
-    )
-    weight_decay: float = field(
-        default=0.0, metadata={"help": "every update subtracts lr * weight_decay * weight"}
-    )
-    lr: List[float] = II("optimization.lr")
-
-
-@register_optimizer("mega_adam", dataclass=AdamConfig)
+@register_optimizer("mega_adam", dataclass=adam.FairseqAdamConfig)
 class FairseqAdam(adam.FairseqAdam):
     """Makes the updates of fairseq's ``adam``; either optimizer continues the other's checkpoints.
 
-    It needs the class name of fairseq's: a checkpoint holds that name, and fairseq refuses to load
-    the state of an optimizer whose class has another name.
+    It has the class name of fairseq's, which checkpoints hold and fairseq compares.
 
     Raises:
         ValueError: at options out of range.
     """
 
-    def __init__(self, cfg: AdamConfig, params):
+    def __init__(self, cfg: adam.FairseqAdamConfig, params):
         FairseqOptimizer.__init__(self, cfg)
         if not 0 < cfg.adam_eps < inf:
             raise ValueError(f"--adam-eps is {cfg.adam_eps:g}, but must be above 0, such as 1e-8")
@@ -49,6 +29,8 @@ class FairseqAdam(adam.FairseqAdam):
             raise ValueError(
                 f"--weight-decay is {cfg.weight_decay:g}, but must be 0 (none) or above it"
             )
+        if cfg.fp16_adam_stats:
+            raise ValueError("--fp16-adam-stats is not for mega_adam: leave it out, or use adam")
         self._optimizer = FusedAdam(params, **self.optimizer_config)
 
     @property

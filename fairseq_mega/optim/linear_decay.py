@@ -30,7 +30,6 @@ class LinearDecayConfig(FairseqDataclass):
             f"it, {PUBLISHED_TOTAL})"
         },
     )
-    stop_min_lr: float = II("optimization.stop_min_lr")
     max_update: int = II("optimization.max_update")
     lr: List[float] = II("optimization.lr")
 
@@ -41,8 +40,7 @@ class LinearDecaySchedule(FairseqLRScheduler):
     ``--end-learning-rate`` at ``--total-num-update``.
 
     Raises:
-        ValueError: at options out of range, more than one learning rate, or a first one at which
-            fairseq stops.
+        ValueError: at options out of range, or more than one learning rate.
     """
 
     def __init__(self, cfg: LinearDecayConfig, optimizer):
@@ -53,10 +51,10 @@ class LinearDecaySchedule(FairseqLRScheduler):
             )
         if cfg.total_num_update is None:
             cfg.total_num_update = cfg.max_update or PUBLISHED_TOTAL
-        if cfg.warmup_updates < 0 or cfg.total_num_update <= cfg.warmup_updates:
+        if not 0 <= cfg.warmup_updates < cfg.total_num_update:
             raise ValueError(
-                f"--total-num-update is {cfg.total_num_update:g}, but must be above "
-                f"--warmup-updates ({cfg.warmup_updates}), which must not be negative"
+                f"--warmup-updates is {cfg.warmup_updates}, but must be at least 0 and below "
+                f"--total-num-update ({cfg.total_num_update:g})"
             )
         if cfg.warmup_power < 0:
             raise ValueError(f"--warmup-power is {cfg.warmup_power:g}, but must not be negative")
@@ -66,12 +64,6 @@ class LinearDecaySchedule(FairseqLRScheduler):
                 "-1, which stands for 0"
             )
         self.start = max(0.0, cfg.warmup_init_lr)
-        if self.learning_rate(0) <= cfg.stop_min_lr:
-            raise ValueError(
-                f"the first learning rate is {self.learning_rate(0):g} (--lr, --warmup-init-lr), "
-                f"and fairseq trains only above --stop-min-lr ({cfg.stop_min_lr:g}): raise the "
-                "former, or leave --stop-min-lr out"
-            )
         self.step_update(0)
 
     def learning_rate(self, num_updates: int) -> float:

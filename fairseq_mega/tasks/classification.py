@@ -1,4 +1,4 @@
-"""What the tasks of classification share: options, training and held-out sets, predictions."""
+"""The options, sets and predictions that the tasks of classification share."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,12 +32,12 @@ class ClassificationTaskConfig(FairseqDataclass):
     no_shuffle: bool = field(
         default=False,
         metadata={
-            "help": "put training samples together in batches in the order of the file; by default "
-            "anew in every epoch"
+            "help": "put training samples together in batches in the order of the file, not in "
+            "another way in every epoch"
         },
     )
-    # Batches made anew make new processes in every epoch. fairseq's default, to keep the old ones,
-    # then waits for each up to 5 s when Python collects it.
+    # Each epoch's batches need new processes. By default fairseq would keep the old ones, and wait
+    # up to 5 s for each when Python collects it.
     persistent_workers: bool = field(
         default=False,
         metadata={"help": "keep the --num-workers processes for the next epoch, where fairseq can"},
@@ -52,21 +52,10 @@ class ClassificationTaskConfig(FairseqDataclass):
     results_path: Optional[str] = II("common_eval.results_path")
 
 
-@dataclass
-class MappedTaskConfig(ClassificationTaskConfig):
-    cache_dir: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "folder for copies of the data that can be read without loading all of it, "
-            "made once (default: beside the data)"
-        },
-    )
-
-
 class Samples(NamedTuple):
     """A set as it is on disk."""
 
-    documents: Sequence  # Texts or Numbers, one or two
+    documents: Sequence  # of the data sets that ClassificationDataset takes, one or two
     classes: np.ndarray  # (n,)
     labels_path: Path
     samples_path: Path
@@ -86,10 +75,11 @@ class ClassificationTask(FairseqTask):
 
     @classmethod
     def setup_task(cls, cfg, **kwargs):
-        """
+        """Checks the options of the task.
+
         Raises:
             ValueError: at an option out of range; names the option, its value and what to do.
-            FileNotFoundError: where there is no data.
+            FileNotFoundError: if there is no data.
         """
         if not 0 <= cfg.held_out < 1:
             raise ValueError(f"--held-out is {cfg.held_out}, but must be at least 0 and below 1")
@@ -115,72 +105,61 @@ class ClassificationTask(FairseqTask):
         raise NotImplementedError
 
     def encode(self, document) -> Tensor:
-        """What the model reads ``(L,)`` of one sequence as people have it: a text, an image, or a
-        clip.
+        """What the model reads ``(L,)`` of a text, an image or a clip of a user.
 
         Raises:
-            ValueError: where it is something else.
+            ValueError: if it is something else.
         """
         raise NotImplementedError
 
     def class_names(self) -> List[str]:
         """The names of the model's classes, in their order."""
-        raise NotImplementedError
+        return [str(i) for i in range(self.class_count)]
 
     def load_dataset(self, split: str, epoch=1, combine=False, **kwargs):
-        """
+        """Loads a set.
+
         Raises:
-            FileNotFoundError: where a file of the set is missing.
-            ValueError: where the set does not fit the model, or is damaged; names the file.
+            FileNotFoundError: if a file of the set is missing.
+            ValueError: if the set does not fit the model, or is damaged; names the file.
         """
-        training = split == self.cfg.train_subset
-        if split == HELD_OUT and self.cfg.held_out == 0:
-            raise ValueError(
-                f"--valid-subset {HELD_OUT} asks for the samples that --held-out keeps out of "
-                "training, but --held-out is 0: give a fraction, such as 0.1"
-            )
-        samples = self.read(self.cfg.train_subset if split == HELD_OUT else split)
+        training, held_out = split == self.cfg.train_subset, split == HELD_OUT
+        samples = self.read(self.cfg.train_subset if held_out else split)
         names = self.class_names()
+        paths = samples.labels_path, samples.samples_path
         for document in samples.documents:
-            check_labels(
-                samples.classes, len(document), names, samples.labels_path, samples.samples_path
-            )
-            self._check_lengths(int(document.sizes.max()), samples.samples_path)
+            check_labels(samples.classes, len(document), names, *paths)
+            longest = int(document.sizes.max())
+            if longest > self.max_input:
+                raise ValueError(
+                    f"{samples.samples_path} has samples of {longest} numbers, but --max-positions "
+                    f"is {self.max_input}, the limit of --rel-pos-bias simple: raise it before "
+                    "training, or use chunks (--chunk-size) or the rotary bias"
+                )
         rows = np.arange(len(samples.classes))
-        if split == HELD_OUT or training:
-            rows = self._training_rows(samples, held_out=split == HELD_OUT)
+        if training or held_out:
+            chosen = held_out_rows(samples.classes, self.cfg.held_out)
+            rows = np.flatnonzero(chosen == held_out)
         if training:
             check_all_present(samples.classes[rows], names, samples.labels_path)
+        if not rows.size:
+            raise ValueError(
+                f"--valid-subset {HELD_OUT} asks for the samples that --held-out keeps out of "
+                f"training, but --held-out is {self.cfg.held_out}, which is not one sample of a "
+                f"class in {samples.samples_path}: raise it, for example to 0.1"
+            )
         self.datasets[split] = ClassificationDataset(
             samples.documents,
             samples.classes,
             rows,
-            order="by_length" if not training else "by_row" if self.cfg.no_shuffle else "anew",
+            order="by_length" if not training else "by_row" if self.cfg.no_shuffle else "random",
             pad=self.pad,
         )
         if self.cfg.results_path is not None:
             self.predictions = Predictions(Path(self.cfg.results_path), split, names)
 
-    def _training_rows(self, samples: Samples, held_out: bool) -> np.ndarray:
-        """The rows of the training set that are held out, or the others."""
-        chosen = held_out_rows(samples.classes, self.cfg.held_out) == held_out
-        if not chosen.any():
-            raise ValueError(
-                f"--held-out is {self.cfg.held_out}, which is not one sample of a class in "
-                f"{samples.samples_path}: raise it"
-            )
-        return np.flatnonzero(chosen)
-
-    def _check_lengths(self, longest: int, path: Path) -> None:
-        if longest > self.max_input:
-            raise ValueError(
-                f"{path} has samples of {longest} numbers, but --max-positions is "
-                f"{self.max_input}, up to which --rel-pos-bias simple has learned: raise it before "
-                "training, or use chunks (--chunk-size) or the rotary bias"
-            )
-
     def valid_step(self, sample: Dict, model, criterion):
-        """As fairseq's; with ``--results-path``, the predictions are kept too."""
+        """Does what fairseq's does; with ``--results-path``, keeps the predictions too."""
         if self.predictions is None:
             return super().valid_step(sample, model, criterion)
         scores = []
@@ -192,24 +171,19 @@ class ClassificationTask(FairseqTask):
         return step
 
     def reduce_metrics(self, logging_outputs, criterion) -> None:
-        """As fairseq's; ``fairseq-validate`` calls it at the end of a set, which writes the
-        predictions."""
+        """Does what fairseq's does, and writes the predictions: ``fairseq-validate`` calls it at
+        the end of a set."""
         super().reduce_metrics(logging_outputs, criterion)
         if self.predictions is not None:
             self.predictions.write()
 
 
 def existing(path: Path, what: str) -> Path:
-    """
-    Raises:
-        FileNotFoundError: where there is no such file; says what it should hold, and what there is.
-    """
+    """Returns ``path``; raises a FileNotFoundError that says ``what`` it is if it is not there."""
     if path.exists():
         return path
-    there = sorted({each.name for each in path.parent.glob("*")})[:8]
+    there = ", ".join(sorted(each.name for each in path.parent.glob("*"))[:8])
     raise FileNotFoundError(
-        f"no {what} at {path}"
-        + (f"; the folder has {', '.join(there)}" if there else ", nor such a folder")
-        + ": check the folder of the data, and the names that --train-subset and --valid-subset "
-        "give to its sets"
+        f"no {what} at {path}; the folder has {there or 'nothing'}: check the folder of the data, "
+        "and the names that --train-subset and --valid-subset give to its sets"
     )

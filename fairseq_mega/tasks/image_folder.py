@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import List
 
@@ -9,15 +10,10 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II
 
-from ..data.images import (
-    ImageFolderDataset,
-    find_classes,
-    find_images,
-    make_augmentation,
-    middle,
-    normalise,
-)
+from ..data.images import ImageFolderDataset, find_images, middle
 from ..modules.checks import check_positive
+
+AUGMENTATION = "fairseq_mega.data.augmentation"  # loads torchvision
 
 
 @dataclass
@@ -53,10 +49,11 @@ class ImageFolderTask(FairseqTask):
 
     @classmethod
     def setup_task(cls, cfg: ImageFolderConfig, **kwargs) -> "ImageFolderTask":
-        """
+        """Finds the classes.
+
         Raises:
             ValueError: at an option out of range.
-            FileNotFoundError: where there is no data.
+            FileNotFoundError: if there is no data.
         """
         check_positive(**{"--image-size": cfg.image_size})
         names = (cfg.train_subset or "train", "train", "valid", "val")
@@ -66,13 +63,15 @@ class ImageFolderTask(FairseqTask):
             raise FileNotFoundError(
                 f"no folder train or val in {cfg.data!r}: give the folder first"
             )
-        return cls(cfg, find_classes(folder))
+        return cls(cfg, sorted(each.name for each in folder.iterdir() if each.is_dir()))
 
     def load_dataset(self, split: str, epoch=1, combine=False, **kwargs) -> None:
-        """
+        """Loads a set.
+
         Raises:
-            FileNotFoundError: where there are no images.
-            ValueError: where --augment cannot be done, or a folder is no class.
+            FileNotFoundError: if there are no images.
+            ValueError: if torchvision, which --augment needs, cannot be imported, or at a folder
+                that is not a class.
         """
         folder = Path(self.cfg.data) / split
         if split == "valid" and not folder.is_dir():
@@ -80,16 +79,22 @@ class ImageFolderTask(FairseqTask):
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder of images at {folder}")
         training, size = split == self.cfg.train_subset, self.cfg.image_size
-        augment = training and self.cfg.augment
-        transform = make_augmentation(size) if augment else partial(evaluated, size=size)
+        transform = partial(middle, size=size)
+        if training and self.cfg.augment:
+            try:
+                transform = import_module(AUGMENTATION).make_augmentation(size)
+            except (
+                ImportError,
+                OSError,
+                RuntimeError,
+            ) as error:  # as one that is for another torch
+                raise ValueError(
+                    f"--augment needs torchvision, which cannot be imported ({error}): install the "
+                    "one for your torch, or leave --augment out"
+                ) from error
         paths, targets = find_images(folder, self.class_names)
         self.datasets[split] = ImageFolderDataset(paths, targets, transform, shuffle=training)
 
     def max_positions(self) -> None:
-        """No limit: all images have the same size."""
+        """Returns no limit: all images have the same size."""
         return None
-
-
-def evaluated(image, size: int):
-    """A Pillow image to ``(3, size, size)``, without anything random."""
-    return normalise(middle(image, size))

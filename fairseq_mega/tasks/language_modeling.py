@@ -12,7 +12,7 @@ from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageMode
 from omegaconf import II
 
 from ..checkpoints.trust import check_model
-from ..data.cutting import ValidBlock, cut_into_streams
+from ..data.cutting import cut_into_streams, stream_length
 from ..data.text import CutText, EpochSamples, Streams
 from ..models.mega_lm import MegaLanguageModel
 from ..models.state import DecodingState
@@ -76,7 +76,7 @@ class MegaLanguageModelingTask(LanguageModelingTask):
                 f"{longest}, but the first must be at least 1, and the second not below it"
             )
         if args.valid_block is not None:
-            ValidBlock.parse(args.valid_block)
+            stream_length(args.valid_block, tokens=1)
         check_positive(**{"--chunk-nums": args.chunk_nums})
         return super().setup_task(args, **kwargs)
 
@@ -150,8 +150,8 @@ class MegaLanguageModelingTask(LanguageModelingTask):
 
     def _streams(self, dataset) -> Streams:
         text = CutText(dataset)
-        streams = ValidBlock.parse(self.args.valid_block)
-        text.cut(cut_into_streams(text.ends, streams, self.break_mode))
+        longest = stream_length(self.args.valid_block, int(text.ends[-1]))
+        text.cut(cut_into_streams(text.ends, longest, self.break_mode))
         if self.segment_length is None:
             raise ValueError(
                 f"--valid-block is {self.args.valid_block}, for streams of up to "

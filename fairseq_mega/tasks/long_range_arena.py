@@ -4,23 +4,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import List, Optional
 
-from fairseq.data import Dictionary, data_utils
+from fairseq.data import Dictionary, ListDataset, PrependTokenDataset, TruncateDataset, data_utils
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.tasks import register_task
 from omegaconf import II
 from torch import Tensor
 
-from ..data.classification import Numbers, Texts, as_numbers, read_text, scaled
+from ..data.arrays import as_numbers
 from ..data.labels import read_labels, symbol_classes
-from ..data.pixels import map_pixels
-from .classification import (
-    IGNORED,
-    ClassificationTask,
-    ClassificationTaskConfig,
-    MappedTaskConfig,
-    Samples,
-    existing,
-)
+from ..data.pixels import map_pixels, scale_pixels
+from .classification import IGNORED, ClassificationTask, ClassificationTaskConfig, Samples, existing
 
 CLS = "<CLS>"
 
@@ -59,24 +52,9 @@ class LRATextTask(ClassificationTask):
         folders = ["src-bin", "src1-bin"][: self.documents]
         texts = [self._lines(folder, split, self.source_dictionary) for folder in folders]
         labels = self._lines("label-bin", split, self.label_dictionary)
-        path = self.data / "label-bin" / split
-        return Samples(
-            [Texts(each, self.longest, self._first()) for each in texts],
-            symbol_classes(labels, self.label_dictionary.nspecial, path),
-            path,
-            self.data / "src-bin" / split,
-        )
-
-    def _first(self) -> Optional[int]:
-        """The symbol before each text."""
-        return self.source_dictionary.index(CLS) if self.pooling == "cls" else None
-
-    def encode(self, document: str) -> Tensor:
-        """A text as the lines that ``fairseq-preprocess`` reads: symbols with blanks between."""
-        if not isinstance(document, str):
-            raise ValueError(f"a text must be a string of symbols, but is {document!r:.80}")
-        line = self.source_dictionary.encode_line(document, add_if_not_exist=False)
-        return read_text(line, self.longest, self._first())
+        paths = self.data / "label-bin" / split, self.data / "src-bin" / split
+        classes = symbol_classes(labels, self.label_dictionary, paths[0])
+        return Samples([self._as_read(each) for each in texts], classes, *paths)
 
     def _lines(self, folder: str, split: str, dictionary: Dictionary):
         path = self.data / folder / split
@@ -86,6 +64,19 @@ class LRATextTask(ClassificationTask):
             raise ValueError(f"{path}.bin has no {path}.idx that fits: copy both again")
         return lines
 
+    def _as_read(self, lines):
+        """The symbols of each line that the model reads, ``(L,)``."""
+        if self.pooling == "cls":
+            lines = PrependTokenDataset(lines, self.source_dictionary.index(CLS))
+        return lines if self.longest is None else TruncateDataset(lines, self.longest)
+
+    def encode(self, document: str) -> Tensor:
+        """A text as the lines that ``fairseq-preprocess`` reads: symbols with blanks between."""
+        if not isinstance(document, str):
+            raise ValueError(f"a text must be a string of symbols, but is {document!r:.80}")
+        line = self.source_dictionary.encode_line(document, add_if_not_exist=False).long()
+        return self._as_read(ListDataset([line], [len(line)]))[0]
+
     def class_names(self) -> List[str]:
         start = self.label_dictionary.nspecial
         names = self.label_dictionary.symbols[start : start + self.class_count]
@@ -93,10 +84,17 @@ class LRATextTask(ClassificationTask):
 
 
 @dataclass
-class LRAImageConfig(MappedTaskConfig):
+class LRAImageConfig(ClassificationTaskConfig):
     pixel_normalization: List[float] = field(
         default_factory=lambda: [0.5, 0.5],
         metadata={"help": "mean and standard deviation of the pixels, from 0 to 1"},
+    )
+    cache_dir: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "folder for copies of the images that can be read without loading all of them, "
+            "made once (default: beside the data)"
+        },
     )
 
 
@@ -108,14 +106,14 @@ class LRAImageTask(ClassificationTask):
     @classmethod
     def add_args(cls, parser) -> None:
         # Of two words, as published; fairseq would make one of a list.
-        help = LRAImageConfig.__dataclass_fields__["pixel_normalization"].metadata["help"]
+        option = LRAImageConfig.__dataclass_fields__["pixel_normalization"]
         parser.add_argument(
             "--pixel-normalization",
             nargs=2,
             type=float,
             default=[0.5, 0.5],
             metavar=("MEAN", "STD"),
-            help=help,
+            help=option.metadata["help"],
         )
         gen_parser_from_dataclass(parser, LRAImageConfig())
 
@@ -131,13 +129,9 @@ class LRAImageTask(ClassificationTask):
     def read(self, split: str) -> Samples:
         images = existing(self.data / "input" / f"{split}.src", "images")
         labels = existing(self.data / "label" / f"{split}.label", "labels")
-        mean, std = self.cfg.pixel_normalization
-        pixels = map_pixels(images, self.cfg.cache_dir)
-        return Samples([Numbers(pixels, 255.0, mean, std)], read_labels(labels), labels, images)
+        pixels = map_pixels(images, self.cfg.cache_dir, *self.cfg.pixel_normalization)
+        return Samples([pixels], read_labels(labels), labels, images)
 
     def encode(self, document) -> Tensor:
         """The pixels of an image, of any shape, from 0 to 255, row by row."""
-        return scaled(as_numbers(document, "an image"), 255.0, *self.cfg.pixel_normalization)
-
-    def class_names(self) -> List[str]:
-        return [str(i) for i in range(self.class_count)]
+        return scale_pixels(as_numbers(document, "an image"), *self.cfg.pixel_normalization)

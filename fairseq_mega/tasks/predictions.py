@@ -1,12 +1,11 @@
-"""Predictions of a set in files: each sample's, and what they come to."""
+"""Predictions of a set in files: each sample's, and a summary."""
 
 import json
 import logging
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Dict, List, Tuple
 
-import torch
+import numpy as np
 from scipy.stats import binomtest
 from torch import Tensor, distributed
 
@@ -27,20 +26,25 @@ class Predictions:
     Args:
         folder: ``--results-path``, made if it is not there.
         split: name of the set.
-        names: those of the classes.
+        names: the names of the classes.
 
     Raises:
-        OSError: where nothing can be written there, before there is anything to write.
+        OSError: if the folder cannot be made.
     """
 
     def __init__(self, folder: Path, split: str, names: List[str]):
         if _writes():
-            _check_folder(folder)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OSError(
+                    f"--results-path is {folder}, which cannot be made: {error}"
+                ) from error
         self.folder, self.split, self.names = folder, split, names
         self.rows: List[Row] = []
 
     def add(self, ids: Tensor, target: Tensor, lprobs: Tensor) -> None:
-        """A batch: ``(B,)``, ``(B,)``, ``(B, classes)``."""
+        """Adds a batch: ``(B,)``, ``(B,)``, ``(B, classes)``."""
         self.rows += zip(ids.tolist(), target.tolist(), lprobs.tolist())
 
     def write(self) -> None:
@@ -48,14 +52,14 @@ class Predictions:
         rows = sorted({row[0]: row for row in self._gather()}.values())
         if not _writes():
             return
-        header = ["sample", "class", "predicted", *(f"log p({name})" for name in self.names)]
-        lines = ["\t".join(header)]
-        for number, target, lprobs in rows:
-            words = [str(number), self.names[target], self.names[argmax(lprobs)]]
-            lines.append("\t".join([*words, *(f"{lprob:.6f}" for lprob in lprobs)]))
+        lines = [["sample", "class", "predicted", *(f"log p({name})" for name in self.names)]]
+        predicted = [int(np.argmax(lprobs)) for *_, lprobs in rows]
+        for (number, target, lprobs), best in zip(rows, predicted):
+            words = [str(number), self.names[target], self.names[best]]
+            lines.append([*words, *(f"{lprob:.6f}" for lprob in lprobs)])
         path = self.folder / f"predictions-{self.split}.tsv"
-        _write(path, "\n".join(lines) + "\n")
-        outcome = summary([(target, argmax(lprobs)) for _, target, lprobs in rows], self.names)
+        _write(path, "".join("\t".join(line) + "\n" for line in lines))
+        outcome = summary([target for _, target, _ in rows], predicted, self.names)
         text = json.dumps(outcome, indent=2, ensure_ascii=False)
         _write(self.folder / f"summary-{self.split}.json", text + "\n")
         low, high = outcome["interval_95"]
@@ -77,45 +81,31 @@ def _writes() -> bool:
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
-def _check_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"--results-path is {folder}, which cannot be written ({error})") from error
-
-
 def _write(path: Path, text: str) -> None:
     with replaced_file(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
-def argmax(values: List[float]) -> int:
-    return int(torch.tensor(values).argmax())
-
-
-def summary(pairs: List[Tuple[int, int]], names: List[str]) -> Dict:
-    """Accuracy in percent, with its 95% interval, and the confusion matrix.
+def summary(targets: List[int], predicted: List[int], names: List[str]) -> Dict:
+    """Accuracy in percent, with its 95% interval (Wilson, 1927), and the confusion matrix.
 
     Args:
-        pairs: class and predicted class of each sample.
-        names: those of the classes.
+        targets, predicted: class and predicted class of each sample.
+        names: the names of the classes.
 
     Returns:
         ``samples``, ``correct``, ``accuracy``, ``interval_95``, ``classes``, and ``confusion``: how
         many samples of each class (rows) were predicted as each (columns).
     """
-    confusion = torch.zeros(len(names), len(names), dtype=torch.long)
-    for target, predicted in pairs:
-        confusion[target, predicted] += 1
-    correct = int(confusion.diagonal().sum())
-    interval = binomtest(correct, len(pairs)).proportion_ci(0.95, method="wilson")
+    confusion = np.zeros((len(names), len(names)), dtype=int)
+    np.add.at(confusion, (targets, predicted), 1)
+    correct = int(confusion.trace())
+    interval = binomtest(correct, len(targets)).proportion_ci(0.95, method="wilson")
     return {
-        "samples": len(pairs),
+        "samples": len(targets),
         "correct": correct,
-        "accuracy": 100 * correct / len(pairs),
-        "interval_95": [100 * interval.low, 100 * interval.high],
+        "accuracy": 100 * correct / len(targets),
+        "interval_95": [100 * float(bound) for bound in interval],
         "classes": names,
         "confusion": confusion.tolist(),
     }

@@ -1,28 +1,27 @@
 """The task ``speech_commands``: spoken words as samples of audio, in the published layout."""
 
 from dataclasses import dataclass, field
-from typing import List
+from typing import List, Optional
 
 import numpy as np
 from fairseq.tasks import register_task
 from torch import Tensor
 
-from ..data.audio import WORDS, map_clips, read_clip_labels, unit_of
-from ..data.classification import Numbers, as_numbers, scaled
-from .classification import ClassificationTask, MappedTaskConfig, Samples, existing
+from ..data.arrays import Numbers, as_numbers
+from ..data.audio import WORDS, read_clip_labels, read_clips, scale_clip
+from .classification import IGNORED, ClassificationTask, ClassificationTaskConfig, Samples, existing
 
 
 @dataclass
-class SpeechCommandsConfig(MappedTaskConfig):
+class SpeechCommandsConfig(ClassificationTaskConfig):
     sc_all_classes: bool = field(
         default=False, metadata={"help": "all 35 words: the tensors in raw_all_classes"}
     )
     sc_dropped_rate: float = field(
-        default=0.0, metadata={"help": "only 0: of clips with dropped samples there is no model"}
+        default=0.0, metadata={"help": "must be 0; dropped-sample clips are not supported"}
     )
-    mfcc: bool = field(
-        default=False, metadata={"help": "only without: of such features there is no model"}
-    )
+    mfcc: bool = field(default=False, metadata={"help": "not supported"})
+    cache_dir: Optional[str] = field(default=None, metadata=IGNORED)
 
 
 @register_task("speech_commands", dataclass=SpeechCommandsConfig)
@@ -49,8 +48,8 @@ class SpeechCommandsTask(ClassificationTask):
             existing(self.data / "processed_data" / folder / f"{stem}_{part}.pt", what)
             for part, what in (("X", "clips"), ("y", "classes"))
         )
-        rows, unit = map_clips(clips, self.cfg.cache_dir)
-        return Samples([Numbers(rows, unit)], read_clip_labels(labels), labels, clips)
+        numbers = Numbers(clips, read_clips, scale_clip)
+        return Samples([numbers], read_clip_labels(labels), labels, clips)
 
     def encode(self, document) -> Tensor:
         """The samples of a clip, standardised as the training's were: real numbers, or whole ones
@@ -58,9 +57,9 @@ class SpeechCommandsTask(ClassificationTask):
         clip = as_numbers(document, "a clip")
         if clip.dtype == np.int64:  # lists of Python's numbers
             raise ValueError("whole numbers of a clip must be of 16 bits: an array of int16")
-        return scaled(clip, unit_of(clip))
+        return scale_clip(clip)
 
     def class_names(self) -> List[str]:
         if not self.cfg.sc_all_classes and self.class_count == len(WORDS):
             return list(WORDS)
-        return [str(i) for i in range(self.class_count)]
+        return super().class_names()

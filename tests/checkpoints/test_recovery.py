@@ -1,6 +1,5 @@
 """Folders of checkpoints whose writing was interrupted, and files that are never there in part."""
 
-import resource
 import zipfile
 
 import pytest
@@ -111,16 +110,12 @@ def test_where_there_is_nothing_to_go_on_from(tmp_path):
         main(["recover", str(tmp_path / "nowhere")])
 
 
-def test_a_full_disk_leaves_the_file_of_before(tmp_path):
-    """Files of more than 1,000 bytes cannot be written."""
-    path, limits = tmp_path / "file", resource.getrlimit(resource.RLIMIT_FSIZE)
+def test_a_full_disk_leaves_the_file_of_before(full_disk, tmp_path):
+    path = tmp_path / "file"
     path.write_text("before")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(OSError, match="too large"), replaced_file(path) as part:
-            part.write_bytes(bytes(2000))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    full_disk()
+    with pytest.raises(OSError, match="too large"), replaced_file(path) as part:
+        part.write_bytes(bytes(2000))
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
 
 

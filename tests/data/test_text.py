@@ -46,7 +46,7 @@ def targets_of(dataset):
 
 @given(SIZES, st.integers(1, 20), st.sampled_from(MODES))
 def test_samples_are_those_of_fairseq(sizes, block, mode):
-    """Source, target and the target of the past, where a sample starts a line or goes on in one."""
+    """Source, target and the target of the past, whether a sample starts a line or not."""
     expected = fairseqs(sizes, block, mode).dataset
     dataset = TextSlices(expected.dataset, expected.slice_indices, expected.pad, expected.eos)
     assert len(dataset) == len(expected)

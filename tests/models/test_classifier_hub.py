@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from classification import KINDS, PARITY, parity_data
+from fairseq.data import data_utils
 from helpers import assert_close
 
 from fairseq_mega.checkpoints.exchange import export_checkpoint, import_folder
@@ -24,8 +25,8 @@ def samples_of(kind, hub, data):
         return [np.array(line.split(), dtype=np.uint8).reshape(-1, 2) for line in lines]
     if kind == "speech":
         return list(torch.load(data / "processed_data/raw/test_X.pt"))
-    hub.task.load_dataset("test")
-    documents = [each.texts for each in hub.task.dataset("test").documents]
+    folders = [f for f in ("src-bin", "src1-bin") if (data / f).is_dir()]
+    documents = [data_utils.load_indexed_dataset(f"{data}/{f}/test") for f in folders]
     words = [[hub.task.source_dictionary.string(line) for line in texts] for texts in documents]
     return words[0] if len(words) == 1 else list(zip(*words))
 

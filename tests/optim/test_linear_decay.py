@@ -6,7 +6,7 @@ from fairseq.optim import FairseqOptimizer
 from fairseq.optim.lr_scheduler import build_lr_scheduler
 from helpers import parse
 
-OPTIONS = "--arch mega --optimizer sgd --lr-scheduler linear_decay"
+from fairseq_mega.optim.linear_decay import LinearDecayConfig, LinearDecaySchedule
 
 
 class Optimizer(FairseqOptimizer):
@@ -17,107 +17,75 @@ class Optimizer(FairseqOptimizer):
         self._optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
 
 
-def schedule(options):
+def rates_of(scheduler):
     """Learning rates by update, as fairseq-train asks for them."""
-    optimizer = Optimizer()
-    scheduler = build_lr_scheduler(parse(f"{OPTIONS} {options}").lr_scheduler, optimizer)
-    assert optimizer.get_lr() == scheduler.step_update(0)
+    assert scheduler.optimizer.get_lr() == scheduler.step_update(0)
 
     def rate(update):
         result = scheduler.step_update(update)
-        assert optimizer.get_lr() == result
+        assert scheduler.optimizer.get_lr() == result
         return result
 
     return rate
 
 
-def test_warm_up_and_decay():
-    rate = schedule(
-        "--lr 1e-3 --warmup-updates 4 --warmup-init-lr 2e-4 --total-num-update 14 "
-        "--end-learning-rate 1e-4"
-    )
-    expected = [2e-4, 4e-4, 6e-4, 8e-4, 1e-3, 9.1e-4, 8.2e-4]
-    assert [rate(i) for i in range(7)] == pytest.approx(expected)
-    assert [rate(i) for i in (13, 14, 15, 1000)] == pytest.approx([1.9e-4, 1e-4, 1e-4, 1e-4])
+def schedule(lr=(1.0,), max_update=0, **options):
+    cfg = LinearDecayConfig(lr=list(lr), max_update=max_update, **options)
+    return rates_of(LinearDecaySchedule(cfg, Optimizer()))
 
 
-def test_the_warm_up_has_a_power():
-    rate = schedule(
-        "--lr 1 --warmup-updates 10 --warmup-init-lr 0 --warmup-power 2 --total-num-update 20"
-    )
-    assert [rate(i) for i in (0, 1, 5, 10, 15, 20)] == pytest.approx([0, 0.01, 0.25, 1, 0.5, 0])
-
-
-def test_without_warm_up_it_starts_at_the_top():
-    rate = schedule("--lr 0.5 --total-num-update 10")
-    assert [rate(i) for i in (0, 5, 10)] == pytest.approx([0.5, 0.25, 0])
-
-
-def test_defaults():
-    """From 1e-7 up, and to zero at --max-update."""
-    rate = schedule("--lr 1e-3 --warmup-updates 10 --max-update 110")
-    assert [rate(i) for i in (0, 10, 60, 110)] == pytest.approx([1e-7, 1e-3, 5e-4, 0])
-
-
-def test_minus_one_starts_the_warm_up_at_zero():
-    """The published default."""
-    rate = schedule("--lr 1 --warmup-updates 4 --warmup-init-lr -1 --total-num-update 9")
-    assert [rate(i) for i in range(5)] == pytest.approx([0, 0.25, 0.5, 0.75, 1])
-
-
-def test_without_a_number_of_updates_the_decay_has_the_published_length():
-    rate = schedule("--lr 1")
-    assert [rate(i) for i in (0, 500_000, 1_000_000)] == pytest.approx([1, 0.5, 0])
-
-
-def test_a_schedule_continues_from_any_update():
+@pytest.mark.parametrize(
+    "options, rates",
+    [
+        (
+            dict(warmup_updates=4, warmup_init_lr=0.2, total_num_update=14, end_learning_rate=0.1),
+            {0: 0.2, 1: 0.4, 4: 1, 5: 0.91, 13: 0.19, 14: 0.1, 1000: 0.1},
+        ),
+        (
+            dict(warmup_updates=10, warmup_init_lr=0, warmup_power=2, total_num_update=20),
+            {0: 0, 1: 0.01, 5: 0.25, 10: 1, 15: 0.5, 20: 0},
+        ),
+        (dict(total_num_update=10), {0: 1, 5: 0.5, 10: 0}),
+        # By default from 1e-7, to zero at --max-update, or at the published million.
+        (dict(warmup_updates=10, max_update=110), {0: 1e-7, 10: 1, 60: 0.5, 110: 0}),
+        ({}, {0: 1, 500_000: 0.5, 1_000_000: 0}),
+        # -1, the published default, is 0.
+        (dict(warmup_updates=4, warmup_init_lr=-1, total_num_update=9), {0: 0, 1: 0.25}),
+    ],
+)
+def test_learning_rates(options, rates):
     """A resumed training asks for its update alone."""
-    options = "--lr 1 --warmup-updates 3 --total-num-update 9"
-    rates = [schedule(options)(i) for i in range(10)]
-    rate = schedule(options)
-    assert [rate(i) for i in range(10)] == rates
+    rate = schedule(**options)
+    for update, expected in rates.items():
+        assert rate(update) == schedule(**options)(update) == pytest.approx(expected)
 
 
-PUBLISHED = "--lr 6e-3 --warmup-updates 20 --warmup-init-lr 1e-7 --total-num-update 300"
-
-
-def test_published_learning_rate():
-    """What the published code recorded at update 42 of a short training."""
-    assert schedule(PUBLISHED)(42) == pytest.approx(0.005528571428571429, rel=1e-12)
-
-
-def test_the_learning_rate_in_a_published_checkpoint(parity):
+def test_published_learning_rates(parity):
+    """Those that the published code recorded at update 42 and in a checkpoint."""
+    options = "--lr 6e-3 --warmup-updates 20 --warmup-init-lr 1e-7 --total-num-update 300"
+    cfg = parse(f"--arch mega --optimizer sgd --lr-scheduler linear_decay {options}")
+    rate = rates_of(build_lr_scheduler(cfg.lr_scheduler, Optimizer()))
+    assert rate(42) == pytest.approx(0.005528571428571429, rel=1e-12)
     checkpoint = torch.load(parity / "language_model" / "checkpoint.pt")
     history = checkpoint["optimizer_history"][-1]
-    options = {name: vars(checkpoint["args"])[name] for name in ("lr", "warmup_updates")}
-    assert options == {"lr": [0.006], "warmup_updates": 20}
     recorded = history["lr_scheduler_state"]["lr"]
-    assert schedule(PUBLISHED)(history["num_updates"]) == pytest.approx(recorded, rel=1e-12)
+    assert rate(history["num_updates"]) == pytest.approx(recorded, rel=1e-12)
 
 
 @pytest.mark.parametrize(
     "options, says",
     [
-        ("--lr 1,2 --total-num-update 9", ("--lr is [1.0, 2.0]", "takes one learning rate")),
+        (dict(lr=[1.0, 2.0]), r"--lr is \[1.0, 2.0\].*takes one learning rate"),
         (
-            "--lr 1 --warmup-updates 9 --total-num-update 9",
-            ("--total-num-update is 9", "above --warmup-updates (9)"),
+            dict(warmup_updates=9, total_num_update=9),
+            r"--warmup-updates is 9.*below --total-num-update \(9\)",
         ),
-        (
-            "--lr 1 --warmup-updates 9 --max-update 9",
-            ("--total-num-update is 9", "above --warmup-updates (9)"),
-        ),
-        ("--lr 1 --warmup-updates 3 --warmup-init-lr -2", ("--warmup-init-lr is -2", "-1")),
-        (
-            "--lr 1 --warmup-updates 3 --warmup-init-lr -1 --stop-min-lr 0",
-            ("the first learning rate is 0", "above --stop-min-lr (0)"),
-        ),
-        ("--lr 1 --warmup-updates -3 --total-num-update 9", ("--warmup-updates (-3)", "negative")),
-        ("--lr 1 --warmup-power -1 --total-num-update 9", ("--warmup-power is -1", "negative")),
+        (dict(warmup_updates=9, max_update=9), r"below --total-num-update \(9\)"),
+        (dict(warmup_updates=-3, total_num_update=9), "--warmup-updates is -3"),
+        (dict(warmup_updates=3, warmup_init_lr=-2), "--warmup-init-lr is -2.*-1"),
+        (dict(warmup_power=-1, total_num_update=9), "--warmup-power is -1.*negative"),
     ],
 )
 def test_bad_options(options, says):
-    with pytest.raises(ValueError) as error:
-        schedule(options)
-    for words in says:
-        assert words in str(error.value)
+    with pytest.raises(ValueError, match=says):
+        schedule(**options)

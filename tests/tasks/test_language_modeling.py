@@ -337,14 +337,9 @@ def test_bad_options_end_before_a_dictionary_is_read(make_task, options, says):
             "valid",
             ["--valid-block is size:231", "231 tokens", "full attention", "--decoder-chunk-size"],
         ),
-        (
-            {"valid_block": "splits:500", "sample_break_mode": "complete"},
-            "valid",
-            ["--valid-block is splits:500", "only 462 tokens"],
-        ),
     ],
 )
-def test_what_the_model_or_the_text_does_not_allow(make_task, options, split, says):
+def test_what_the_model_does_not_allow(make_task, options, split, says):
     task, _, _ = make_task(**options)
     with pytest.raises(ValueError) as error:
         task.load_dataset(split)
