@@ -60,24 +60,13 @@ def test_a_masked_language_model_learns(trained):
     assert valid_loss(output) < 2.2  # of 14 words, 10 of which are in texts: 3.3 bits
 
 
-def test_validation_of_its_checkpoint(trained):
+def test_a_classifier_starts_from_it(trained, tmp_path):
+    """Also by --restore-file, which takes over the weights alone."""
     path = trained / "mlm" / "checkpoint_last.pt"
-    output = run_warm(
-        "validate", trained / "words", f"--task masked_lm --path {path} --sample-break-mode eos",
-        "--tokens-per-sample 24 --batch-size 5 --log-format json",
-    )  # fmt: skip
-    expected = valid_loss((trained / "log").read_text())
-    assert float(output.split('"valid_loss": "')[1].split('"')[0]) == pytest.approx(expected, abs=1)
-
-
-@pytest.mark.parametrize("start", ["--finetune-from-model", "--restore-file"])
-def test_a_classifier_starts_from_it(trained, tmp_path, start):
-    path = trained / "mlm" / "checkpoint_last.pt"
-    reset = "--reset-optimizer --reset-dataloader --reset-meters --reset-lr-scheduler"
-    options = f"{start} {path} {reset if start == '--restore-file' else ''}"
     output = run_warm(
         "train", trained / "classes", CLASSES, f"--save-dir {tmp_path} --max-update 1",
-        options,
+        f"--restore-file {path} --reset-optimizer --reset-dataloader --reset-meters",
+        "--reset-lr-scheduler",
     )  # fmt: skip
     assert valid_loss(output) > 0
     before = torch.load(path)["model"]

@@ -4,7 +4,6 @@ Speech Classification"), and its architectures."""
 from typing import Dict, List
 
 import torch
-import torch.nn.functional as F
 from fairseq.models import BaseFairseqModel
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -98,8 +97,7 @@ class MegaClassifier(MegaCheckpointMixin, BaseFairseqModel):
 
     def get_normalized_probs(self, net_output: Dict, log_probs: bool, sample=None) -> Tensor:
         """(Log-)probabilities of the classes ``(B, classes)``, in float32."""
-        logits = net_output["encoder_out"].float()
-        return F.log_softmax(logits, dim=-1) if log_probs else F.softmax(logits, dim=-1)
+        return super().get_normalized_probs(net_output["encoder_out"], log_probs)
 
     @classmethod
     def hub_interface(cls, cfg: DictConfig, task, models: List[nn.Module]) -> ClassifierHub:

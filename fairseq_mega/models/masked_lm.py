@@ -204,8 +204,7 @@ class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
 
     def get_normalized_probs(self, net_output, log_probs: bool, sample=None) -> Tensor:
         """(Log-)probabilities of words or classes, in float32."""
-        logits = net_output[0].float()
-        return F.log_softmax(logits, dim=-1) if log_probs else F.softmax(logits, dim=-1)
+        return super().get_normalized_probs(net_output[0], log_probs)
 
     def max_positions(self) -> int:
         """The longest sequence: of the ``simple`` bias's table; without limit otherwise."""

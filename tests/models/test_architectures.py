@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from helpers import NORMS, TINY, build, parse
+from helpers import TINY, build, parse
 from torch import nn
 
 from fairseq_mega.modules.ema import MultiHeadEMA
@@ -68,6 +68,7 @@ def test_published_sizes(arch):
         assert sizes(part) == PUBLISHED[arch]
         layer = part.layers[0].mega_layer
         assert layer.chunk_size == -1 and not layer.prenorm and part.final_norm is None
+        assert layer.move.longest_memory is None
         assert layer.attention_activation == "softmax" and layer.activation is nn.functional.silu
         assert isinstance(layer.norm.norm, nn.LayerNorm)
     assert all((layer.cross_attn is None) == bool(task) for layer in model.decoder.layers)
@@ -102,15 +103,6 @@ def test_no_feed_forward(arch):
     model = build(f"{TINY[arch]} --{side}-ffn-embed-dim 0")
     assert all(layer.nffn is None for layer in model.decoder.layers)
     assert not any("nffn" in name for name, _ in model.named_parameters())
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_norms(norm):
-    model = build(f"{TINY['mega']} --normalization-type {norm} --normalize-before")
-    layer = model.decoder.layers[0]
-    parts = [layer.mega_layer, layer.cross_attn, layer.nffn]
-    norms = [part.norm for part in parts] + [model.encoder.final_norm, model.decoder.final_norm]
-    assert {type(each.norm).__name__.lower() for each in norms} == {norm}
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -162,13 +154,6 @@ def test_ema_init(arch, given, longest):
             assert 0.5 * longest < 1 / (p * a).min() <= 1.0001 * longest
 
 
-@pytest.mark.parametrize("arch", PUBLISHED)
-def test_published_presets_keep_the_published_memories(arch):
-    task = LM if arch.startswith("mega_lm") else ""
-    cfg = parse(f"{task} --arch {arch}").model
-    assert (cfg.ema_init, cfg.ema_longest) == ("normal", None)
-
-
 def test_the_preset_for_long_texts():
     """Chunks, and memories beyond them; published initial values can be asked for."""
     decoder = build_meta(f"{LM} --arch mega_lm_long", 20).decoder
@@ -217,7 +202,7 @@ def test_the_task_and_the_preset_give_way_to_options():
     assert (cfg.dropout, cfg.encoder_z_dim, cfg.attention_dropout) == (0.25, 64, 0.1)
 
 
-@pytest.mark.parametrize("arch", ["mega", "mega_wmt_en_de", "mega_lm", "mega_lm_big"])
+@pytest.mark.parametrize("arch", ["mega", "mega_lm_big"])
 def test_a_whole_model_can_be_pickled(arch):
     base = "mega_lm" if arch.startswith("mega_lm") else "mega"
     model = build(TINY[base].replace(f"--arch {base} ", f"--arch {arch} "))
@@ -230,7 +215,7 @@ def test_a_whole_model_can_be_pickled(arch):
     [
         ("mega_iwslt_de_en", "normalize-before"),
         ("mega_lm_adaptive_base", "adaptive-input"),
-        ("mega_lm_adaptive_base", "tie-adaptive-proj"),
+        ("mega_image --task lra-image", "encoder-normalize-before"),
     ],
 )
 def test_a_flag_that_a_preset_has_set_stays_set(arch, flag):

@@ -59,17 +59,6 @@ def test_exported_and_imported_to_the_last_bit(kind, tmp_path):
         assert hub.task.documents == before.task.documents
 
 
-@kinds
-def test_half_precision(kind, tmp_path):
-    data = parity_data(kind, tmp_path / "data")
-    hub = load(kind, data)
-    samples = samples_of(kind, hub, data)[:3]
-    expected = [each.probabilities for each in hub.predict(samples)]
-    found = [each.probabilities for each in hub.to(torch.bfloat16).predict(samples)]
-    for ours, theirs in zip(found, expected):
-        assert list(ours.values()) == pytest.approx(list(theirs.values()), abs=0.05)
-
-
 def test_an_ensemble_averages_probabilities(tmp_path):
     data = parity_data("text", tmp_path / "data")
     state = torch.load(PARITY / "text/checkpoint.pt")
@@ -92,9 +81,7 @@ def test_an_ensemble_averages_probabilities(tmp_path):
         ("text", ["3 4", 5], "sample 1: a text must be a string"),
         ("pair", ["3 4"], "sample 0 must be a pair"),
         ("pair", [("3", "4"), ("3", "4", "5")], "sample 1 must be a pair"),
-        ("pair", [3], "sample 0 must be a pair"),
         ("image", [[[1, 2], [3]]], "sample 0: an image must be an array of numbers"),
-        ("image", ["picture.png"], "sample 0: an image must be an array of numbers"),
         ("image", [[]], "sample 0 has 0 positions"),
         ("speech", [[0, 12, 300]], "must be of 16 bits"),
     ],
@@ -110,7 +97,3 @@ def test_longer_than_the_bias_has_learned(tmp_path):
     hub.task.max_input = 3
     with pytest.raises(ValueError, match="sample 0 has 4 positions, .* at most 3"):
         hub.predict([[0, 1, 2, 3]])
-
-
-def test_nothing_to_predict(tmp_path):
-    assert load("image", parity_data("image", tmp_path / "data")).predict([]) == []

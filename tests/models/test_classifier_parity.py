@@ -52,16 +52,11 @@ def double(sample):
 @kinds
 @torch.no_grad()
 def test_logits(kind, load):
-    model, _, dataset, expected = load(kind)
-    ours = torch.cat([model(batch)["encoder_out"] for batch in batches(dataset)])
-    assert_close(ours, expected["logits"], TOLERANCE, floor=0.0)
-    assert dataset.classes.tolist() == expected["target"].tolist()
-
-
-@kinds
-@torch.no_grad()
-def test_loss_and_accuracy(kind, load):
+    """Also the loss and accuracy; and the names of weights are the published ones, no more."""
     model, criterion, dataset, expected = load(kind)
+    logits = torch.cat([model(batch)["encoder_out"] for batch in batches(dataset)])
+    assert_close(logits, expected["logits"], TOLERANCE, floor=0.0)
+    assert dataset.classes.tolist() == expected["target"].tolist()
     outputs = [criterion(model, batch) for batch in batches(dataset)]
     loss, sample_size = (sum(float(o[i]) for o in outputs) for i in (0, 1))
     assert sample_size == len(dataset)
@@ -70,6 +65,10 @@ def test_loss_and_accuracy(kind, load):
     assert loss / sample_size / math.log(2) == close
     correct = sum(int(output[2]["ncorrect"]) for output in outputs)
     assert 100 * correct / len(dataset) == pytest.approx(expected["accuracy"])
+    published = torch.load(PARITY / kind / "checkpoint.pt")["model"]
+    ours = model.state_dict()
+    assert ours.keys() == published.keys()
+    assert all(ours[name].shape == published[name].shape for name in ours)
 
 
 @kinds
@@ -91,13 +90,3 @@ def test_gradients_in_training(kind, load):
     largest = max(grad.abs().max().item() for grad in expected["train_grads"].values())
     for name, grad in expected["train_grads"].items():
         assert_close(grads[name], grad, TOLERANCE, f"gradient of {name}", floor=largest)
-
-
-@kinds
-def test_names(kind, load):
-    """Nothing is missing and nothing more, but for buffers that are not kept."""
-    model, _, _, _ = load(kind)
-    published = torch.load(PARITY / kind / "checkpoint.pt")["model"]
-    ours = model.state_dict()
-    assert ours.keys() == published.keys()
-    assert all(ours[name].shape == published[name].shape for name in ours)

@@ -43,7 +43,9 @@ class Task(FairseqTask):
 class Trial:
     """A model of given options, its task and criterion.
 
-    ``options``: of fairseq-train; ``chosen``: those of the model that are drawn at random.
+    ``options``: of fairseq-train; ``chosen``: those of the model that are drawn at random. A kind
+    of model has ``make_task``; ``batch``, of several lengths and with targets; and ``predict``:
+    tensors that depend on all of the model.
     """
 
     options = ""
@@ -56,17 +58,6 @@ class Trial:
 
     def command_line(self, chosen):
         return self.options
-
-    def make_task(self):
-        raise NotImplementedError
-
-    def batch(self):
-        """A batch of texts or images of several lengths, with targets."""
-        raise NotImplementedError
-
-    def predict(self, model):
-        """Tensors that depend on all of the model."""
-        raise NotImplementedError
 
     def rows(self, longest=None, seed=3):
         """Sentences of 1 to 12 tokens, but no longer than ``longest``."""
