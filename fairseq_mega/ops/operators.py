@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, Optional, Tuple, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -32,6 +32,37 @@ def operator(name: str, function: Callable, shapes: Callable) -> Any:
         _library.impl(name, function, key)
     torch.library.register_fake(f"fairseq_mega::{name}", shapes, lib=_library)
     return getattr(torch.ops.fairseq_mega, name)
+
+
+def differentiable_operator(name: str, forward: Callable, backward: Callable) -> Any:
+    """Registers an annotated ``forward``, and ``backward`` as ``{name}_backward``.
+
+    Args:
+        forward: of tensors, masks and sizes, in this order; its result is like the first.
+        backward: of the gradient and the same; its results are like the first tensors, all that
+            have gradients.
+    """
+    run = operator(name, forward, lambda x, *_: _like(x))
+    outputs = len(get_args(get_type_hints(backward)["return"]))
+    gradients = operator(
+        f"{name}_backward", backward, lambda _, *given: tuple(map(_like, given[:outputs]))
+    )
+
+    def keep(ctx, inputs, output):
+        tensors = [x for x in inputs if x is None or isinstance(x, Tensor)]
+        ctx.save_for_backward(*tensors)
+        ctx.sizes = inputs[len(tensors) :]
+
+    def differentiate(ctx, grad):
+        inputs = *ctx.saved_tensors, *ctx.sizes
+        return *gradients(grad, *inputs), *[None] * (len(inputs) - outputs)
+
+    torch.library.register_autograd(f"fairseq_mega::{name}", differentiate, setup_context=keep)
+    return run
+
+
+def _like(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def launch(module: str, kernel: str, x: Tensor, grid: Tuple[int, ...], *args, **constants) -> None:

@@ -7,10 +7,14 @@ from helpers import assert_close, assert_same_function, make_ema, padding, randn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq_mega.ops.ema import StepCoefficients, ema, ema_segment, ema_step_, fft, one_block
+from fairseq_mega.ops.ema import StepCoefficients, ema, ema_segment, ema_step_
 from fairseq_mega.ops.ema.blocks import block_matrices, ema_by_blocks
-from fairseq_mega.ops.ema.fft import fast_length
-from fairseq_mega.ops.ema.kernel import ema_by_kernel
+from fairseq_mega.ops.ema.convolution import (
+    convolve_by_fft,
+    convolve_by_matrix,
+    fast_length,
+    kernel_taps,
+)
 from fairseq_mega.ops.ema.naive import ema_recurrence
 
 both_directions = pytest.mark.parametrize("bidirectional", [False, True])
@@ -46,12 +50,12 @@ def test_blocks(length, bidirectional, size):
 @pytest.mark.parametrize(
     "length, taps", [(1, 1), (7, 7), (40, 40), (40, 1), (40, 13), (100, 64), (150, 129)]
 )
-@pytest.mark.parametrize("form", [one_block, fft], ids=["one block", "FFTs"])
+@pytest.mark.parametrize("form", [convolve_by_matrix, convolve_by_fft])
 def test_convolutions_with_the_kernel(form, length, taps, with_omega, bidirectional):
     def by_kernel(x, p):
         if with_omega:
-            return ema_by_kernel(x, p.all, p.omega, taps, form)
-        return ema_by_kernel(x, p.all, None, taps, form) + p.omega * x
+            return form(x, kernel_taps(p.all, taps), p.omega)
+        return form(x, kernel_taps(p.all, taps)) + p.omega * x
 
     check(by_kernel, length, bidirectional, taps)
 
@@ -80,7 +84,7 @@ def test_the_form_that_is_chosen(length, batch, truncation, bidirectional):
 @pytest.mark.parametrize("length, taps", [(9, None), (100, 7), (1030, None)])
 def test_the_operator_of_compiled_graphs(length, taps, bidirectional):
     def operator(x, p):
-        return torch.ops.fairseq_mega.ema(x, *p.all, p.omega, taps, None)
+        return torch.ops.fairseq_mega.ema(x, *p.all, p.omega, None, taps)
 
     check(operator, length, bidirectional, taps)
 
@@ -93,7 +97,7 @@ def test_compilers_are_told_what_the_operator_does(padded, dtype, bidirectional)
     parameters = Parameters(bidirectional).module.to(dtype)
     mask = padding(9, [9, 4]) if padded else None
     x = randn(9, 2, DIM, dtype=dtype).transpose(0, 1).requires_grad_()
-    args = x, *parameters.ema_parameters(), parameters.omega, None, mask
+    args = x, *parameters.ema_parameters(), parameters.omega, mask, None
     torch.library.opcheck(torch.ops.fairseq_mega.ema.default, args)
     grad = randn(2, 9, DIM, dtype=dtype)
     args = [arg.detach() if isinstance(arg, torch.Tensor) else arg for arg in (grad, *args)]
@@ -102,11 +106,9 @@ def test_compilers_are_told_what_the_operator_does(padded, dtype, bidirectional)
 
 @both_directions
 @pytest.mark.parametrize("length", [9, 70])
-@pytest.mark.parametrize("with_omega", [False, True])
-def test_compilers_are_told_what_the_convolution_does(with_omega, length, bidirectional):
+def test_compilers_are_told_what_the_convolution_does(length, bidirectional):
     x, kernel = randn(2, length, DIM), randn(DIM * (1 + bidirectional), 7, seed=2)
-    omega = randn(DIM, seed=3).requires_grad_() if with_omega else None
-    args = x.requires_grad_(), kernel.requires_grad_(), omega
+    args = x.requires_grad_(), kernel.requires_grad_()
     torch.library.opcheck(torch.ops.fairseq_mega.convolution.default, args)
 
 
@@ -175,5 +177,5 @@ def test_a_long_truncated_kernel_is_accurate_in_float32(logit):
     x = randn(1, 16384, DIM, dtype=torch.float32) + 1
     rough = ema(x, module.float().ema_parameters(), None, 1024)
     exact = module.double().ema_parameters()  # held to the naive form above
-    expected = ema_by_kernel(x.double(), exact, None, 1024, fft)
+    expected = convolve_by_fft(x.double(), kernel_taps(exact, 1024))
     assert_close(rough.double(), expected, 2e-5, floor=0.0)

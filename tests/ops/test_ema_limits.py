@@ -11,11 +11,9 @@ from fairseq_mega.ops.ema import (
     ema_coefficients,
     ema_segment,
     ema_step_,
-    fft,
-    one_block,
 )
 from fairseq_mega.ops.ema.blocks import block_matrices, ema_by_blocks
-from fairseq_mega.ops.ema.kernel import ema_by_kernel
+from fairseq_mega.ops.ema.convolution import convolve_by_fft, convolve_by_matrix, kernel_taps
 from fairseq_mega.ops.ema.naive import ema_recurrence
 
 # Largest error of a channel over its largest output: float64; float32.
@@ -24,7 +22,7 @@ dtypes = pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 
 
 def by_kernel(form):
-    return lambda x, parameters: ema_by_kernel(x, parameters, None, x.size(1), form)
+    return lambda x, parameters: form(x, kernel_taps(parameters, x.size(1)))
 
 
 def by_blocks(size):
@@ -49,7 +47,7 @@ def by_steps(x, parameters):
 
 
 FORMS = {
-    "FFTs": by_kernel(fft),
+    "FFTs": by_kernel(convolve_by_fft),
     "blocks of 32": by_blocks(32),
     "blocks of 64": by_blocks(64),
     "segments": by_segments,
@@ -84,7 +82,7 @@ def test_the_factors_give_the_decays():
 @pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 63, 64, 65, 1023, 1025])
 @torch.no_grad()
 def test_all_forms(length, dtype):
-    forms = {**FORMS, "one block": by_kernel(one_block)} if length <= 64 else FORMS
+    forms = {**FORMS, "matrix": by_kernel(convolve_by_matrix)} if length <= 64 else FORMS
     for name, found in errors(forms, length, dtype).items():
         assert found <= BOUNDS[dtype], f"{name}: {found:.1e}"
 

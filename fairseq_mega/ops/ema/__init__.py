@@ -4,7 +4,7 @@
     y_t[d]   = sum_n gamma[d,n] h_t[d,n] / sqrt(N)
 
 ``D`` is the number of channels, ``N`` the EMA dimensions of a channel. ``naive`` has this as it
-stands; ``fft``, ``blocks``, ``fused`` and ``step`` compute the same faster. The functions here take
+stands; ``convolution``, ``blocks``, ``fused`` and ``step`` compute the same faster. The functions here take
 the fastest: ``ema`` of a whole sequence, ``ema_segment`` of one that continues, ``ema_step_`` of
 one position. Sequences are ``(B, L, D)``.
 """
@@ -15,36 +15,31 @@ import torch
 from torch import Tensor
 
 from .. import operators
-from . import fft, one_block
 from .blocks import block_matrices, ema_by_blocks, ema_segment_by_blocks
 from .coefficients import EMACoefficients, EMAParameters, ema_coefficients, half_lives
-from .compiled import compiled_convolution, operator_ema
+from .compiled import compiled_convolution, compiled_ema
+from .convolution import convolve_by_fft, convolve_by_matrix, kernel_taps
 from .fused import fused_ema, fused_segment
-from .kernel import ema_by_kernel, fastest_form, kernel_taps
 from .step import StepCoefficients, ema_step_
 
 __all__ = [
     "EMACoefficients",
     "EMAParameters",
     "StepCoefficients",
-    "block_matrices",
     "ema",
-    "ema_by_blocks",
-    "ema_by_kernel",
     "ema_coefficients",
     "ema_segment",
     "ema_step_",
-    "fft",
     "half_lives",
-    "one_block",
 ]
 
 # Which form is fastest, forward and backward: on a GPU with Triton, the fused one; else, as
 # measured on two CPU cores with D 512 and N 16,
-# - one block: up to 64 positions, if the batch is large enough to pay for its matrix;
+# - a matrix: up to LONGEST_MATRIX positions, if the batch is large enough to pay for it;
 # - blocks: whole kernels from SHORTEST positions on, of one direction or of both;
 # - FFTs: all else, truncated kernels above all.
 # Larger blocks take more products and keep fewer states: faster where the batch has many positions.
+LONGEST_MATRIX = 64
 SHORTEST = {1: 512, 2: 1024}
 BLOCK, LARGE_BLOCK, MANY_POSITIONS = 32, 64, 8192
 
@@ -70,8 +65,9 @@ def ema(
         that form writes.
     """
     if operators.runs_kernels(x):
-        form = operator_ema if torch.compiler.is_compiling() else fused_ema
-        return form(x, parameters, omega, truncation, padding_mask)
+        if torch.compiler.is_compiling():
+            return compiled_ema(x, *parameters, omega, padding_mask, truncation)
+        return fused_ema(x, parameters, omega, truncation, padding_mask)
     if x.numel() == 0:
         return x.clone()
     parameters = parameters.precise()
@@ -105,15 +101,18 @@ def _fastest(
 ) -> Tensor:
     """``ema`` without padding, by all forms but the fused one."""
     batch, length, channels = x.shape
-    taps = min(length, truncation or length)
-    if torch.compiler.is_compiling():  # which fuses what makes the kernel
-        kernel, _ = kernel_taps(parameters, taps)
-        return compiled_convolution(x, kernel, omega)
-    directions = len(parameters.gamma) // channels
-    if taps == length >= SHORTEST[directions]:
+    taps, directions = min(length, truncation or length), len(parameters.gamma) // channels
+    compiling = torch.compiler.is_compiling()
+    if taps == length >= SHORTEST[directions] and not compiling:
         matrices = block_matrices(parameters.directions(channels), _block_size(x), omega)
         return ema_by_blocks(x, matrices, bidirectional=directions > 1)
-    return ema_by_kernel(x, parameters, omega, taps, fastest_form(batch, length))
+    kernel = kernel_taps(parameters, taps)
+    if length <= LONGEST_MATRIX and (compiling or batch >= length // 8):
+        return convolve_by_matrix(x, kernel, omega)
+    if not compiling:
+        return convolve_by_fft(x, kernel, omega)
+    y = compiled_convolution(x, kernel)
+    return y if omega is None else torch.addcmul(y, x, omega)
 
 
 def _block_size(x: Tensor) -> int:

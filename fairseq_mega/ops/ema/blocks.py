@@ -20,8 +20,8 @@ from torch.autograd.function import once_differentiable
 
 from ..toeplitz import toeplitz
 from .coefficients import EMACoefficients
-from .layout import ToChannelsFirst, ToChannelsLast
-from .one_block import block_diagonals
+from .convolution import kernel_diagonals
+from .layout import channels_first, channels_last
 
 
 class BlockMatrices(NamedTuple):
@@ -56,7 +56,7 @@ def block_matrices(
     to_state, from_state, decay = (
         each[0] if len(each) == 1 else torch.cat(each, dim=2) for each in zip(*parts)
     )
-    within = toeplitz(block_diagonals(kernel, channels, size, omega), size, size)
+    within = toeplitz(kernel_diagonals(kernel, channels, size, omega), size, size)
     return BlockMatrices(within, to_state, decay, from_state.transpose(1, 2))
 
 
@@ -112,7 +112,7 @@ def _run_blocks(
     if length % size:
         x = F.pad(x, (0, 0, 0, -length % size))
     blocks = x.size(1) // size
-    x = ToChannelsFirst.apply(x).view(channels, batch * blocks, size)
+    x = channels_first(x).reshape(channels, batch * blocks, size)
 
     # 2. The state of each block. (Step 1 comes last, where its product adds to that of step 4.)
     added = torch.bmm(x, matrices.to_state).view(channels, batch, blocks, -1).permute(2, 0, 1, 3)
@@ -127,7 +127,7 @@ def _run_blocks(
     # 1. The output within a block, and 4. the output from the state before.
     y = torch.baddbmm(torch.bmm(x, matrices.within), before, matrices.from_state)
 
-    y = ToChannelsLast.apply(y.view(channels, batch, blocks * size))[:, :length]
+    y = channels_last(y.view(channels, batch, blocks * size))[:, :length]
     return y, x.view(channels, batch, blocks, size)[:, :, -1], states
 
 

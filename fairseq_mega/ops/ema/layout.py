@@ -6,35 +6,30 @@ Each way is one transposition of a matrix, and so is its gradient.
 import torch
 from torch import Tensor
 
+FEW = 2**13  # so few values are not moved: that would take as long as what comes after it
+
 
 def channels_first(x: Tensor) -> Tensor:
-    """``(B, L, D)`` to ``(D, B, L)``, contiguous. Without gradients."""
+    """``(B, L, D)`` to ``(D, B, L)``."""
+    if x.numel() < FEW:
+        return x.permute(2, 0, 1)
     batch, length, channels = x.shape
-    return x.reshape(batch * length, channels).t().contiguous().view(channels, batch, length)
+    return _Transpose.apply(x.reshape(-1, channels)).view(channels, batch, length)
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """``(D, B, L)`` to ``(B, L, D)``, contiguous. Without gradients."""
+    """``(D, B, L)`` to ``(B, L, D)``."""
+    if x.numel() < FEW:
+        return x.permute(1, 2, 0)
     channels, batch, length = x.shape
-    rows = x.reshape(channels, batch * length).contiguous()
-    return rows.t().contiguous().view(batch, length, channels)
+    return _Transpose.apply(x.reshape(channels, -1)).view(batch, length, channels)
 
 
-class ToChannelsFirst(torch.autograd.Function):
+class _Transpose(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        return channels_first(x)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        return channels_last(grad)
-
-
-class ToChannelsLast(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        return channels_last(x)
+    def forward(ctx, matrix: Tensor) -> Tensor:
+        return matrix.t().contiguous()
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
-        return channels_first(grad)
+        return grad.t().contiguous()
