@@ -49,7 +49,8 @@ class MegaDecoder(FairseqIncrementalDecoder):
         self.attention_in_training = attention_in_training
         self.embed_tokens = embed_tokens
         self.embed_scale = 1.0 if o.no_scale_embedding else math.sqrt(dim)
-        self.project_in_dim = None  # name fixed by published checkpoints
+        # names fixed by published checkpoints
+        self.project_in_dim = None
         if embed_tokens.embedding_dim != dim:
             self.project_in_dim = nn.Linear(embed_tokens.embedding_dim, dim, bias=False)
         self.embed_norm = SequenceNorm(norm, dim) if o.normalize_embedding else None

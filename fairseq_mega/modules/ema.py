@@ -24,8 +24,8 @@ LARGEST_SPREAD = 0.9  # of p: beyond it, sigma(delta) hardly moves with delta
 class MultiHeadEMA(nn.Module):
     """``EMA(x) + omega x``: a damped EMA of ``ndim`` dimensions in each channel.
 
-    The parameters have the published code's names: the paper's alpha is ``sigmoid(delta)``, its
-    delta ``sigmoid(alpha)``, and its eta ``gamma / sqrt(ndim)``.
+    The paper's alpha is ``sigmoid(delta)`` here, its delta ``sigmoid(alpha)``, and its eta
+    ``gamma / sqrt(ndim)``.
 
     Args:
         embed_dim: channels ``D``.
@@ -58,6 +58,7 @@ class MultiHeadEMA(nn.Module):
         self.truncation = truncation if truncation and truncation > 0 else None
         self.longest_memory = longest_memory
         kernel_dim = 2 * embed_dim if bidirectional else embed_dim
+        # names fixed by published checkpoints
         self.delta = nn.Parameter(torch.empty(kernel_dim, ndim, 1))
         self.alpha = nn.Parameter(torch.empty(kernel_dim, ndim, 1))
         self.beta = nn.Parameter(torch.empty(kernel_dim, ndim, 1))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.operators import operator
+from ..ops.torch_internals import pack_int8_weight, packed_int8_product
 from .packed import PackedLinear, has_no_hooks
 
 LEVELS = 127  # of either sign
@@ -44,9 +45,10 @@ class Int8Linear(nn.Module):
         integers, scale = rounded(weight)
         self.register_buffer("weight", integers)  # for copies and the state dict
         self.register_buffer("scale", scale.flatten())
-        self.register_buffer("zero", _zero(self.out_features), persistent=False)
+        zero = torch.zeros(self.out_features, dtype=torch.int64)  # the scales have no offset
+        self.register_buffer("zero", zero, persistent=False)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
-        self._packed = _packed(integers)
+        self._packed: Optional[Tensor] = None  # made at first use
 
     def forward(self, x: Tensor) -> Tensor:
         """``x (..., in)``: ``(..., out)``, float32."""
@@ -58,12 +60,14 @@ class Int8Linear(nn.Module):
         if x.numel() == 0:
             return x.new_zeros(*x.shape[:-1], self.out_features, dtype=torch.float32)
         x, scale = rounded(x.float())
+        if self._packed is None:
+            self._packed = pack_int8_weight(self.weight)
         y = _product(x, self._packed, self.scale, self.zero).mul_(scale)
         return y if self.bias is None else y.add_(self.bias)
 
     def _load_from_state_dict(self, *args) -> None:
         super()._load_from_state_dict(*args)
-        self._packed = _packed(self.weight)
+        self._packed = None
 
     def _apply(self, *args, **kwargs) -> "Int8Linear":
         super()._apply(*args, **kwargs)
@@ -75,12 +79,7 @@ class Int8Linear(nn.Module):
         return self
 
     def __getstate__(self) -> Dict[str, Any]:
-        """Without the packed weight, of which torch makes no copies."""
-        return {name: value for name, value in self.__dict__.items() if name != "_packed"}
-
-    def __setstate__(self, state: Dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._packed = _packed(self.weight)
+        return {**self.__dict__, "_packed": None}  # torch makes no copies of a packed weight
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"
@@ -124,35 +123,17 @@ def is_exact_here() -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
     largest = torch.full((32, 128), LEVELS, dtype=torch.int8)
+    unit, zero = torch.ones(32), torch.zeros(32, dtype=torch.int64)
     try:
-        return all(
-            bool((_product(x, _packed(largest), torch.ones(32), _zero(32)) == sum_).all())
-            for x, sum_ in ((largest, 128 * LEVELS**2), (-largest, -128 * LEVELS**2))
-        )
+        product = _product(largest, pack_int8_weight(largest), unit, zero)
+        return bool((product == 128 * LEVELS**2).all())
     except (AttributeError, RuntimeError):  # this build of torch has no such operator or kernel
         return False
-
-
-def _packed(weight: Tensor) -> Tensor:
-    """``weight (out, in)`` of 8 bits in the layout that oneDNN multiplies by."""
-    return torch.ops.onednn.qlinear_prepack(weight, None)
-
-
-def _zero(rows: int) -> Tensor:
-    """What oneDNN adds to the rows of a weight: nothing, as their scales have no offset."""
-    return torch.zeros(rows, dtype=torch.int64)
-
-
-def _multiply(x: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """``x (..., in)`` of 8 bits times the packed weight and the scale ``(out,)`` of its rows."""
-    return torch.ops.onednn.qlinear_pointwise(
-        x, 1.0, 0, packed, scale, zero, None, 1.0, 0, torch.float32, "none", [], ""
-    )
 
 
 # torch compiles oneDNN's operator for models of its own quantisation alone, and else fails.
 _product = operator(
     "int8_product",
-    _multiply,
+    packed_int8_product,
     lambda x, packed, scale, zero: scale.new_empty(*x.shape[:-1], len(scale)),
 )

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops.torch_internals import BatchNormBase, in_backward_pass
 from .checks import check_choice
 
 
@@ -15,6 +16,7 @@ class ScaleNorm(nn.Module):
     def __init__(self, dim: int, eps: float = 1e-5, affine: bool = True):
         super().__init__()
         self.dim, self.eps = dim, eps
+        # names fixed by published checkpoints
         self.scalar = nn.Parameter(torch.ones(1)) if affine else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -22,7 +24,7 @@ class ScaleNorm(nn.Module):
         return x if self.scalar is None else x * self.scalar
 
 
-class _OverPositions(nn.modules.batchnorm._BatchNorm):
+class _OverPositions(BatchNormBase):
     """Batch normalisation of the last dimension over all others.
 
     What is recomputed in a backward pass leaves the running statistics alone.
@@ -40,11 +42,6 @@ class _OverPositions(nn.modules.batchnorm._BatchNorm):
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.sub_(1)
         return y.view(x.shape)
-
-
-def in_backward_pass() -> bool:
-    """Whether autograd is running a backward pass, in which activations are recomputed."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 class BatchNorm(_OverPositions, nn.BatchNorm1d):
@@ -70,6 +67,7 @@ class SequenceNorm(nn.Module):
     def __init__(self, norm_type: str, dim: int, eps: float = 1e-5, affine: bool = True):
         super().__init__()
         check_choice("norm_type", norm_type, NORMS)
+        # names fixed by published checkpoints
         self.norm = NORMS[norm_type](dim, eps, affine)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ from typing import Optional, Tuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+
+from ..ops.torch_internals import has_global_hooks, pack_weight, packed_product
 
 # Weights of at least so many values are packed: with smaller ones, oneDNN's fixed cost of a call
 # outweighs the gain; and for so many rows at most: with more, plain products are as fast.
@@ -36,20 +37,17 @@ class PackedLinear(nn.Linear):
         ):
             return super().forward(x)
         weight, packed = self.weight.detach(), self._packed
-        if packed is None or not _is_same(packed, weight):
-            copy = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-            packed = self._packed = weight._version, weight, copy
-        return torch.ops.mkldnn._linear_pointwise(x, packed[2], self.bias, "none", [], "")
+        if packed is None or (packed[0], packed[1].data_ptr()) != (
+            weight._version,
+            weight.data_ptr(),
+        ):
+            packed = self._packed = weight._version, weight, pack_weight(weight)
+        return packed_product(x, packed[2], self.bias)
 
     def __getstate__(self):
         state = super().__getstate__()
         state.pop("_packed", None)
         return state
-
-
-def _is_same(packed: Tuple[int, Tensor, Tensor], weight: Tensor) -> bool:
-    version, before, _ = packed
-    return version == weight._version and before.data_ptr() == weight.data_ptr()
 
 
 def pack_linear_layers_(model: nn.Module) -> None:
@@ -82,5 +80,5 @@ def has_no_hooks(linear: nn.Linear) -> bool:
         not linear._forward_hooks
         and not linear._forward_pre_hooks
         and "forward" not in vars(linear)
-        and not _has_any_global_hook()
+        and not has_global_hooks()
     )

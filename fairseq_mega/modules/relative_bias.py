@@ -41,6 +41,7 @@ class SimpleRelativePositionalBias(RelativePositionalBias):
         super().__init__()
         check_positive(max_positions=max_positions)
         self.max_positions = max_positions
+        # names fixed by published checkpoints
         self.rel_pos_bias = nn.Parameter(torch.empty(2 * max_positions - 1))
         nn.init.normal_(self.rel_pos_bias, std=INIT_STD)
 

@@ -1,1 +1,1 @@
-"""The mathematics of Mega (Ma et al., arXiv 2209.10655) as functions on tensors, without state."""
+"""Mega (Ma et al., arXiv 2209.10655) as functions on tensors, without parameters."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-# Triton 3.3, which comes with torch 2.7: before, kernels had no tuples of blocks.
+# Triton 3.3, which comes with torch 2.7: before, kernels had no tuples of tensors.
 _has_triton = find_spec("triton") is not None and TorchVersion(torch.__version__) >= "2.7"
 _library = torch.library.Library("fairseq_mega", "DEF")
 

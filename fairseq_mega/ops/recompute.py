@@ -43,19 +43,19 @@ def recomputed(step: Step) -> Step:
     return run  # type: ignore[return-value]
 
 
-class RandomState:
-    """The state of a device's random numbers, to draw the same ones again."""
+class RandomNumbers:
+    """A place in a device's random numbers, to draw the same ones again."""
 
     def __init__(self, device: torch.device):
         self._devices = [device] if device.type == "cuda" else []
-        self._state = torch.cuda.get_rng_state(device) if self._devices else torch.get_rng_state()
+        self._place = torch.cuda.get_rng_state(device) if self._devices else torch.get_rng_state()
 
     @contextmanager
     def again(self) -> Iterator[None]:
         """Draws what was drawn after this object was made; then what would have come without."""
         with torch.random.fork_rng(self._devices):
             if self._devices:
-                torch.cuda.set_rng_state(self._state, self._devices[0])
+                torch.cuda.set_rng_state(self._place, self._devices[0])
             else:
-                torch.set_rng_state(self._state)
+                torch.set_rng_state(self._place)
             yield

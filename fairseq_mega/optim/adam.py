@@ -8,6 +8,8 @@ import torch
 from fairseq.optim import FairseqOptimizer, adam, register_optimizer
 from torch import Tensor
 
+from ..ops import torch_internals
+
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -50,12 +52,12 @@ class FairseqAdam(adam.FairseqAdam):
             # fairseq leaves the experts of a mixture out of the norm.
             return super().clip_grad_norm(max_norm, aggregate_norm_fn)
         grads = [p.grad for p in params]
-        norms = torch._foreach_norm(grads, dtype=torch.float32)
+        norms = torch_internals.foreach_norm(grads, dtype=torch.float32)
         norm = torch.linalg.vector_norm(torch.stack(norms))
         if aggregate_norm_fn is not None:
             norm = aggregate_norm_fn(norm)
         if max_norm > 0:
-            torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp_(max=1))
+            torch_internals.foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp_(max=1))
         return norm
 
 
@@ -114,9 +116,9 @@ class FusedAdam(adam.Adam):
                     state[name] = state[name].to(device, torch.float32)
         if group["weight_decay"] != 0:
             # On a CPU, torch's factor 1 - lr * weight_decay would be rounded to float32 first.
-            torch._foreach_add_(values, values, alpha=-group["lr"] * group["weight_decay"])
+            torch_internals.foreach_add_(values, values, alpha=-group["lr"] * group["weight_decay"])
         beta1, beta2 = group["betas"]
-        torch._fused_adamw_(
+        torch_internals.fused_adamw_(
             values,
             grads,
             [state["exp_avg"] for state in states],
@@ -133,4 +135,4 @@ class FusedAdam(adam.Adam):
             maximize=False,
         )
         if dtype in HALF:
-            torch._foreach_copy_(params, values)
+            torch_internals.foreach_copy_(params, values)

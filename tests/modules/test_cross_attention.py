@@ -298,3 +298,19 @@ def test_steps_beyond_the_simple_bias_are_an_error_that_says_what_to_raise():
     module(query[:, :8], key, state=state)
     with pytest.raises(ValueError, match="raise --max-source-positions"):
         module(query[:, 8:], key, state=state)
+
+
+@torch.no_grad()
+def test_cached_source_values_are_kept_whole_and_dropped_anew_at_each_read():
+    module, _ = make_cross(hidden_dropout=0.5)
+    query, key = inputs(2, 9, 2)
+    expected, _ = module.eval()(query, key)
+    module.train()
+    state, reads = LayerState(), []
+    for _ in range(2):
+        reads.append(module(query, key, state=state)[0])
+        state.source.start = 0
+        assert_close(state.source.values, module.activation(module.v_proj(key)))
+    for one, other in ((reads[0], reads[1]), (reads[0], expected), (reads[1], expected)):
+        assert (one - other).abs().max() > 1e-3
+    assert_close(module.eval()(query, key, state=state)[0], expected)

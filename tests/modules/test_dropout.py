@@ -6,7 +6,7 @@ from helpers import assert_close, randn
 
 from fairseq_mega.modules.dropout import make_dropout
 from fairseq_mega.ops.dropout import LEAST_FOR_BITS, DropoutMask, apply_mask, draw_mask, dropout
-from fairseq_mega.ops.recompute import RandomState
+from fairseq_mega.ops.recompute import RandomNumbers
 
 SMALL, LARGE = (101, 103), (401, 1003)  # drawn by torch; on a CPU, from random bits
 RATES = (1e-6, 0.1, 0.5, 0.9, 1.0)
@@ -93,7 +93,7 @@ def test_the_same_values_are_dropped_again(feature_dropout, positions):
     """The random state of the first call draws them; later draws are not disturbed."""
     module = make_dropout(0.5, object(), feature_dropout)
     x = randn(3, positions, 6)
-    state = RandomState(x.device)
+    state = RandomNumbers(x.device)
     once, later = module(x), module(x)
     with state.again():
         assert torch.equal(module(x), once) and torch.equal(module(x), later)

@@ -11,7 +11,7 @@ from commands import ROOT
 
 pytest.importorskip("triton", reason="the kernels need Triton: pip install triton")
 
-EMA = "coefficients coefficient_gradients segment_states join_segments scan gradients"
+EMA = "coefficients coefficient_gradients block_states join_blocks scan gradients"
 GATING = "activated reset_gated gated_update queries_and_keys"
 
 

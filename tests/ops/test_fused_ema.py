@@ -17,7 +17,7 @@ pytest.importorskip("triton", reason="the kernels need Triton: pip install trito
 @pytest.fixture(autouse=True)
 def small_segments(monkeypatch):
     """Short sequences have several."""
-    monkeypatch.setattr(fused, "LEAST_SEGMENT", 2 * fused.ROWS)
+    monkeypatch.setattr(fused, "SHORTEST_BLOCK", 2 * fused.ROWS)
 
 
 @pytest.fixture

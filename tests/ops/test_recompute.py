@@ -274,6 +274,19 @@ def test_checkpointing_around_it_keeps_the_input_alone(reentrant):
 
 
 @recomputing
+def test_the_update_keeps_the_sum_of_its_parts_and_not_the_parts():
+    residual, hx, h, u = (leaf(i) * 1.0 for i in range(1, 5))
+    args = nn.functional.silu, nn.Identity()
+    expected = naive.gated_update(residual, hx, h, u, *args)
+    assert torch.equal(expected, plain.gated_update(residual, hx, h, u, *args))
+    del expected
+    parts = [StorageWeakRef(t.untyped_storage()) for t in (hx, h)]
+    y = plain.gated_update(residual, hx, h, u, *args)
+    del hx, h
+    assert y.requires_grad and all(part.expired() for part in parts)
+
+
+@recomputing
 def test_a_graph_that_is_dropped_is_freed():
     layer, x, scale = Layer(SavesOutput(4, 4)).double(), leaf(1), leaf(2)
     with Storages() as made:

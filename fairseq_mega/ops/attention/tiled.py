@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from ..autocast import in_autocast_type, is_autocast_on, without_autocast
 from ..dropout import DropoutMask, apply_mask, draw_mask, dropout
-from ..recompute import RandomState, is_large
+from ..recompute import RandomNumbers, is_large
 from .functions import ATTENTION_FUNCTIONS, attention_scale, attention_scores
 
 # Queries of a tile where the mask is causal: on two CPU cores, tiles of 256 queries took two thirds
@@ -169,7 +169,7 @@ class _TiledAttention(torch.autograd.Function):
     def forward(ctx, q, k, v, bias, weights, values, tiles):
         masks = []
         ctx.weights, ctx.values, ctx.tiles, ctx.scales = weights, values, tiles, []
-        ctx.random = RandomState(v.device)
+        ctx.random = RandomNumbers(v.device)
         seen = values(v)
         o = seen.new_empty(q.size(0), q.size(1), seen.size(2))
         for tile in tiles:

@@ -3,10 +3,10 @@
     h_t[d,n] = p[d,n] beta[d,n] x_t[d] + q[d,n] h_{t-1}[d,n]        q = 1 - p a
     y_t[d]   = sum_n gamma[d,n] h_t[d,n] / sqrt(N)
 
-``D`` is the number of channels, ``N`` the EMA dimensions of a channel. ``naive`` has this as it
-stands; ``convolution``, ``blocks``, ``fused`` and ``step`` compute the same faster. The functions here take
-the fastest: ``ema`` of a whole sequence, ``ema_segment`` of one that continues, ``ema_step_`` of
-one position. Sequences are ``(B, L, D)``.
+``D`` is the number of channels, ``N`` the EMA dimensions of a channel, ``h`` the hidden state.
+``naive`` has this as it stands; ``convolution``, ``blocks``, ``fused`` and ``step`` compute it
+faster. The functions here take the fastest: ``ema`` of a whole sequence, ``ema_segment`` of one
+that continues, ``ema_step_`` of one position. Sequences are ``(B, L, D)``.
 """
 
 from typing import Optional, Tuple
@@ -84,10 +84,10 @@ def ema_segment(x: Tensor, coefficients: EMACoefficients, h: Tensor) -> Tuple[Te
 
     Args:
         x: ``(B, L, D)``, any number of positions.
-        h: the state before them, ``(B, D, N)``.
+        h: the hidden state before them, ``(B, D, N)``.
 
     Returns:
-        y ``(B, L, D)`` and the state after the last position ``(B, D, N)``.
+        y ``(B, L, D)`` and the hidden state after the last position ``(B, D, N)``.
     """
     if x.numel() == 0:
         return x.clone(), h

@@ -1,12 +1,12 @@
-"""The EMA by blocks of ``C`` positions: products of small matrices, and one state for each block.
+"""The EMA by blocks of ``C`` positions: products of small matrices, one hidden state a block.
 
 The form is known as the chunked scan of linear attention, or the state space dual of Mamba-2. For
-inputs ``x`` of a block and the state ``h`` before it, ``y`` is made in four steps:
+inputs ``x`` of a block and the hidden state ``h`` before it, ``y`` is made in four steps:
 
 1. output within a block: the convolution of the block's own inputs;
-2. state of each block: what its inputs add to the state at its end;
-3. recurrence between blocks: ``h_{b+1} = q^C h_b + (state of block b)``;
-4. output from the state before: what all earlier blocks add.
+2. hidden state of each block: what its inputs add to it at the end of the block;
+3. recurrence between blocks: ``h_{b+1} = q^C h_b + (share of block b)``;
+4. output from the hidden state before: what all earlier blocks add.
 
 Channels come first here, ``(D, B blocks, C)``.
 """
@@ -27,8 +27,8 @@ from .layout import channels_first, channels_last
 class BlockMatrices(NamedTuple):
     """The matrices of the four steps, for each channel.
 
-    ``K`` is ``N``, or ``2 N`` if bidirectional: the states of the forward EMA, then those of the
-    backward EMA, which counts blocks and their positions from the end.
+    ``K`` is ``N``, or ``2 N`` if bidirectional: the hidden states of the forward EMA, then those of
+    the backward EMA, which counts blocks and their positions from the end.
     """
 
     within: Tensor  # (D, C, C): output at column i for the input at row j
@@ -72,7 +72,7 @@ def _powers(coefficients: EMACoefficients, size: int) -> Tuple[Tensor, Tensor, T
 
 
 def ema_by_blocks(x: Tensor, matrices: BlockMatrices, bidirectional: bool = False) -> Tensor:
-    """The EMA of ``x (B, L, D)``: ``naive.ema_recurrence`` from a state of zero, or both ways."""
+    """The EMA of ``x (B, L, D)``: ``naive.ema_recurrence`` from an ``h`` of zero, or both ways."""
     h = x.new_zeros(x.size(2), x.size(0), matrices.decay.size(2))
     y, _, _ = _run_blocks(x, matrices, h, bidirectional)
     return y
@@ -101,11 +101,11 @@ def ema_segment_by_blocks(
 def _run_blocks(
     x: Tensor, matrices: BlockMatrices, h: Tensor, bidirectional: bool = False
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """The four steps for ``x (B, L, D)``, from the state ``h (D, B, K)``.
+    """The four steps for ``x (B, L, D)``, from the hidden state ``h (D, B, K)``.
 
     Returns:
-        y ``(B, L, D)``, the last block of x ``(D, B, C)``, and the states before the first block,
-        between blocks and after the last ``(blocks + 1, D, B, K)``.
+        y ``(B, L, D)``, the last block of x ``(D, B, C)``, and the hidden states before the first
+        block, between blocks and after the last ``(blocks + 1, D, B, K)``.
     """
     batch, length, channels = x.shape
     size = matrices.within.size(1)
@@ -114,7 +114,7 @@ def _run_blocks(
     blocks = x.size(1) // size
     x = channels_first(x).reshape(channels, batch * blocks, size)
 
-    # 2. The state of each block. (Step 1 comes last, where its product adds to that of step 4.)
+    # 2. The hidden state of each block. (Step 1 is last: its product adds to that of step 4.)
     added = torch.bmm(x, matrices.to_state).view(channels, batch, blocks, -1).permute(2, 0, 1, 3)
     if bidirectional:
         added = _reverse_backward_blocks(added)
@@ -132,10 +132,10 @@ def _run_blocks(
 
 
 class _Recurrence(torch.autograd.Function):
-    """``h_{b+1} = q^C h_b + added_b``: all states ``(blocks + 1, ...)``, the first one included.
+    """``h_{b+1} = q^C h_b + added_b``: all hidden states ``(blocks + 1, ...)``, with the first.
 
-    With ``q^C`` itself, a state that forgets over a million positions would lose a rounding error
-    of it, always the same one, in every block.
+    With ``q^C`` itself, a hidden state that forgets over a million positions would lose a rounding
+    error of it, always the same one, in every block.
 
     Args:
         added: ``(blocks, D, B, K)``.

@@ -6,7 +6,6 @@ the backward pass.
 
 from typing import Optional, Tuple
 
-import torch
 from torch import Tensor
 
 from ..operators import differentiable_operator

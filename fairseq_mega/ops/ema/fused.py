@@ -1,7 +1,7 @@
-"""The EMA on a GPU: ``naive.ema_recurrence`` in Triton kernels that hold the state.
+"""The EMA on a GPU: ``naive.ema_recurrence`` in Triton kernels that hold the hidden state.
 
-Where sequences and channels are too few for all of a GPU, a sequence is cut in segments: their
-states, the recurrence between them, and then all of their outputs at once.
+Where sequences and channels are too few for all of a GPU, a sequence is cut in blocks: their
+hidden states, the recurrence between them, and then all of their outputs at once.
 """
 
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
@@ -17,14 +17,14 @@ KERNELS = f"{__package__}.kernels"
 # Channels of a program, a thread of its one warp each, and positions that are read at once.
 CHANNELS, ROWS = 32, 8
 # An H100 or H200, of 132 multiprocessors, is kept busy by so many programs of one warp. Shorter
-# segments would read more states than inputs.
-PROGRAMS, LEAST_SEGMENT = 2048, 64
+# blocks would read more states than inputs.
+PROGRAMS, SHORTEST_BLOCK = 2048, 64
 
 
 class Scan(NamedTuple):
     """How a sequence is gone through."""
 
-    segment: int  # positions of a segment: a multiple of ROWS
+    block: int  # positions of a block: a multiple of ROWS
     delay: int  # taps of a truncated kernel; 0 for all
     reverse: bool
 
@@ -33,8 +33,8 @@ class Scan(NamedTuple):
         delay = truncation if truncation is not None and truncation < x.size(1) else 0
         batch, length, channels = x.shape
         programs = batch * ceil(channels, CHANNELS)
-        segments = max(1, min(ceil(PROGRAMS, programs), length // LEAST_SEGMENT))
-        return cls(ROWS * ceil(ceil(length, segments), ROWS), delay, False)
+        blocks = max(1, min(ceil(PROGRAMS, programs), length // SHORTEST_BLOCK))
+        return cls(ROWS * ceil(ceil(length, blocks), ROWS), delay, False)
 
 
 def fused_ema(
@@ -59,10 +59,10 @@ def fused_segment(x: Tensor, coefficients: EMACoefficients, h: Tensor) -> Tuple[
     log_decay, input_weight, output_weight = (c.t().contiguous() for c in coefficients)
     scan, x, decay = Scan.of(x), channels_together(x), torch.expm1(log_decay)
     logs, decays = log_decay.unsqueeze(0), decay.unsqueeze(0)  # of one direction
-    ends = _segment_states(x, None, logs, decays, *scan)
-    states = _join_segments(ends, logs, x.size(1), scan.segment)
-    u = states[0, 0]  # (B, S + 1, N, D)
-    read = torch.arange(u.size(1), device=x.device).mul_(scan.segment).clamp_(max=x.size(1))
+    ends = _block_states(x, None, logs, decays, *scan)
+    states = _join_blocks(ends, logs, x.size(1), scan.block)
+    u = states[0, 0]  # (B, blocks + 1, N, D)
+    read = torch.arange(u.size(1), device=x.device).mul_(scan.block).clamp_(max=x.size(1))
     before = torch.exp(read.view(-1, 1, 1) * log_decay) * h.transpose(1, 2).unsqueeze(1)
     h = u * input_weight + before
     weight = input_weight * output_weight
@@ -92,8 +92,8 @@ def fused_forward(
     padding: Optional[Tensor],
     scan: Scan,
 ) -> Tuple[Tensor, Sequence[Optional[Tensor]]]:
-    """y, and what ``fused_backward`` needs: ``x`` and the states between segments. Inside,
-    coefficients are ``(N, D)``, and states ``(B, S + 1, N, D)``, for each direction."""
+    """y, and what ``fused_backward`` needs: ``x`` and the states between blocks. Inside,
+    coefficients are ``(N, D)``, and states ``(B, blocks + 1, N, D)``, for each direction."""
     x, omega = channels_together(x), None if omega is None else omega.contiguous()
     padding = None if padding is None else padding.expand(x.shape[:2]).contiguous()
     delta, alpha, beta, gamma = given = [t.contiguous() for t in parameters]
@@ -124,12 +124,12 @@ def fused_backward(
 def _states(
     x: Tensor, padding: Optional[Tensor], log_decay: Tensor, decay: Tensor, scan: Scan
 ) -> Optional[Tensor]:
-    """The states ``u, v`` before each segment and after the last, ``(2, directions, B, S + 1, N,
-    D)``; None of one segment."""
-    if x.size(1) <= scan.segment:
+    """The states ``u, v`` before each block and after the last, ``(2, directions, B, blocks + 1, N,
+    D)``; None of one block."""
+    if x.size(1) <= scan.block:
         return None
-    ends = _segment_states(x, padding, log_decay, decay, *scan)
-    return _join_segments(ends, log_decay, x.size(1), scan.segment)
+    ends = _block_states(x, padding, log_decay, decay, *scan)
+    return _join_blocks(ends, log_decay, x.size(1), scan.block)
 
 
 def _outputs(
@@ -157,7 +157,7 @@ def _outputs(
 
 
 def _launch(kernel: str, x: Tensor, grid: Tuple[int, ...], *args, **constants):
-    launch(KERNELS, kernel, x, grid, *args, **constants, D=CHANNELS, num_warps=1)
+    launch(KERNELS, kernel, x, grid, *args, **constants, CHANNELS=CHANNELS, num_warps=1)
 
 
 def _ndim(coefficient: Tensor) -> Dict[str, int]:
@@ -186,43 +186,43 @@ def _coefficient_gradients(
     sum_u: Tensor, sum_v: Tensor, sum_x: Tensor,
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Of the parameters and ``omega``, from what ``_gradients`` returns."""
-    directions, batch, segments, ndim, channels = sum_u.shape
+    directions, batch, blocks, ndim, channels = sum_u.shape
     parameters = delta, alpha, beta, gamma
     grads = [torch.empty_like(t) for t in parameters]
     grads.append(sum_x.new_empty(0) if omega is None else torch.empty_like(omega))
     grid = ceil(channels, CHANNELS), ndim, directions
     tensors = *parameters, sum_u, sum_v, sum_x, *grads
     constants = dict(TINY=_tiny(sum_u.dtype), OMEGA=omega is not None, ROWS=ROWS)
-    sizes = batch * segments, channels, ndim
+    sizes = batch * blocks, channels, ndim
     _launch("coefficient_gradients", delta, grid, *tensors, *sizes, **constants)
     return grads[0], grads[1], grads[2], grads[3], grads[4]
 
 
-def _segment_states(
+def _block_states(
     x: Tensor, padding: Optional[Tensor], log_decay: Tensor, decay: Tensor,
-    segment: int, delay: int, reverse: bool,
+    block: int, delay: int, reverse: bool,
 ) -> Tensor:  # fmt: skip
-    """``u`` and ``v`` at the end of each segment, of its own inputs: ``(2, directions, B, S, N,
+    """``u`` and ``v`` at the end of each block, of its own inputs: ``(2, directions, B, blocks, N,
     D)``."""
     batch, length, _ = x.shape
     directions, ndim, channels = log_decay.shape
-    segments = ceil(length, segment)
-    ends = log_decay.new_empty(2, directions, batch, segments, ndim, channels)
-    grid = ceil(channels, CHANNELS) * directions * batch, segments
-    sizes = batch, length, channels, ndim, segment, delay, int(reverse), *x.stride()[:2]
+    blocks = ceil(length, block)
+    ends = log_decay.new_empty(2, directions, batch, blocks, ndim, channels)
+    grid = ceil(channels, CHANNELS) * directions * batch, blocks
+    sizes = batch, length, channels, ndim, block, delay, int(reverse), *x.stride()[:2]
     constants = dict(PADDED=padding is not None, DELAYED=delay > 0, ROWS=ROWS, **_ndim(log_decay))
     tensors = x, as_bytes(padding, x), log_decay, decay, *ends
-    _launch("segment_states", x, grid, *tensors, *sizes, **constants)
+    _launch("block_states", x, grid, *tensors, *sizes, **constants)
     return ends
 
 
-def _join_segments(ends: Tensor, log_decay: Tensor, length: int, segment: int) -> Tensor:
-    """The states before each segment and after the last: ``(2, directions, B, S + 1, N, D)``."""
-    _, directions, batch, segments, ndim, channels = ends.shape
-    states = ends.new_empty(2, directions, batch, segments + 1, ndim, channels)
+def _join_blocks(ends: Tensor, log_decay: Tensor, length: int, block: int) -> Tensor:
+    """The states before each block and after the last: ``(2, directions, B, blocks + 1, N, D)``."""
+    _, directions, batch, blocks, ndim, channels = ends.shape
+    states = ends.new_empty(2, directions, batch, blocks + 1, ndim, channels)
     grid = ceil(channels, CHANNELS) * directions * batch, ndim
-    sizes = batch, segments, segment, length, channels, ndim
-    _launch("join_segments", ends, grid, *ends, log_decay, *states, *sizes, ROWS=ROWS)
+    sizes = batch, blocks, block, length, channels, ndim
+    _launch("join_blocks", ends, grid, *ends, log_decay, *states, *sizes, ROWS=ROWS)
     return states
 
 
@@ -230,15 +230,15 @@ def _scan(
     x: Tensor, padding: Optional[Tensor], other: Optional[Tensor],
     log_decay: Tensor, decay: Tensor, weight: Tensor, omega: Optional[Tensor],
     starts: Optional[Tensor], start_weight: Optional[Tensor], hide_outputs: bool,
-    segment: int, delay: int, reverse: bool,
+    block: int, delay: int, reverse: bool,
 ) -> Tensor:  # fmt: skip
-    """One direction's y ``(B, L, D)``, for the states ``starts (B, S + 1, N, D)`` before the
-    segments, which ``start_weight (N, D)`` multiplies; added to ``other``, another direction's."""
+    """One direction's y ``(B, L, D)``, for the states ``starts (B, blocks + 1, N, D)`` before the
+    blocks, which ``start_weight (N, D)`` multiplies; added to ``other``, another direction's."""
     y = torch.empty_like(x if other is None else other)
     ndim, channels = log_decay.shape
-    grid = ceil(channels, CHANNELS) * x.size(0), ceil(x.size(1), segment)
+    grid = ceil(channels, CHANNELS) * x.size(0), ceil(x.size(1), block)
     strides = *x.stride()[:2], *y.stride()[:2]
-    sizes = x.size(1), channels, ndim, segment, delay, int(reverse), *strides
+    sizes = x.size(1), channels, ndim, block, delay, int(reverse), *strides
     constants = dict(
         HIDE_INPUTS=padding is not None and not hide_outputs,
         HIDE_OUTPUTS=padding is not None and hide_outputs,
@@ -257,18 +257,18 @@ def _scan(
 
 def _gradients(
     x: Tensor, padding: Optional[Tensor], grad_y: Tensor, log_decay: Tensor, decay: Tensor,
-    states: Optional[Tensor], segment: int, delay: int, reverse: bool,
+    states: Optional[Tensor], block: int, delay: int, reverse: bool,
 ) -> Tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """By direction, sequence and segment, the sums of gradients times states ``u`` and ``v``,
-    ``(directions, B, S, N, D)`` each, and times inputs ``(directions, B, S, D)``."""
+    """By direction, sequence and block, the sums of gradients times states ``u`` and ``v``,
+    ``(directions, B, blocks, N, D)`` each, and times inputs ``(directions, B, blocks, D)``."""
     batch, length, _ = x.shape
     directions, ndim, channels = log_decay.shape
-    rows = directions, batch, ceil(length, segment)
+    rows = directions, batch, ceil(length, block)
     sums = [log_decay.new_empty(*rows, ndim, channels) for _ in range(2)]
     sums.append(log_decay.new_empty(*rows, channels))
     grid = ceil(channels, CHANNELS) * directions * batch, rows[2]
     strides = *x.stride()[:2], *grad_y.stride()[:2]
-    sizes = batch, length, channels, ndim, segment, delay, int(reverse), *strides
+    sizes = batch, length, channels, ndim, block, delay, int(reverse), *strides
     starts = (log_decay, log_decay) if states is None else states  # pointers that are not read
     tensors = x, as_bytes(padding, x), grad_y, log_decay, decay, *starts, *sums
     constants = dict(PADDED=padding is not None, DELAYED=delay > 0, STARTS=states is not None)

@@ -1,11 +1,12 @@
-"""Triton kernels of the EMA: the recurrence of ``naive.ema_recurrence``, with states in registers.
+"""Triton kernels of ``naive.ema_recurrence``, with the hidden states in registers.
 
-A program has ``D`` channels of one sequence, a thread each, with their ``N`` states: a power of two
-of at least ``ndim``. So that no thread needs another's states, coefficients and states are
-``(N, D)`` in memory, and ``dim`` is not specialised: if the compiler knew it to be a multiple of
-16, a thread would load several channels at once, and the states of one would be in several threads.
+A program has ``CHANNELS`` channels of one sequence, a thread each, with their ``N`` hidden states:
+a power of two of at least ``ndim``. So that no thread needs another's states, coefficients and
+states are ``(N, D)`` in memory, and ``dim`` is not specialised: if the compiler knew it to be a
+multiple of 16, a thread would load several channels at once, and several threads would have the
+states of one.
 Nor are sizes that change from batch to batch: each that it knew would be compiled anew.
-A program walks over one segment of the positions, ``ROWS`` of which are read at once, so that it
+A program walks over one block of the positions, ``ROWS`` of which are read at once, so that it
 waits for memory once for all of them. Positions count in the direction of the scan: the backward
 EMA is the forward one with ``reverse``. A truncated kernel of ``T`` taps is the whole EMA of
 ``x_t - q^T x_{t-T}``: with ``DELAYED``, inputs are also read ``T`` (``delay``) positions before.
@@ -17,7 +18,7 @@ is multiplied by ``q`` is ``u + (q - 1) u``: long memories have a ``q`` that flo
 
 The first axis of a grid counts tiles of channels, and with them sequences; where an EMA is
 bidirectional all sequences twice: first for the forward EMA, then for the backward one, whose
-coefficients and states come second. The second axis counts segments.
+coefficients and states come second. The second axis counts blocks.
 """
 
 import triton
@@ -30,17 +31,17 @@ TERMS = tl.constexpr(17)
 
 
 @triton.jit
-def _program(dim, D: tl.constexpr):
-    """Channels ``(D,)`` and sequence of a program."""
-    tiles = tl.cdiv(dim, D)
-    return tl.program_id(0) % tiles * D + tl.arange(0, D), tl.program_id(0) // tiles
+def _program(dim, CHANNELS: tl.constexpr):
+    """Channels ``(CHANNELS,)`` and sequence of a program."""
+    tiles = tl.cdiv(dim, CHANNELS)
+    return tl.program_id(0) % tiles * CHANNELS + tl.arange(0, CHANNELS), tl.program_id(0) // tiles
 
 
 @triton.jit
 def _row(
     x, padding, i, d, length, dim, stride, reverse, dtype: tl.constexpr, PADDED: tl.constexpr
 ):  # fmt: skip
-    """``x`` at the position ``i`` of the scan, ``(D,)``; zero beyond its ends, and at padding."""
+    """``x`` at the position ``i`` of the scan, ``(CHANNELS,)``; zero beyond it and at padding."""
     position = tl.where(d < dim, i, -1)
     inside = (position >= 0) & (position < length)
     row = position + reverse * (length - 1 - 2 * position)
@@ -54,7 +55,7 @@ def _rows(
     x, padding, i, d, length, dim, stride, reverse,
     dtype: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """``x`` at the positions from ``i`` on: ``ROWS`` of ``(D,)``."""
+    """``x`` at the positions from ``i`` on: ``ROWS`` of ``(CHANNELS,)``."""
     rows = ()
     for j in tl.static_range(ROWS):
         row = _row(x, padding, i + j, d, length, dim, stride, reverse, dtype, PADDED)
@@ -115,19 +116,23 @@ def _log_decay(p, a, not_p, not_a, TINY: tl.constexpr):
 @triton.jit(do_not_specialize=["dim"])
 def coefficients(
     delta, alpha, beta, gamma, log_decay, decay, weight, dim, ndim,
-    TINY: tl.constexpr, D: tl.constexpr,
+    TINY: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """``log q``, ``q - 1`` and ``p beta gamma / sqrt(ndim)``, ``(N, D)`` each, for each direction;
     of parameters ``(D, N)``. The second axis of the grid counts dimensions, the third directions.
     """
-    d, n, direction = tl.program_id(0) * D + tl.arange(0, D), tl.program_id(1), tl.program_id(2)
+    d, n, direction = (
+        tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS),
+        tl.program_id(1),
+        tl.program_id(2),
+    )
     inside = d < dim
     dtype = weight.dtype.element_ty
     place = (direction * dim + d) * ndim + n
     delta, alpha = read(delta, place, inside, dtype), read(alpha, place, inside, dtype)
     beta, gamma = read(beta, place, inside, dtype), read(gamma, place, inside, dtype)
     p, a, not_p, not_a = _p_and_a(delta, alpha)
-    root = tl.sqrt(tl.zeros((D,), dtype) + ndim)
+    root = tl.sqrt(tl.zeros((CHANNELS,), dtype) + ndim)
     place = (direction * ndim + n) * dim + d
     write(log_decay, place, _log_decay(p, a, not_p, not_a, TINY), inside)
     write(decay, place, -p * a, inside)
@@ -136,8 +141,8 @@ def coefficients(
 
 @triton.jit
 def _lines(x, i, d, lines, dim, stride, ROWS: tl.constexpr):
-    """``ROWS`` of so many ``lines``, ``(D,)`` each, from the ``i``-th on, which ``x`` points to;
-    zero beyond the last."""
+    """``ROWS`` of so many ``lines``, ``(CHANNELS,)`` each, from the ``i``-th on, which ``x``
+    points to; zero beyond the last."""
     found = ()
     for j in tl.static_range(ROWS):
         inside = tl.where(i + j < lines, d, dim) < dim
@@ -146,10 +151,10 @@ def _lines(x, i, d, lines, dim, stride, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _sum_lines(x, d, lines, dim, stride, D: tl.constexpr, ROWS: tl.constexpr):
+def _sum_lines(x, d, lines, dim, stride, CHANNELS: tl.constexpr, ROWS: tl.constexpr):
     """The sum of so many ``lines``, ``ROWS`` of which are read at once."""
     x += d
-    total = tl.zeros((D,), x.dtype.element_ty)
+    total = tl.zeros((CHANNELS,), x.dtype.element_ty)
     for i in range(0, lines, ROWS):
         found = _lines(x, i, d, lines, dim, stride, ROWS)
         for j in tl.static_range(ROWS):
@@ -162,20 +167,24 @@ def _sum_lines(x, d, lines, dim, stride, D: tl.constexpr, ROWS: tl.constexpr):
 def coefficient_gradients(
     delta, alpha, beta, gamma, sum_u, sum_v, sum_x,
     grad_delta, grad_alpha, grad_beta, grad_gamma, grad_omega, rows, dim, ndim,
-    TINY: tl.constexpr, OMEGA: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
+    TINY: tl.constexpr, OMEGA: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the parameters, from what ``gradients`` has summed by sequence and segment:
+    """Gradients of the parameters, from what ``gradients`` has summed by sequence and block:
     ``rows`` for each direction. The grid is that of ``coefficients``."""
-    d, n, direction = tl.program_id(0) * D + tl.arange(0, D), tl.program_id(1), tl.program_id(2)
+    d, n, direction = (
+        tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS),
+        tl.program_id(1),
+        tl.program_id(2),
+    )
     inside = d < dim
     dtype = sum_u.dtype.element_ty
     first, stride = direction.to(tl.int64) * rows * ndim * dim + n * dim, ndim * dim
     # Gradients of the weight, and of log q divided by the weight.
-    by_weight = _sum_lines(sum_u + first, d, rows, dim, stride, D, ROWS)
-    by_log = _sum_lines(sum_v + first, d, rows, dim, stride, D, ROWS)
+    by_weight = _sum_lines(sum_u + first, d, rows, dim, stride, CHANNELS, ROWS)
+    by_log = _sum_lines(sum_v + first, d, rows, dim, stride, CHANNELS, ROWS)
     place = (direction * dim + d) * ndim + n
     delta, alpha = read(delta, place, inside, dtype), read(alpha, place, inside, dtype)
-    root = tl.sqrt(tl.zeros((D,), dtype) + ndim)
+    root = tl.sqrt(tl.zeros((CHANNELS,), dtype) + ndim)
     beta = read(beta, place, inside, dtype) / root
     gamma = read(gamma, place, inside, dtype)
     p, a, not_p, not_a = _p_and_a(delta, alpha)
@@ -189,21 +198,21 @@ def coefficient_gradients(
     write(grad_gamma, place, by_weight * p * beta, inside)
     if OMEGA:  # noqa: SIM102 - known to the compiler, the other when it runs
         if n + direction == 0:
-            write(grad_omega, d, _sum_lines(sum_x, d, rows, dim, dim, D, ROWS), inside)
+            write(grad_omega, d, _sum_lines(sum_x, d, rows, dim, dim, CHANNELS, ROWS), inside)
 
 
 # --- the recurrence -------------------------------------------------------------------------------
 
 
-@triton.jit(do_not_specialize=["dim", "batch", "length", "segment", "reverse"])
-def segment_states(
+@triton.jit(do_not_specialize=["dim", "batch", "length", "block", "reverse"])
+def block_states(
     x, padding, log_decay, decay, u_out, v_out,
-    batch, length, dim, ndim, segment, delay, reverse, stride_b, stride_l,
+    batch, length, dim, ndim, block, delay, reverse, stride_b, stride_l,
     PADDED: tl.constexpr, DELAYED: tl.constexpr,
-    D: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """``u`` and ``v (B, S, N, D)`` at the end of each segment, of its own inputs alone."""
-    d, sequence = _program(dim, D)
+    """``u`` and ``v (B, blocks, N, D)`` at the end of each block, of its own inputs alone."""
+    d, sequence = _program(dim, CHANNELS)
     s, row, direction = tl.program_id(1), sequence % batch, sequence // batch
     place = direction * dim * ndim
     q_delay = tl.exp(delay * _weights(log_decay + place, d, dim, ndim, N))
@@ -212,9 +221,9 @@ def segment_states(
     padding += row.to(tl.int64) * length
     reverse = reverse ^ direction
     u, v = tl.zeros_like(decay), tl.zeros_like(decay)
-    stop = tl.minimum((s + 1) * segment, length)
-    whole = stop - (stop - s * segment) % ROWS
-    for start in range(s * segment, whole, ROWS):
+    stop = tl.minimum((s + 1) * block, length)
+    whole = stop - (stop - s * block) % ROWS
+    for start in range(s * block, whole, ROWS):
         new = _rows(x, padding, start, d, length, dim, stride_l, reverse, decay.dtype, PADDED, ROWS)
         old = new
         if DELAYED:
@@ -238,50 +247,50 @@ def segment_states(
     _store_weights(v_out + place, v, d, dim, ndim, N)
 
 
-@triton.jit(do_not_specialize=["dim", "batch", "segments", "segment", "length"])
-def join_segments(
-    u_end, v_end, log_decay, u_start, v_start, batch, segments, segment, length, dim, ndim,
-    D: tl.constexpr, ROWS: tl.constexpr,
+@triton.jit(do_not_specialize=["dim", "batch", "blocks", "block", "length"])
+def join_blocks(
+    u_end, v_end, log_decay, u_start, v_start, batch, blocks, block, length, dim, ndim,
+    CHANNELS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """The recurrence between segments: ``u`` and ``v (B, S + 1, N, D)`` before each, and at the
-    end. The second axis of the grid counts dimensions, and ``ROWS`` segments are read at once."""
-    d, sequence = _program(dim, D)
+    """The recurrence between blocks: ``u`` and ``v (B, blocks + 1, N, D)`` before each, and at the
+    end. The second axis of the grid counts dimensions, and ``ROWS`` blocks are read at once."""
+    d, sequence = _program(dim, CHANNELS)
     inside, stride = d < dim, ndim * dim
     place = tl.program_id(1) * dim + d
     log_q = tl.load(log_decay + sequence // batch * stride + place, inside, 0.0)
-    end = place + sequence.to(tl.int64) * segments * stride
-    start = place + sequence.to(tl.int64) * (segments + 1) * stride
+    end = place + sequence.to(tl.int64) * blocks * stride
+    start = place + sequence.to(tl.int64) * (blocks + 1) * stride
     u, v = tl.zeros_like(log_q), tl.zeros_like(log_q)
     tl.store(u_start + start, u, inside)
     tl.store(v_start + start, v, inside)
-    for first in range(0, segments, ROWS):
-        u_ends = _lines(u_end + end, first, d, segments, dim, stride, ROWS)
-        v_ends = _lines(v_end + end, first, d, segments, dim, stride, ROWS)
+    for first in range(0, blocks, ROWS):
+        u_ends = _lines(u_end + end, first, d, blocks, dim, stride, ROWS)
+        v_ends = _lines(v_end + end, first, d, blocks, dim, stride, ROWS)
         for j in tl.static_range(ROWS):
-            steps = tl.minimum(segment, length - (first + j) * segment)
+            steps = tl.minimum(block, length - (first + j) * block)
             decay = tl.exp(steps * log_q)
             v = decay * (v + steps * u) + v_ends[j]
             u = decay * u + u_ends[j]
             start += stride
-            present = tl.where(first + j < segments, d, dim) < dim
+            present = tl.where(first + j < blocks, d, dim) < dim
             tl.store(u_start + start, u, present)
             tl.store(v_start + start, v, present)
         end += ROWS * stride
 
 
-@triton.jit(do_not_specialize=["dim", "length", "segment", "reverse"])
+@triton.jit(do_not_specialize=["dim", "length", "block", "reverse"])
 def scan(
     x, padding, other, y, log_decay, decay, weight, omega, starts, start_weight,
-    length, dim, ndim, segment, delay, reverse, stride_b, stride_l, y_stride_b, y_stride_l,
+    length, dim, ndim, block, delay, reverse, stride_b, stride_l, y_stride_b, y_stride_l,
     HIDE_INPUTS: tl.constexpr, HIDE_OUTPUTS: tl.constexpr, DELAYED: tl.constexpr,
     OMEGA: tl.constexpr, STARTS: tl.constexpr, ADD: tl.constexpr,
-    D: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """The output, ``sum_n h (+ omega x) (+ other)``, of states ``h = weight u``, which begin a
-    segment as ``start_weight starts (B, S + 1, N, D)``, or as zero. Padding is hidden from the
+    block as ``start_weight starts (B, blocks + 1, N, D)``, or as zero. Padding is hidden from the
     average as it reads, or as it writes, which is the first one's backward pass; ``omega x`` is of
     all positions. One direction, of ``x``; ``other`` is laid out as ``y``."""
-    d, sequence = _program(dim, D)
+    d, sequence = _program(dim, CHANNELS)
     s, batch = tl.program_id(1), sequence.to(tl.int64)
     q_delay = tl.exp(delay * _weights(log_decay, d, dim, ndim, N))
     decay, weight = _weights(decay, d, dim, ndim, N), _weights(weight, d, dim, ndim, N)
@@ -296,7 +305,7 @@ def scan(
     if STARTS:
         starts += (batch * (tl.num_programs(1) + 1) + s) * dim * ndim
         h = _weights(starts, d, dim, ndim, N) * _weights(start_weight, d, dim, ndim, N)
-    for start in range(s * segment, tl.minimum((s + 1) * segment, length), ROWS):
+    for start in range(s * block, tl.minimum((s + 1) * block, length), ROWS):
         new = _rows(
             x, padding, start, d, length, dim, stride_l, reverse, decay.dtype, HIDE_INPUTS, ROWS
         )
@@ -328,17 +337,17 @@ def scan(
             tl.store(y + place, out, position < length)
 
 
-@triton.jit(do_not_specialize=["dim", "batch", "length", "segment", "reverse"])
+@triton.jit(do_not_specialize=["dim", "batch", "length", "block", "reverse"])
 def gradients(
     x, padding, grad_y, log_decay, decay, u_start, v_start, grad_u, grad_v, grad_omega,
-    batch, length, dim, ndim, segment, delay, reverse,
+    batch, length, dim, ndim, block, delay, reverse,
     stride_b, stride_l, y_stride_b, y_stride_l,
     PADDED: tl.constexpr, DELAYED: tl.constexpr, STARTS: tl.constexpr,
-    D: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """``sum_t grad_t u_t``, the same of ``v``, and ``sum_t grad_t x_t``, of each segment. The last
+    """``sum_t grad_t u_t``, the same of ``v``, and ``sum_t grad_t x_t``, of each block. The last
     is of all positions, padding included."""
-    d, sequence = _program(dim, D)
+    d, sequence = _program(dim, CHANNELS)
     s, row, direction = tl.program_id(1), sequence % batch, sequence // batch
     row, sequence = row.to(tl.int64), sequence.to(tl.int64)
     place = direction * dim * ndim
@@ -354,8 +363,8 @@ def gradients(
         u = _weights(u_start + before, d, dim, ndim, N)
         v = _weights(v_start + before, d, dim, ndim, N)
     sum_u, sum_v = tl.zeros_like(decay), tl.zeros_like(decay)
-    sum_x = tl.zeros((D,), decay.dtype)
-    for start in range(s * segment, tl.minimum((s + 1) * segment, length), ROWS):
+    sum_x = tl.zeros((CHANNELS,), decay.dtype)
+    for start in range(s * block, tl.minimum((s + 1) * block, length), ROWS):
         new = _rows(x, padding, start, d, length, dim, stride_l, reverse, decay.dtype, PADDED, ROWS)
         grad = _rows(
             grad_y, padding, start, d, length, dim, y_stride_l, reverse, decay.dtype, False, ROWS

@@ -34,10 +34,10 @@ def ema_recurrence(
 
     Args:
         x: ``(B, L, D)``.
-        h: the state before the first position, ``(B, D, N)``; zero if None.
+        h: the hidden state before the first position, ``(B, D, N)``; zero if None.
 
     Returns:
-        y ``(B, L, D)`` and the state after the last position ``(B, D, N)``.
+        y ``(B, L, D)`` and the hidden state after the last position ``(B, D, N)``.
     """
     p, q = damping(delta, alpha)
     n = gamma.size(-1)

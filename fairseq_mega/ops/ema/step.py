@@ -26,7 +26,7 @@ def ema_step_(x: Tensor, coefficients: StepCoefficients, h: Tensor, scratch: Ten
 
     Args:
         x: ``(B, D)``.
-        h: the state ``(B, N, D)``, which the new one replaces in place.
+        h: the hidden state ``(B, N, D)``, which the new one replaces in place.
         scratch: memory of the same shape, which is overwritten.
 
     Returns:
