@@ -48,7 +48,7 @@ class Int8Linear(nn.Module):
         zero = torch.zeros(self.out_features, dtype=torch.int64)  # the scales have no offset
         self.register_buffer("zero", zero, persistent=False)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
-        self._packed: Optional[Tensor] = None  # made at first use
+        self._packed = pack_int8_weight(integers)
 
     def forward(self, x: Tensor) -> Tensor:
         """``x (..., in)``: ``(..., out)``, float32."""
@@ -60,14 +60,12 @@ class Int8Linear(nn.Module):
         if x.numel() == 0:
             return x.new_zeros(*x.shape[:-1], self.out_features, dtype=torch.float32)
         x, scale = rounded(x.float())
-        if self._packed is None:
-            self._packed = pack_int8_weight(self.weight)
         y = _product(x, self._packed, self.scale, self.zero).mul_(scale)
         return y if self.bias is None else y.add_(self.bias)
 
     def _load_from_state_dict(self, *args) -> None:
         super()._load_from_state_dict(*args)
-        self._packed = None
+        self._packed = pack_int8_weight(self.weight)
 
     def _apply(self, *args, **kwargs) -> "Int8Linear":
         super()._apply(*args, **kwargs)
@@ -80,6 +78,10 @@ class Int8Linear(nn.Module):
 
     def __getstate__(self) -> Dict[str, Any]:
         return {**self.__dict__, "_packed": None}  # torch makes no copies of a packed weight
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._packed = pack_int8_weight(self.weight)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"

@@ -6,7 +6,7 @@ Each way is one transposition of a matrix, and so is its gradient.
 import torch
 from torch import Tensor
 
-FEW = 2**13  # so few values are not moved: that would take as long as what comes after it
+FEW = 2**13  # so few values need no fast transposition
 
 
 def channels_first(x: Tensor) -> Tensor:
@@ -18,9 +18,9 @@ def channels_first(x: Tensor) -> Tensor:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """``(D, B, L)`` to ``(B, L, D)``."""
+    """``(D, B, L)`` to ``(B, L, D)``, contiguous: dropout masks depend on the order in memory."""
     if x.numel() < FEW:
-        return x.permute(1, 2, 0)
+        return x.permute(1, 2, 0).contiguous()
     channels, batch, length = x.shape
     return _Transpose.apply(x.reshape(channels, -1)).view(batch, length, channels)
 
