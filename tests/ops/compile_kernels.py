@@ -80,7 +80,7 @@ CASES = [
 ]
 for bidirectional, truncation, padded, rate, dtype in CASES:
     layer = MovingAverageGatedAttention(
-        32, 16, 64, 16, rate, chunk_size=256, truncation=truncation, rel_pos_bias="rotary",
+        32, 16, 64, 16, dropout=rate, chunk_size=256, truncation=truncation, rel_pos_bias="rotary",
         bidirectional=bidirectional,
     ).to(dtype)  # fmt: skip
     x = torch.zeros(2, 1024, 32, dtype=dtype, requires_grad=True)
