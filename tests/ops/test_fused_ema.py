@@ -149,7 +149,7 @@ def test_gradients_at_both_ends(kernels):
     leaves = [t.requires_grad_() for t in extreme_parameters(torch.float64)]
     x = randn(1, 20, len(leaves[0]))
     found = forms.ema(x, EMAParameters(*leaves))
-    expected = forms.ema_by_kernel(x, EMAParameters(*leaves), None, 20, forms.fft)
+    expected = forms.convolve_by_fft(x, forms.kernel_taps(EMAParameters(*leaves), 20))
     names = dict(zip(("delta", "alpha", "beta", "gamma"), leaves))
     assert_same_function(found, expected, names)
 
@@ -162,7 +162,7 @@ def test_slow_averages_stay_accurate_in_float32(kernels):
             parameters.leaves[name].fill_(-9.0)
         x = randn(1, 400, DIM).float() + 1
         y = fused.fused_ema(x, EMAParameters(*(t.float() for t in parameters.all)), None, 64)
-        expected = forms.ema_by_kernel(x.double(), parameters.all, None, 64, forms.fft)
+        expected = forms.convolve_by_fft(x.double(), forms.kernel_taps(parameters.all, 64))
         assert_close(y.double(), expected, 2e-5, floor=0.0)
 
 
