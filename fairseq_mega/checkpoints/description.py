@@ -7,7 +7,7 @@ from argparse import ArgumentParser
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from fairseq.data import Dictionary
 from fairseq.data.data_utils import infer_language_pair
@@ -79,8 +79,11 @@ TASKS: Dict[str, TaskForm] = {
 }
 # Options of older tasks that they read without declaring them.
 UNDECLARED = ("criterion", "dataset_impl", "max_positions", "seed")
-# Options of the model that name files, concern the training alone, or repeat the task's.
-NO_OPTIONS = {"encoder_embed_path", "decoder_embed_path", "criterion_name", "add_bos_token"}
+# Options that name files, concern the training alone, or repeat the task's.
+NO_OPTIONS = {
+    "task": {"data"},
+    "model": {"encoder_embed_path", "decoder_embed_path", "criterion_name", "add_bos_token"},
+}
 
 
 def form_of(description: Mapping[str, Any]) -> TaskForm:
@@ -112,23 +115,26 @@ def describe(
             f"--task {task!r:.80}"
         )
     given = section(state, "task")
-    given = {name: given[name] for name in _task_options(task) if name in given}
+    given = {name: given[name] for name in _option_names("task", task) if name in given}
     files: Dict[str, list] = {}
     if task in TASKS:
         _infer_languages(given, task, path, data)
         check_languages(given, path)
         given = typed_options("task", task, given, path)
     else:
-        if task == "multilingual_denoising" and given["langs"] is None:  # as fairseq infers them
+        if (
+            task == "multilingual_denoising" and given.get("langs") is None
+        ):  # as fairseq infers them
             folders = sorted(each.name for each in data.iterdir() if each.is_dir())
             given["langs"] = ",".join(folders)
         found = sorted([*data.glob("dict*.txt"), *data.glob("*/dict*.txt")])
         files = {file.relative_to(data).as_posix(): [] for file in found}
-    options = section(state, "model")
-    options = {name: options[name] for name in model_options(model) if name in options}
-    for name in set(model_options(model)) & set(given):  # the task's, unless the model has its own
-        if options.get(name) is None:
-            options[name] = given[name]
+    own, names = section(state, "model"), _option_names("model", model)
+    options = {name: given[name] for name in names if name in given}
+    # The task's, unless the model has its own.
+    for name in set(names) & set(own):
+        if own[name] is not None or name not in options:
+            options[name] = own[name]
     description = {
         **FORMAT,
         "versions": {name: _version(name) for name in ("fairseq-mega", "ve-fairseq", "torch")},
@@ -147,23 +153,18 @@ def describe(
     return description
 
 
-def _task_options(name: str) -> Sequence[str]:
-    """Returns the names of the options of a task that a description has."""
-    if name in TASKS:
+def _option_names(part: str, name: str) -> Sequence[str]:
+    """Returns the names of the options of a ``task`` or ``model`` that a description has."""
+    registry = TASK_DATACLASS_REGISTRY if part == "task" else MODEL_DATACLASS_REGISTRY
+    if part == "task" and name in TASKS:
         return TASKS[name].options
-    if name in TASK_DATACLASS_REGISTRY:
-        names = list(TASK_DATACLASS_REGISTRY[name].__dataclass_fields__)
+    if name in registry:
+        names = list(registry[name].__dataclass_fields__)
     else:
         parser = ArgumentParser(add_help=False)
         TASK_REGISTRY[name].add_args(parser)
         names = [*vars(parser.parse_known_args(["data"])[0]), *UNDECLARED]
-    return [each for each in names if each != "data" and not each.startswith("_")]
-
-
-def model_options(name: str) -> List[str]:
-    """Returns the names of the options of an architecture that a description has."""
-    fields = MODEL_DATACLASS_REGISTRY[name].__dataclass_fields__
-    return [each for each in fields if not each.startswith("_") and each not in NO_OPTIONS]
+    return [each for each in names if each not in NO_OPTIONS[part] and not each.startswith("_")]
 
 
 def _version(package: str) -> str:
@@ -196,7 +197,7 @@ def typed_options(part: str, name: str, given: Mapping[str, Any], where: str) ->
         ValueError: at an unknown option, one of another type, or one that refers to another value.
     """
     registry = TASK_DATACLASS_REGISTRY if part == "task" else MODEL_DATACLASS_REGISTRY
-    names = _task_options(name) if part == "task" else model_options(name)
+    names = _option_names(part, name)
     _check_names(given, set(names), set(), where)
     for option, value in given.items():
         _check_plain(value, f"{where}: {option}")
