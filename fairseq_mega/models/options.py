@@ -148,9 +148,13 @@ EXCLUDING = (
 )
 # An option, another that it needs, and why.
 NEEDING = (
-    ("no_final_norm", "normalize_before", "takes away the norm that only such models have"),
-    ("adaptive_input", "adaptive_input_cutoff", "has a table of its own from each cutoff point on"),
-    ("tie_adaptive_weights", "adaptive_input", "ties its weights, in language models"),
+    ("no_final_norm", "normalize_before", "removes a norm that only pre-norm models have"),
+    ("adaptive_input", "adaptive_input_cutoff", "needs cutoff points"),
+    (
+        "tie_adaptive_weights",
+        "adaptive_input",
+        "ties the adaptive softmax to the input of a language model",
+    ),
 )
 # An option, and two that must be equal with it.
 EQUAL = (
