@@ -5,7 +5,6 @@ from setuptools import find_packages, setup
 TRANSLATION = ["sacremoses", "subword-nmt"]
 CLASSIFICATION = ["pillow"]  # reads pictures
 INSPECT = ["matplotlib"]
-LONG_DEMO = [*INSPECT, "pillow", "scikit-learn", "scipy"]
 
 setup(
     name="fairseq-mega",
@@ -28,7 +27,7 @@ setup(
     ],
     extras_require={
         "classification": CLASSIFICATION,
-        "demo": ["babel", *LONG_DEMO],
+        "demo": ["babel", *INSPECT],
         "images": ["pillow"],
         "inspect": INSPECT,
         "test": [
@@ -40,8 +39,8 @@ setup(
             "pytest-cov",
             "pytest-xdist",
             "ruff",
+            *INSPECT,
             *TRANSLATION,
-            *LONG_DEMO,
         ],
         "translation": TRANSLATION,
         # Tests of the EMA's kernels: a gigabyte. torch for GPUs brings its own.

@@ -1,4 +1,4 @@
-"""Small archives in the layout of the published data sets, and the server that has them."""
+"""Small archives in the layout of the published data sets."""
 
 import gzip
 import io
@@ -6,8 +6,6 @@ import shutil
 import subprocess
 import tarfile
 import zipfile
-
-import pytest
 
 from examples.quickstart.corpus import parallel_text
 
@@ -33,9 +31,6 @@ def zipped(members):
     return out.getvalue()
 
 
-needs_dpkg = pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="needs Debian's dpkg-deb")
-
-
 def deb(folder, name, members):
     """Writes a Debian package of these texts by their paths: FOLDER/NAME_1_all.deb."""
     root = folder / name
@@ -53,70 +48,54 @@ def deb(folder, name, members):
 
 def sentences(count, seed=1):
     """Parallel English and German."""
-    phrases = parallel_text(count, seed)["train"]
-    return [phrase.en for phrase in phrases], [phrase.de for phrase in phrases]
+    return tuple(map(list, zip(*parallel_text(count, seed)["train"])))
 
 
 def lines(texts):
     return "".join(f"{text}\n" for text in texts)
 
 
-def sgm(texts, kind, language, name):
-    """A test set as WMT has it."""
-    segments = lines(f'<seg id="{i}">{text}</seg>' for i, text in enumerate(texts, start=1))
+def segments(texts):
+    """A test set as WMT and IWSLT have it."""
+    rows = (f'<seg id="{i}"> {text} </seg>' for i, text in enumerate(texts, start=1))
     return (
-        f'<{kind} setid="{name}" srclang="any" trglang="{language}">\n'
-        f'<doc sysid="ref" docid="a.1" genre="news" origlang="de">\n<p>\n{segments}</p>\n</doc>\n'
-        f"</{kind}>\n"
+        f'<srcset setid="x">\n<doc docid="a.1">\n<title>T</title>\n{lines(rows)}</doc></srcset>\n'
     )
 
 
+def pair_of(name, pair):
+    return {f"{name}.{language}": lines(text) for language, text in zip(("en", "de"), pair)}
+
+
 def wmt16(train, valid, test):
-    """WMT'16's files by address; `train` are three pairs of texts, `valid` and `test` one each."""
+    """WMT'16's files; `train` are three pairs of texts, `valid` and `test` one each."""
     europarl, crawl, news = train
     other = {f"commoncrawl.cs-en.{x}": "ano\n" for x in ("cs", "en")}
     news_path = "training-parallel-nc-v11/news-commentary-v11.de-en"
+    dev = pair_of("dev/newstest2012", (["old"], ["alt"])) | pair_of("dev/newstest2013", valid)
+    dev["dev/newstest2014-deen-ref.en.sgm"] = segments(test[0])
+    dev["dev/newstest2014-deen-src.de.sgm"] = segments(test[1])
     return {
-        "europarl/v7/de-en.tgz": tgz(
-            {f"europarl-v7.de-en.{x}": lines(y) for x, y in zip(("en", "de"), europarl)}
-        ),
-        "wmt13/training-parallel-commoncrawl.tgz": tgz(
-            {**other, **{f"commoncrawl.de-en.{x}": lines(y) for x, y in zip(("en", "de"), crawl)}}
-        ),
-        "wmt16/training-parallel-nc-v11.tgz": tgz(
-            {f"{news_path}.{x}": lines(y) for x, y in zip(("en", "de"), news)}
-        ),
-        "wmt16/dev.tgz": tgz(
-            {
-                "dev/newstest2012.en": "old\n",
-                "dev/newstest2013.en": lines(valid[0]),
-                "dev/newstest2013.de": lines(valid[1]),
-                "dev/newstest2014-deen-src.de.sgm": sgm(test[1], "srcset", "de", "newstest2014"),
-                "dev/newstest2014-deen-ref.en.sgm": sgm(test[0], "refset", "en", "newstest2014"),
-            }
-        ),
+        "WMT16_EUROPARL": tgz(pair_of("europarl-v7.de-en", europarl)),
+        "WMT16_COMMONCRAWL": tgz(other | pair_of("commoncrawl.de-en", crawl)),
+        "WMT16_NEWS_COMMENTARY": tgz(pair_of(news_path, news)),
+        "WMT16_DEV": tgz(dev),
     }
 
 
 def iwslt14(train, tests):
     """IWSLT'14's archive: `train` as it stands in train.tags, five tests by their names."""
-    members = {f"de-en/train.tags.de-en.{x}": lines(y) for x, y in zip(("en", "de"), train)}
+    members = pair_of("de-en/train.tags.de-en", train)
     for name, pair in tests.items():
         for language, texts in zip(("en", "de"), pair):
-            segments = lines(f'<seg id="{i}"> {text} </seg>' for i, text in enumerate(texts, 1))
-            members[f"de-en/IWSLT14.{name}.de-en.{language}.xml"] = (
-                f'<?xml version="1.0" encoding="UTF-8"?>\n<mteval>\n<srcset setid="{name}">\n'
-                f'<doc docid="535">\n<url>http://www.ted.com</url>\n<title>Title</title>\n'
-                f"{segments}</doc>\n</srcset>\n</mteval>\n"
-            )
-    return tgz(members)
+            members[f"de-en/IWSLT14.{name}.de-en.{language}.xml"] = segments(texts)
+    return {"IWSLT14_DE_EN": tgz(members)}
 
 
-def multi30k(train, valid, test):
-    """Multi30k's six files by their names."""
-    names = {"train": train, "val": valid, "test_2016_flickr": test}
+def multi30k(**splits):
+    """Multi30k's six files, of pairs of texts by the names of their splits."""
     return {
-        f"{name}.{language}.gz": gzip.compress(lines(texts).encode())
-        for name, pair in names.items()
-        for language, texts in zip(("en", "de"), pair)
+        f"MULTI30K_{split.upper()}_{language.upper()}": gzip.compress(lines(text).encode())
+        for split, pair in splits.items()
+        for language, text in zip(("en", "de"), pair)
     }

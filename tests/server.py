@@ -5,46 +5,53 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+
+from examples.classification import images, published, texts
+from examples.language_modeling import prepare as language_modeling
+from examples.translation import prepare as translation
+
+REMOTES = [
+    *(remote for data in translation.PUBLISHED.values() for remote in data.remotes),
+    *language_modeling.REMOTES.values(),
+    *(published.LRA, published.SPEECH, texts.IMDB, images.CIFAR10),
+]
+
 
 class Server(ThreadingHTTPServer):
-    """Serves the bytes in `files` by their paths.
+    """Serves the bytes in `files` by their names.
 
     `cuts`: the next connections break off after so many bytes each. `versions`: the files' ETags;
-    None is for a server that sends none. `requests` notes the path and the range of each request.
+    None is for a server that sends none. `requests` notes the name and the range of each request.
     """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.versions, self.requests = {}, {}, []
-        self.cuts = []
+        self.files, self.versions, self.requests, self.cuts = {}, {}, [], []
 
-    def address(self, path):
-        return f"http://127.0.0.1:{self.server_port}/{path}"
+    def address(self, name):
+        return f"http://127.0.0.1:{self.server_port}/{name}"
 
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):  # noqa: N802 - the name that http.server calls
-        path = self.path.lstrip("/")
-        self.server.requests.append((path, self.headers["Range"]))
-        if path not in self.server.files:
+        name, span, server = self.path.lstrip("/"), self.headers["Range"], self.server
+        server.requests.append((name, span))
+        if name not in server.files:
             self.send_error(404)
             return
-        data = self.server.files[path]
-        version = self.server.versions.get(path, '"1"')
-        span = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
+        body, version, start = server.files[name], server.versions.get(name, '"1"'), 0
         if span and version and self.headers["If-Range"] == version:
-            start = int(span[1])
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+            start = int(re.fullmatch(r"bytes=(\d+)-", span)[1])
+            self.send_response(206 if start < len(body) else 416)
         else:
-            start = 0
             self.send_response(200)
         if version:
             self.send_header("ETag", version)
-        body = data[start:]
+        body = body[start:]
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: self.server.cuts.pop(0)] if self.server.cuts else body)
+        self.wfile.write(body[: server.cuts.pop(0)] if server.cuts else body)
 
     def log_message(self, *args):
         pass
@@ -52,12 +59,14 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def running_server():
+    """A server; the variables of all downloads lead to it, by the names of the variables."""
     server = Server()
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        for remote in REMOTES:
+            patch.setenv(f"{remote.name}_URL", server.address(remote.name))
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    server.shutdown()
+    server.server_close()
+    thread.join()

@@ -32,9 +32,11 @@ from commands import (
     valid_loss,
 )
 from fairseq.checkpoint_utils import load_model_ensemble_and_task
+from fairseq.data.encoders.bytes import Bytes
+from fairseq.data.encoders.characters import Characters
 from helpers import TINY, assert_close, build, needs_int8, parse
 
-from examples.language_modeling import symbols
+from examples import subword
 from fairseq_mega import MegaLanguageModel, MegaModel
 from fairseq_mega.modules.int8 import Int8Linear
 
@@ -243,10 +245,10 @@ def test_bytes_as_vocabulary(tmp_path):
     """fairseq's own encoder takes the text apart, and its decoder puts it together again."""
     lines = ["naïve: a → b"] * 60
     (tmp_path / "train").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    for kind, pieces in (("characters", 12), ("bytes", 15)):
-        symbols.split(kind, tmp_path / kind, [tmp_path / "train"])
+    for kind, encoder, pieces in (("characters", Characters, 12), ("bytes", Bytes, 15)):
+        subword.encode(kind, tmp_path / kind, [tmp_path / "train"])
         rows = (tmp_path / kind / "train").read_text(encoding="utf-8").splitlines()
-        assert [symbols.ENCODERS[kind].decode(row) for row in rows] == lines
+        assert [encoder.decode(row) for row in rows] == lines
         assert {len(row.split()) for row in rows} == {pieces}
     data = tmp_path / "bin"
     run_warm("preprocess", f"--only-source --trainpref {tmp_path}/bytes/train --destdir {data}")

@@ -1,21 +1,21 @@
-"""Downloads and archives: whatever goes wrong, no part of a file is taken for the whole."""
+"""Downloads, archives and steps: whatever goes wrong, an incomplete file is never used."""
 
 import errno
+import gzip
 import hashlib
 import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
+import tarfile
+import zipfile
 
+import archives
 import pytest
+from filelock import FileLock
 from server import running_server
 
 from examples import download
-from examples.download import Remote, fetch
-from examples.steps import PreparationError, keep_settings, once, plain_ends
+from examples.download import Remote, extract, fetch
+from examples.steps import PreparationError, alone, keep_settings, once, plain_ends
 
-ROOT = Path(__file__).resolve().parents[1]
 DATA = os.urandom(300_000)
 DIGEST = hashlib.sha256(DATA).hexdigest()
 
@@ -40,52 +40,33 @@ def contents(folder):
 # --- downloads ----------------------------------------------------------------------------------
 
 
-def test_a_file_is_downloaded_once_and_its_checksum_noted(remote, server, tmp_path):
-    for _ in range(2):
-        assert fetch(remote, tmp_path).read_bytes() == DATA
-    assert server.requests == [("a.bin", None)]
-    assert contents(tmp_path) == {"a.bin", "a.bin.sha256"}
-    assert (tmp_path / "a.bin.sha256").read_text() == f"{DIGEST}  a.bin\n"
-
-
-def test_connections_that_break_off_are_resumed_while_they_bring_something(
-    remote, server, tmp_path
-):
+def test_interrupted_connections_are_resumed_while_they_bring_something(remote, server, tmp_path):
     server.cuts = [40_000] * 7
-    assert fetch(remote, tmp_path).read_bytes() == DATA
+    for _ in range(2):  # the second time from the disk
+        assert fetch(remote, tmp_path).read_bytes() == DATA
     ranges = [f"bytes={40_000 * i}-" for i in range(1, 8)]
     assert server.requests == [("a.bin", span) for span in [None, *ranges]]
+    assert contents(tmp_path) == {"a.bin"}
 
 
-def give_up(remote, server, folder, got):
-    """A run that gets so many bytes, then nothing more."""
-    server.cuts = [got, 0, 0, 0, 0]
-    with pytest.raises(PreparationError, match="bytes of it are in .*a.bin.part.*goes on.*A_URL"):
-        fetch(remote, folder)
+@pytest.mark.parametrize(
+    "before, after, resumed",
+    [('"1"', '"1"', True), ('"1"', '"2"', False), (None, None, False), ('W/"1"', 'W/"1"', False)],
+)
+def test_the_next_run_resumes_if_the_server_has_the_same_file(
+    remote, server, tmp_path, before, after, resumed
+):
+    server.versions["a.bin"] = before
+    server.cuts = [100_000, 0, 0, 0, 0]
+    with pytest.raises(PreparationError, match="bytes of it are in .*a.bin.part.*continues.*A_URL"):
+        fetch(remote, tmp_path)
     server.requests.clear()
-
-
-def test_the_next_run_goes_on_where_one_gave_up(remote, server, tmp_path):
-    give_up(remote, server, tmp_path, got=100_000)
-    assert contents(tmp_path) == {"a.bin.part", "a.bin.part.is"}
-    assert fetch(remote, tmp_path).read_bytes() == DATA
-    assert server.requests == [("a.bin", "bytes=100000-")]
-    assert contents(tmp_path) == {"a.bin", "a.bin.sha256"}
-
-
-@pytest.mark.parametrize("versions", [('"1"', '"2"'), (None, None), ('W/"1"', 'W/"1"')])
-def test_a_part_is_dropped_unless_it_is_surely_of_the_same_file(remote, server, tmp_path, versions):
-    server.versions["a.bin"] = versions[0]
-    give_up(remote, server, tmp_path, got=100_000)
-    server.files["a.bin"], server.versions["a.bin"] = DATA[::-1], versions[1]
-    assert fetch(remote, tmp_path).read_bytes() == DATA[::-1]
-
-
-def test_a_run_killed_after_the_last_byte_asks_for_nothing_more(remote, server, tmp_path):
-    give_up(remote, server, tmp_path, got=100_000)
-    (tmp_path / "a.bin.part").write_bytes(DATA)
-    assert fetch(remote, tmp_path).read_bytes() == DATA
-    assert server.requests == []
+    server.versions["a.bin"] = after
+    server.files["a.bin"] = DATA if resumed else DATA[::-1]
+    assert fetch(remote, tmp_path).read_bytes() == server.files["a.bin"]
+    if resumed:
+        assert server.requests == [("a.bin", "bytes=100000-")]
+    assert contents(tmp_path) == {"a.bin"}
 
 
 def test_a_missing_file_names_the_variable(server, tmp_path):
@@ -94,105 +75,131 @@ def test_a_missing_file_names_the_variable(server, tmp_path):
     assert len(server.requests) == 1 and contents(tmp_path) == set()
 
 
-def test_the_variables_give_another_address_and_a_checksum(server, tmp_path, monkeypatch):
-    monkeypatch.setenv("A_URL", server.address("a.bin"))
-    monkeypatch.setenv("A_SHA256", DIGEST.upper())
-    path = fetch(Remote("A", "https://example.org/b.tgz"), tmp_path)
-    assert path.name == "b.tgz" and path.read_bytes() == DATA
-
-
-def test_an_address_may_be_a_file(tmp_path, monkeypatch):
+def test_the_variables_give_another_address_and_a_checksum(tmp_path, monkeypatch):
     (tmp_path / "here").write_bytes(DATA)
     monkeypatch.setenv("A_URL", (tmp_path / "here").as_uri())
-    path = fetch(Remote("A", "https://example.org/b.tgz"), tmp_path / "downloads")
-    assert path.read_bytes() == DATA
-
-
-def test_a_wrong_checksum_is_refused_every_time(remote, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("A_SHA256", DIGEST.upper())
+    remote = Remote("A", "https://example.org/b.tgz")
+    assert fetch(remote, tmp_path / "downloads").read_bytes() == DATA
     monkeypatch.setenv("A_SHA256", "0" * 64)
     for _ in range(2):
-        with pytest.raises(PreparationError, match=f"a.bin has the SHA-256 {DIGEST}.*A_SHA256"):
-            fetch(remote, tmp_path)
-    monkeypatch.delenv("A_SHA256")
-    assert fetch(remote, tmp_path).read_bytes() == DATA
+        with pytest.raises(PreparationError, match=f"b.tgz has the SHA-256 {DIGEST}.*A_SHA256"):
+            fetch(remote, tmp_path / "downloads")
 
 
-def test_a_file_that_changed_after_its_download_is_refused(remote, server, tmp_path):
-    path = fetch(remote, tmp_path)
-    path.write_bytes(DATA[:-1])
-    with pytest.raises(PreparationError, match="a.bin.sha256 says"):
-        fetch(remote, tmp_path)
-    path.unlink()
-    assert fetch(remote, tmp_path).read_bytes() == DATA
+# --- archives -----------------------------------------------------------------------------------
+
+MAKERS = {"a.tgz": archives.tgz, "a.zip": archives.zipped}
+MEMBERS = {"x/one.txt": b"1" + DATA, "two.txt": b"2" + DATA, "x/three.txt": b"3" + DATA}
 
 
-# --- full disks ---------------------------------------------------------------------------------
+@pytest.fixture(params=MAKERS)
+def make(request, tmp_path):
+    """Writes an archive of these members and returns its path."""
+
+    def make(members):
+        path = tmp_path / request.param
+        path.write_bytes(MAKERS[request.param](members))
+        return path
+
+    return make
 
 
-def test_nothing_is_begun_that_has_no_room(remote, server, tmp_path, monkeypatch):
-    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: usage)
-    message = "No space left.*300,000 bytes more.*1,000 are free"
-    with pytest.raises(SystemExit, match=message), plain_ends():
-        fetch(remote, tmp_path)
-    assert not (tmp_path / "a.bin").exists()
-    monkeypatch.undo()
-    assert fetch(remote, tmp_path).read_bytes() == DATA
+@pytest.fixture
+def out(tmp_path):
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
 
 
-LIMITED = """
-import resource, sys
-from pathlib import Path
-from examples.download import Remote, fetch
-from examples.steps import plain_ends
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
-with plain_ends():
-    fetch(Remote("A", sys.argv[1]), Path(sys.argv[2]))
-"""
+def test_only_what_is_asked_for_is_extracted_in_the_order_asked(make, out):
+    archive = make(MEMBERS)
+    paths = extract(archive, ["two.txt", "one.txt"], out)
+    assert [path.read_bytes()[:1] for path in paths] == [b"2", b"1"]
+    assert contents(out) == {"one.txt", "two.txt"}
+    with pytest.raises(PreparationError, match="a\\.(tgz|zip) has no four.txt, zero.txt: .*delete"):
+        extract(archive, ["zero.txt", "one.txt", "four.txt"], out)
 
 
-def test_a_write_that_fails_for_space_ends_with_a_message_and_is_gone_on_with(
-    remote, server, tmp_path
-):
-    command = [sys.executable, "-c", LIMITED, remote.url, str(tmp_path), "200000"]
-    full = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert full.returncode == 1 and "Traceback" not in full.stderr
-    assert "No space left" in full.stderr and "goes on" in full.stderr
-    assert contents(tmp_path) == {"a.bin.part", "a.bin.part.is"}
-    got = (tmp_path / "a.bin.part").stat().st_size
-    assert fetch(remote, tmp_path).read_bytes() == DATA
-    assert server.requests[1:] == [("a.bin", f"bytes={got}-" if got else None)]
+def test_no_path_in_an_archive_leads_out_of_the_folder(make, out, tmp_path):
+    before = contents(tmp_path)
+    archive = make({"../evil.txt": b"evil", "/tmp/../evil2.txt": b"evil"})
+    extract(archive, ["evil.txt", "evil2.txt"], out)
+    assert contents(out) == {"evil.txt", "evil2.txt"}
+    assert contents(tmp_path) == before | {archive.name}
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
+def test_links_and_devices_in_an_archive_are_not_files(out, tmp_path, kind):
+    with tarfile.open(tmp_path / "a.tgz", "w:gz") as archive:
+        info = tarfile.TarInfo("one.txt")
+        info.type, info.linkname = kind, "/etc/passwd"
+        archive.addfile(info)
+    with pytest.raises(PreparationError, match="has no one.txt"):
+        extract(tmp_path / "a.tgz", ["one.txt"], out)
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.zip", "a.tgz"])
+def test_bombs_are_refused_before_they_fill_the_disk(name, out, tmp_path):
+    """70 MB of zeros in 70 kB."""
+    zeros = bytes(70_000_000)
+    make = MAKERS.get(name, lambda members: gzip.compress(zeros))
+    (tmp_path / name).write_bytes(make({"a.txt": zeros}))
+    with pytest.raises(PreparationError, match=f"more than 67,108,864 bytes come out of .*{name}"):
+        extract(tmp_path / name, ["a.txt"], out)
+    assert sum(path.stat().st_size for path in out.iterdir()) <= download.SMALL
+
+
+@pytest.mark.parametrize("harm", ["cut", "changed", "no archive"])
+def test_a_damaged_archive_is_refused(make, out, harm):
+    archive = make(MEMBERS)
+    data = bytearray(archive.read_bytes())
+    if harm == "cut":
+        data = data[: len(data) // 2]
+    elif harm == "changed":
+        data[len(data) // 2] ^= 255
+    else:
+        data = b"<html>Moved</html>"
+    archive.write_bytes(data)
+    with pytest.raises(PreparationError, match="is damaged .*: delete it to download it again"):
+        extract(archive, ["one.txt", "two.txt", "three.txt"], out)
+
+
+def test_a_zip_with_a_password_is_refused(out, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.txt", b"text")
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data[6] = data[data.index(b"PK\1\2") + 8] = 1  # the flag of encryption
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(PreparationError, match="a.zip is damaged"):
+        extract(tmp_path / "a.zip", ["a.txt"], out)
 
 
 # --- steps --------------------------------------------------------------------------------------
 
 
-def test_a_step_is_done_once_and_its_folder_is_there_only_when_whole(tmp_path):
+def test_a_step_is_done_once_and_its_folder_is_there_only_when_complete(tmp_path):
     def fail(folder):
         (folder / "half").touch()
         raise KeyboardInterrupt
 
-    def work(folder):
-        (folder / "whole").touch()
-
-    def never(folder):
-        raise AssertionError
-
     with pytest.raises(SystemExit, match="Interrupted"), plain_ends():
         once(tmp_path / "step", fail)
     assert not (tmp_path / "step").exists()
-    once(tmp_path / "step", work)
-    once(tmp_path / "step", never)
-    assert contents(tmp_path) == {"step"} and contents(tmp_path / "step") == {"whole"}
+    once(tmp_path / "step", lambda folder: (folder / "complete").touch())
+    once(tmp_path / "step", fail)
+    assert contents(tmp_path) == {"step"} and contents(tmp_path / "step") == {"complete"}
 
 
-def test_a_folder_keeps_its_settings(tmp_path):
-    keep_settings(tmp_path / "work", {"data": "files", "vocab_size": "8000"})
-    keep_settings(tmp_path / "work", {"data": "files", "vocab_size": "8000"})
+def test_a_folder_keeps_its_settings_and_one_run_at_a_time(tmp_path):
+    keep_settings(tmp_path, {"data": "files", "vocab_size": "8000"})
+    keep_settings(tmp_path, {"data": "files", "vocab_size": "8000"})
     with pytest.raises(PreparationError, match="begun with vocab_size 8000, not 9000.*--workdir"):
-        keep_settings(tmp_path / "work", {"data": "files", "vocab_size": "9000"})
+        keep_settings(tmp_path, {"data": "files", "vocab_size": "9000"})
+    with FileLock(tmp_path / ".lock"), pytest.raises(PreparationError, match="another run"):
+        alone(tmp_path).__enter__()
 
 
-def test_other_failures_keep_their_traceback():
-    with pytest.raises(PermissionError), plain_ends():
-        raise PermissionError(errno.EACCES, "denied")
+@pytest.mark.parametrize("number, expected", [(errno.ENOSPC, SystemExit), (errno.EACCES, OSError)])
+def test_a_full_disk_ends_with_a_message_and_other_failures_with_a_traceback(number, expected):
+    with pytest.raises(expected, match="No space left.*|denied"), plain_ends():
+        raise OSError(number, "denied")

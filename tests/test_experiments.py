@@ -4,9 +4,9 @@ import random
 import subprocess
 import sys
 
-from archives import deb, needs_dpkg
+from archives import deb
 from commands import ROOT, run_warm
-from test_help_pages import make_package, page, sentence
+from test_debian import make_help_packages, needs_dpkg
 
 from examples.experiments import small_data, small_text
 from examples.translation import prepare
@@ -58,12 +58,7 @@ def test_needle(tmp_path):
 
 @needs_dpkg
 def test_small_data(tmp_path, capsys):
-    for folder, language in (("en-US", "en"), ("de", "de")):
-        pages = {
-            f"part/{i:02}.html": page([sentence(i, j, language) for j in range(8)])
-            for i in range(30)
-        }
-        make_package(tmp_path / "data/downloads", folder, pages)
+    make_help_packages(tmp_path / "data/downloads")
     words = f"help --held-out 20 --vocab-size 120 --workers 1 --workdir {tmp_path / 'data'}"
     prepare.main(words.split())
     tiny = "--encoder-layers 1 --decoder-layers 1 --encoder-embed-dim 16"

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from classification import make_data
 from commands import PLUGIN, ROOT, losses, made_once, readme_commands, run_warm, valid_loss
 from fairseq.checkpoint_utils import load_model_ensemble_and_task
 from fairseq.dataclass.configs import FairseqConfig
@@ -64,7 +65,18 @@ RECIPES = {
     "enwik8": Recipe("language_modeling", "enwik8", sizes(decoder_layers=2, decoder_chunk_size=4)),
 }
 LANGUAGE_MODELS = ["wikitext103", "enwik8"]
-recipes = pytest.mark.parametrize("name", RECIPES)
+# Recipes of classification: section of the README, kind of data, classes.
+CLASSIFIERS = {
+    "listops": ("ListOps", "text", 10),
+    "text": ("Text", "text", 2),
+    "retrieval": ("Retrieval", "pair", 2),
+    "image": ("Image", "image", 10),
+    "pathfinder": ("Pathfinder", "image", 2),
+    "pathx": ("Path-X", "image", 2),
+    "speech": ("Speech Commands", "speech", 10),
+    "speech_big": ("Speech Commands, big", "speech", 10),
+}
+RECIPES |= {name: Recipe("classification", row[0], {}) for name, row in CLASSIFIERS.items()}
 
 
 def options(sizes):
@@ -92,15 +104,19 @@ def complete(yaml):
     return OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
 
 
-@recipes
+@pytest.mark.parametrize("name", RECIPES)
 def test_the_yaml_file_says_what_the_readme_says(name):
-    """At full size, whatever fairseq has an option for."""
+    """At full size, whatever fairseq has an option for; but for the name of a classifier's
+    architecture, which has the options of the recipe."""
     recipe = RECIPES[name]
     data, options = recipe.command("train")
     command = copy.deepcopy(parse(options))
     command.task.data = data
     expected = OmegaConf.to_container(command, resolve=True, enum_to_str=True)
     ours = complete(recipe.yaml(name))
+    if name in CLASSIFIERS:
+        assert ours["model"].pop("_name").startswith("mega_")
+        assert expected["model"].pop("_name").startswith(("mega_lra_", "mega_sc_"))
     for part in PARTS:
         assert ours[part] == expected[part], part
 
@@ -125,6 +141,14 @@ def test_parameters(name, words, millions):
 # --- what is done -------------------------------------------------------------------------------
 
 
+def replace(options, replacements):
+    """The options with each pattern, which is there once, replaced."""
+    for pattern, text in replacements.items():
+        options, found = re.subn(pattern, str(text), options)
+        assert found == 1, pattern
+    return options
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """Binarised sentences in two languages, and a text."""
@@ -132,7 +156,6 @@ def data(tmp_path_factory):
     def make(folder):
         generator = random.Random(1)
         words = [f"w{i}@@" if i % 3 == 0 else f"w{i}" for i in range(12)]
-        prefixes = []
         for split in ("train", "valid", "test"):
             count = 300 if split == "test" else 60
             rows = [generator.choices(words, k=generator.randint(2, 9)) for _ in range(count)]
@@ -141,11 +164,9 @@ def data(tmp_path_factory):
                     " ".join(row[:: 1 if language == "de" else -1]) + "\n" for row in rows
                 )
                 (folder / f"{split}.{language}").write_text(text)
-            prefixes.append((f"--{split}pref", str(folder / split)))
         pairs = ["--source-lang", "de", "--target-lang", "en", "--joined-dictionary"]
-        binarise(sum(prefixes, tuple(pairs)), 1, folder / "translation")
-        prefixes = [(flag, f"{prefix}.de") for flag, prefix in prefixes]
-        binarise(sum(prefixes, ("--only-source",)), 1, folder / "language_modeling")
+        binarise(pairs, f"{folder}/{{}}", 1, folder / "translation")
+        binarise(["--only-source"], f"{folder}/{{}}.de", 1, folder / "language_modeling")
 
     return made_once(tmp_path_factory, "recipes", make)
 
@@ -200,13 +221,8 @@ def test_training_from_the_yaml_file_is_that_of_the_readme(name, trained, data, 
 def test_the_readmes_test_is_one_pass_over_each_stream(name, trained, data):
     """In chunks of twice the length that the model was trained with."""
     recipe, path = RECIPES[name], trained(name) / "checkpoint_last.pt"
-    _, command = recipe.command("eval-lm")
-    for pattern, tiny in [
-        (f"checkpoints/{name}/checkpoint_best.pt", str(path)),
-        (r"(?<='decoder_chunk_size': )\d+", "8"),
-    ]:
-        command, found = re.subn(pattern, tiny, command)
-        assert found == 1
+    tiny = {f"checkpoints/{name}/checkpoint_best.pt": path, r"(?<='decoder_chunk_size': )\d+": 8}
+    command = replace(recipe.command("eval-lm")[1], tiny)
     output = run_warm("eval-lm", data / recipe.folder, command)
     (loss,) = re.findall(r"Loss \(base 2\): ([\d.]+)", output)
 
@@ -222,3 +238,36 @@ def test_the_readmes_test_is_one_pass_over_each_stream(name, trained, data):
         nll -= scores[0].gather(1, sample["target"].unsqueeze(1)).sum().item()
     expected = nll / sum(dataset.sizes) / math.log(2)
     assert float(loss) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_the_commands_of_classification(name, tmp_path):
+    """At full size, but for three updates, on little data."""
+    _, kind, classes = CLASSIFIERS[name]
+    data = make_data(kind, tmp_path / "data", classes)
+    few = {r"(?<=--max-update )\d+": 3, r"(?<=--total-num-update )\d+": 3}
+    few |= {r"(?<=--warmup-updates )\d+": 1, f"checkpoints/{name}": tmp_path / "checkpoints"}
+    options = replace(RECIPES[name].command("train")[1], few)
+    output = run_warm("train", data, options.replace("--user-dir fairseq_mega", ""))
+    assert re.search(r"\| valid \|.*\| loss [\d.]+ \| accuracy [\d.]+", output), output[-1500:]
+    folders = {f"checkpoints/{name}": tmp_path / "checkpoints", f"results/{name}": tmp_path / "out"}
+    options = replace(RECIPES[name].command("validate")[1], folders)
+    output = run_warm("validate", data, options.replace("--user-dir fairseq_mega", ""))
+    assert "of 20 samples; predictions in" in output
+    assert (tmp_path / "out" / "predictions-test.tsv").read_text().count("\n") == 21
+
+
+def test_training_a_classifier_from_a_yaml_file(tmp_path):
+    (tmp_path / "fairseq_mega").symlink_to(PLUGIN)
+    small = {
+        "common": {"cpu": True},
+        "task": {"data": str(make_data("image", tmp_path / "data", 2))},
+        "optimization": {"max_update": 2},
+        "lr_scheduler": {"warmup_updates": 1, "total_num_update": 2},
+        "dataset": {"batch_size": 20},
+        "checkpoint": {"save_dir": "."},
+    }
+    yaml = OmegaConf.merge(RECIPES["pathfinder"].yaml("pathfinder"), small)
+    OmegaConf.save(yaml, tmp_path / "small.yaml")
+    output = run_warm("hydra-train", f"--config-dir {tmp_path} --config-name small", cwd=tmp_path)
+    assert (tmp_path / "checkpoint_best.pt").exists(), output[-1500:]

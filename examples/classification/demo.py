@@ -1,48 +1,48 @@
 """Mega, Mega-chunk and a Transformer of equal size on long sequences, in minutes on two CPU cores.
 
-    python examples/classification/demo.py          three kinds of data; a table, and pictures
-    python examples/classification/demo.py --tiny   the same with hardly any training, as a check
+    python examples/classification/demo.py
 
-ListOps of up to 500 symbols (generated), scikit-learn's digits as 64 pixels in a row, and spoken
-digits of 8,000 samples. Each step prints the commands it runs, and is skipped where an earlier run
-finished it with the same commands.
+ListOps of up to 500 symbols and clips of 8,000 samples, both generated. Each step prints the
+commands it runs, and is skipped where an earlier run finished it with the same commands.
 """
 
 import argparse
+import json
 import os
+import platform
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Dict, List, Sequence
+from typing import Dict, List, Optional
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from examples.classification.demo_report import report  # noqa: E402
 from examples.quickstart import demo  # noqa: E402
-from examples.quickstart.demo import Step, command  # noqa: E402
-from examples.steps import alone  # noqa: E402
+from examples.quickstart.demo import Step, command, found, run_steps, table  # noqa: E402
 
 HERE = Path("examples/classification")
 BASELINE = f"--user-dir {HERE}/baseline"
 PLUGIN = "--user-dir fairseq_mega"
+CPU = "--cpu --distributed-world-size 1"  # also where there are GPUs: memory is the process's
 PROBE = "--batch-size 1 --max-update 1"  # what one clip costs
+HEAD = ("data", "model", "parameters", "updates", "accuracy, % (95% interval)", "seconds", "memory")
 
 # --- settings -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained on which data. `{}` stands for the step's folder."""
+    """What is trained on which data."""
 
     name: str
     title: str
-    data: List[str]  # commands that make the folder {}/data
-    tiny: Dict[str, str]  # what --tiny replaces in these and in `train`
+    data: List[str]  # commands that make {}/data, where {} stands for the step's folder
     train: str
     models: Dict[str, str]  # model: its options
-    probed: List[str]  # models that only make one update
+    probed: List[str] = field(default_factory=list)  # models that only make one update
 
 
 TRAIN = """
@@ -52,69 +52,50 @@ TRAIN = """
     --log-format simple --log-interval 20 --sentence-class-num 10
 """
 MEGA = "--encoder-layers 2"
+SMALL = (
+    "--encoder-embed-dim 48 --encoder-hidden-dim 96 --z-dim 24 --n-dim 8 --classifier-out-dim 96"
+)
 TRANSFORMER = f"{BASELINE} --arch transformer_classifier --encoder-layers 2"
 
-LISTOPS = Task(
-    name="listops",
-    title="ListOps, 10 to 500 symbols, most below 100",
-    data=[
-        f"python {HERE}/prepare.py listops --workdir {{}}/data --min-length 10 --max-length 500 "
-        "--max-depth 5 --max-arguments 6 --operator-rate 0.3 --sizes 20000 100 2000 --workers 1"
-    ],
-    tiny={"20000 100 2000": "80 10 20", "--max-update 1200": "--max-update 2"},
-    train=f"{TRAIN} --task lra-text --max-positions 500 --batch-size 16 --max-update 1200 "
-    "--lr 4e-3 --total-num-update 1200",
-    models={
-        "mega": f"{PLUGIN} -a mega_listops {MEGA} --encoder-embed-dim 48 --encoder-hidden-dim 96 "
-        "--z-dim 24 --n-dim 8 --classifier-out-dim 96 --truncation-length 0",
-        "mega-chunk": "--chunk-size 64",
-        "transformer": f"{TRANSFORMER} --encoder-embed-dim 48 --encoder-ffn-embed-dim 248 "
-        "--classifier-out-dim 96",
-    },
-    probed=[],
-)
-DIGITS = Task(
-    name="digits",
-    title="Digits, 64 pixels in a row",
-    data=[
-        f"python {HERE}/demo_data.py digits {{}}/pictures",
-        f"python {HERE}/prepare.py pictures --from {{}}/pictures --workdir {{}}/data "
-        "--held-out 0.2",
-    ],
-    tiny={"--max-update 400": "--max-update 2"},
-    train=f"{TRAIN} --task lra-image --max-positions 64 --batch-size 32 --max-update 400 "
-    "--lr 4e-3 --total-num-update 400",
-    models={
-        "mega": f"{PLUGIN} -a mega_image {MEGA} --encoder-embed-dim 48 --encoder-hidden-dim 96 "
-        "--z-dim 24 --n-dim 8 --classifier-out-dim 96",
-        "mega-chunk": "--chunk-size 16",
-        "transformer": f"{TRANSFORMER} --encoder-embed-dim 48 --encoder-ffn-embed-dim 240 "
-        "--classifier-out-dim 96",
-    },
-    probed=[],
-)
-SPOKEN = Task(
-    name="spoken",
-    title="Spoken digits, 8,000 samples",
-    data=[
-        f"python {HERE}/demo_data.py spoken {{}}/wavs --count 60",
-        f"python {HERE}/prepare.py audio --from {{}}/wavs --workdir {{}}/data --samples 8000 "
-        "--standardise all",
-    ],
-    tiny={"--count 60": "--count 8", "--max-update 250": "--max-update 2",
-          "--batch-size 4": "--batch-size 2"},
-    train=f"{TRAIN} --task speech_commands --max-positions 8000 --batch-size 4 --max-update 250 "
-    "--lr 1e-2 --total-num-update 250",
-    models={
-        "mega": f"{PLUGIN} -a mega_speech {MEGA} --encoder-embed-dim 32 --encoder-hidden-dim 64 "
-        "--z-dim 16 --n-dim 8 --chunk-size -1",
-        "mega-chunk": "--chunk-size 200",
-        "transformer": f"{TRANSFORMER} --encoder-embed-dim 32 --encoder-ffn-embed-dim 176 "
-        "--classifier-out-dim 64 --encoder-attention-heads 2",
-    },
-    probed=["mega", "transformer"],
-)  # fmt: skip
-TASKS = LISTOPS, DIGITS, SPOKEN
+TASKS = [
+    Task(
+        name="listops",
+        title="ListOps, 10 to 500 symbols, most below 100",
+        data=[
+            f"python {HERE}/prepare.py listops --workdir {{}}/data --min-length 10 "
+            "--max-length 500 --max-depth 5 --max-arguments 6 --operator-rate 0.3 "
+            "--sizes 20000 100 2000 --workers 1"
+        ],
+        train="--task lra-text --max-positions 500 --batch-size 16 --max-update 1200 "
+        "--lr 4e-3 --total-num-update 1200",
+        models={
+            "mega": f"{PLUGIN} -a mega_listops {MEGA} --encoder-embed-dim 48 "
+            "--encoder-hidden-dim 96 --z-dim 24 --classifier-out-dim 96 --truncation-length 0",
+            "mega-chunk": "--chunk-size 64",
+            "transformer": f"{TRANSFORMER} --encoder-embed-dim 48 --encoder-ffn-embed-dim 248 "
+            "--classifier-out-dim 96",
+        },
+    ),
+    Task(
+        name="tones",
+        title="Tones of ten pitches, 8,000 samples",
+        data=[
+            f"python {HERE}/demo_data.py {{}}/wavs --count 60",
+            f"python {HERE}/prepare.py audio --from {{}}/wavs --workdir {{}}/data --samples 8000 "
+            "--standardise all",
+        ],
+        train="--task speech_commands --max-positions 8000 --batch-size 4 --max-update 250 "
+        "--lr 1e-2 --total-num-update 250",
+        models={
+            "mega": f"{PLUGIN} -a mega_speech {MEGA} --encoder-embed-dim 32 "
+            "--encoder-hidden-dim 64 --z-dim 16 --chunk-size -1",
+            "mega-chunk": "--chunk-size 200",
+            "transformer": f"{TRANSFORMER} --encoder-embed-dim 32 --encoder-ffn-embed-dim 176 "
+            "--classifier-out-dim 64 --encoder-attention-heads 2",
+        },
+        probed=["mega", "transformer"],
+    ),
+]
 
 # --- steps --------------------------------------------------------------------------------------
 
@@ -127,58 +108,89 @@ class Trial:
     model: str
     data: Step
     training: Step
-    test: Step | None  # of a trained model
+    test: Optional[Step]  # of a trained model
 
 
-def fairseq(program: str) -> str:
-    return demo.located([program])[0]
-
-
-def shrunk(task: Task, text: str, tiny: bool) -> str:
-    for large, small in task.tiny.items() if tiny else ():
-        text = text.replace(large, small)
-    return text
-
-
-def data_step(task: Task, work: Path, tiny: bool) -> Step:
+def data_step(task: Task, work: Path) -> Step:
     folder = work / task.name / "data"
-    commands = [command(shrunk(task, words.format(*[folder] * 4), tiny)) for words in task.data]
+    commands = [command(words.replace("{}", str(folder))) for words in task.data]
     return Step(f"Data: {task.title}", folder, commands)
 
 
-def options_of(task: Task, model: str) -> str:
-    """Mega-chunk has Mega's options and a chunk size."""
-    return f"{task.models['mega'] if model == 'mega-chunk' else ''} {task.models[model]}"
-
-
-def trial(task: Task, model: str, work: Path, data: Step, tiny: bool) -> Trial:
+def trial(task: Task, model: str, work: Path, data: Step) -> Trial:
     folder, prepared = work / task.name / model, data.folder / "data"
-    options = f"{shrunk(task, task.train, tiny)} {options_of(task, model)} --cpu"
+    # Mega-chunk has Mega's options and a chunk size.
+    own = f"{task.models['mega'] if model == 'mega-chunk' else ''} {task.models[model]}"
     probe = PROBE if model in task.probed else ""
-    measured = command("python", HERE / "measured.py", folder / "cost.json")
-    words = [*measured, fairseq("fairseq-train"), *command(prepared, options, probe, "--save-dir")]
-    training = Step(f"Training: {task.title}, {model}", folder, [[*words, str(folder)]], (data,))
+    options = f"{TRAIN} {task.train} {own} {CPU} {probe} --save-dir"
+    words = command("fairseq-train", prepared, options, folder)
+    training = Step(f"Training: {task.title}, {model}", folder, [words], (data,))
     if probe:
         return Trial(task, model, data, training, None)
-    user_dir = BASELINE if model == "transformer" else PLUGIN
-    kind = task.train.split("--task ")[1].split()[0]
     tested = work / task.name / f"{model}-test"
-    options = f"{user_dir} --task {kind} --cpu --valid-subset test --batch-size 16 --num-workers 0"
-    paths = "--path", folder / "checkpoint_last.pt", "--results-path", tested
-    alike = "--required-batch-size-multiple 1 --log-format simple --log-interval 100"
-    words = command("fairseq-validate", prepared, options, alike, *paths)
+    kind = task.train.split()[1]
+    words = command(
+        "fairseq-validate",
+        prepared,
+        f"{BASELINE if model == 'transformer' else PLUGIN} --task {kind} --cpu --num-workers 0 "
+        "--valid-subset test --batch-size 16 --required-batch-size-multiple 1 --log-format simple",
+        *("--path", folder / "checkpoint_last.pt", "--results-path", tested),
+    )
     test = Step(f"Test: {task.title}, {model}", tested, [words], (training,))
     return Trial(task, model, data, training, test)
 
 
-def plan(work: Path, tiny: bool, only: Sequence[str] = ()) -> List[Trial]:
-    """The trials, or `only` those of these names, TASK/MODEL."""
+def plan(work: Path) -> List[Trial]:
     trials = []
     for task in TASKS:
-        data = data_step(task, work, tiny)
-        models = [each for each in task.models if not only or f"{task.name}/{each}" in only]
-        trials += [trial(task, model, work, data, tiny) for model in models]
+        data = data_step(task, work)
+        trials += [trial(task, model, work, data) for model in task.models]
     return trials
+
+
+def run(trials: List[Trial], work: Path) -> None:
+    steps = chain(*((each.data, each.training, each.test) for each in trials))
+    run_steps(dict.fromkeys(filter(None, steps)), work)
+
+
+# --- results ------------------------------------------------------------------------------------
+
+
+def summary_of(trial: Trial) -> Dict:
+    return json.loads((trial.test.folder / "summary-test.json").read_text(encoding="utf-8"))
+
+
+def row_of(trial: Trial) -> tuple[str, ...]:
+    score, log = "not trained: one clip", trial.training.log
+    if trial.test:
+        summary = summary_of(trial)
+        low, high = summary["interval_95"]
+        score = f"{summary['accuracy']:.1f} ({low:.1f} to {high:.1f})"
+    return (
+        trial.task.title,
+        trial.model,
+        found(r"num\. shared model params: ([\d,]+)", log),
+        found(r"num_updates[ =](\d+)", log),
+        score,
+        found(r"^took (\d+) seconds", log),
+        f"{int(found(r'at most ([0-9]+) MB$', log)):,} MB",
+    )
+
+
+def report(work: Path, trials: List[Trial], threads: int) -> None:
+    """Prints the table and what it does not say, and writes both to table.md."""
+    parts = [table([HEAD, *map(row_of, trials)])]
+    for name, some in {trial.task.name: trial for trial in trials if trial.test}.items():
+        summary = summary_of(some)
+        commonest = 100 * max(map(sum, summary["confusion"])) / summary["samples"]
+        parts.append(f"- {name}: always the commonest class would have {commonest:.1f}%.")
+    parts.append(
+        f"Measured with {threads} threads on {platform.system()}, {platform.machine()}. Seconds "
+        "are those of fairseq-train with its start; memory is the largest of its process."
+    )
+    text = "\n\n".join(parts)
+    (work / "table.md").write_text(f"{text}\n", encoding="utf-8")
+    print(f"\n=== Results\n\n{text}\n")
 
 
 def main() -> None:
@@ -187,22 +199,12 @@ def main() -> None:
     )
     parser.add_argument("--workdir", default=ROOT / "demo/long", help="where all goes: demo/long")
     parser.add_argument("--threads", type=int, default=2, help="of each command (2)")
-    parser.add_argument("--tiny", action="store_true", help="two updates on little data")
-    names = [f"{task.name}/{model}" for task in TASKS for model in task.models]
-    parser.add_argument("--only", nargs="+", choices=names, default=[], help="these (all)")
     args = parser.parse_args()
     work = Path(os.path.relpath(args.workdir, ROOT))
     os.chdir(ROOT)
     demo.ENVIRONMENT["OMP_NUM_THREADS"] = str(args.threads)
-
-    start, trials = time.time(), plan(work, args.tiny, args.only)
-    steps = (step for each in trials for step in (each.data, each.training, each.test) if step)
-    try:
-        with alone(work):
-            for step in dict.fromkeys(steps):
-                step.run()
-    except KeyboardInterrupt:
-        sys.exit("\nInterrupted. Another run goes on with this step.")
+    start, trials = time.time(), plan(work)
+    run(trials, work)
     report(work, trials, args.threads)
     print(f"\nAll of it took {time.time() - start:.0f} seconds.")
 

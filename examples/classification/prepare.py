@@ -2,17 +2,15 @@
 
     python examples/classification/prepare.py lra               the published Long Range Arena
     python examples/classification/prepare.py speech-commands   the published Speech Commands
-    python examples/classification/prepare.py listops           ListOps, generated (or --from)
+    python examples/classification/prepare.py listops           ListOps, generated
     python examples/classification/prepare.py text              movie reviews (IMDB)
-    python examples/classification/prepare.py retrieval --from FOLDER    pairs of papers (AAN)
     python examples/classification/prepare.py image             CIFAR-10 in grey
-    python examples/classification/prepare.py pathfinder        images, generated (or --from)
     python examples/classification/prepare.py audio --from FOLDER        .wav files by class
     python examples/classification/prepare.py pictures --from FOLDER     pictures by class
     python examples/classification/prepare.py table --from FILE          a .csv or .tsv of texts
 
-Everything goes to --workdir, which then is the folder to give to fairseq-train. A run that was
-interrupted goes on with the step that it was in.
+Everything goes to --workdir, which then is the folder to give to fairseq-train. After an
+interruption, the same command continues with the step that it was in.
 """
 
 import argparse
@@ -22,145 +20,48 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, List, Optional
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from examples.classification import commands  # noqa: E402
-from examples.classification.layouts import SPLITS  # noqa: E402
+from examples.classification import images, published, speech, texts  # noqa: E402
+from examples.download import Remote, listed  # noqa: E402
 from examples.steps import (  # noqa: E402
-    PreparationError,
-    alone,
+    SPLITS,
     binarise,
-    keep_settings,
     once,
-    plain_ends,
+    preparing,
     require,
+    usable_cores,
 )
+
+# --- steps --------------------------------------------------------------------------------------
 
 
 def lra(args: argparse.Namespace) -> None:
-    from examples.classification import published
-
     for task in args.tasks:
         once(args.workdir / task, partial(published.arena, task, args.workdir / "downloads"))
 
 
 def speech_commands(args: argparse.Namespace) -> None:
-    from examples.classification import published
-
     make = partial(published.speech_commands, args.workdir / "downloads")
     once(args.workdir / "processed_data", make)
 
 
-# --- texts --------------------------------------------------------------------------------------
+def audio(args: argparse.Namespace) -> None:
+    once(args.workdir / "processed_data", partial(speech.write_clips, args))
 
 
-def listops(args: argparse.Namespace) -> None:
-    from examples.classification import texts
-    from examples.classification.listops import Limits
-
-    if args.source:
-        prepare_texts(args, partial(texts.listops_tables, args.source))
-    else:
-        limits = Limits(
-            args.max_depth, args.max_arguments, args.min_length, args.max_length, args.operator_rate
-        )
-        prepare_texts(args, partial(texts.generated_listops, limits, args.sizes, args.seed))
-
-
-def text(args: argparse.Namespace) -> None:
-    from examples.classification import texts
-
-    if args.source:
-        prepare_texts(args, partial(texts.imdb, args.source, args.longest))
-    else:
-        downloads = args.workdir / "downloads"
-        prepare_texts(args, partial(texts.downloaded_imdb, downloads, args.longest))
-
-
-def retrieval(args: argparse.Namespace) -> None:
-    from examples.classification import texts
-
-    prepare_texts(args, partial(texts.pair_tables, args.source, args.longest))
-
-
-def table(args: argparse.Namespace) -> None:
-    from examples.classification import texts
-
-    columns = args.text_column, args.label_column
-    prepare_texts(
-        args,
-        partial(texts.table, args.source, columns, args.symbols, args.longest, args.held_out),
-    )
-
-
-def prepare_texts(args: argparse.Namespace, write: Callable[[Path], None]) -> None:
+def prepare_texts(write: Callable, args: argparse.Namespace) -> None:
     """The step `text`, with symbols and labels; then folders of fairseq-preprocess of each."""
-    work = args.workdir
-    plain = once(work / "text", write)
-    pairs = (plain / "train.src1").exists()
-    parts = ["src", "src1", "label"] if pairs else ["src", "label"]
-    for part in parts:
-        options = ["--only-source"]
-        for split in SPLITS:
-            options += [f"--{split}pref", str(plain / f"{split}.{part}")]
-        if pairs and part != "label":
-            options += ["--srcdict", str(joined_dictionary(work / "dictionary", plain))]
-        once(work / f"{part}-bin", partial(binarise, options, args.workers))
+    text = once(args.workdir / "text", partial(write, args))
+    for part in ("src", "label"):
+        make = partial(binarise, ["--only-source"], f"{text}/{{}}.{part}", args.workers)
+        once(args.workdir / f"{part}-bin", make)
 
 
-def joined_dictionary(folder: Path, plain: Path) -> Path:
-    """A dictionary of both texts of the pairs to train on."""
-    from fairseq.data import Dictionary  # takes seconds
-
-    def make(out: Path) -> None:
-        dictionary = Dictionary()
-        for name in ("train.src", "train.src1"):
-            Dictionary.add_file_to_dictionary(str(plain / name), dictionary, str.split, 1)
-        dictionary.finalize(padding_factor=8)
-        dictionary.save(str(out / "dict.txt"))
-
-    return once(folder, make) / "dict.txt"
-
-
-# --- images and audio ---------------------------------------------------------------------------
-
-
-def image(args: argparse.Namespace) -> None:
-    require("classification", "PIL")
-    from examples.classification import images
-
-    if args.source:
-        prepare_images(args, partial(images.cifar, args.source, args.held_out))
-    else:
-        downloads = args.workdir / "downloads"
-        prepare_images(args, partial(images.downloaded_cifar, downloads, args.held_out))
-
-
-def pathfinder(args: argparse.Namespace) -> None:
-    require("classification", "PIL")
-    from examples.classification import images
-
-    if args.source:
-        prepare_images(args, partial(images.arena_pathfinder, args.source))
-    else:
-        generate = partial(images.generated_pathfinder, args.size, args.sizes, args.seed)
-        prepare_images(args, generate)
-
-
-def pictures(args: argparse.Namespace) -> None:
-    require("classification", "PIL")
-    from examples.classification import images
-
-    if args.size and min(args.size) < 1:
-        raise PreparationError(f"--size is {args.size[0]} x {args.size[1]}, but must be positive")
-    size = tuple(args.size) if args.size else None
-    prepare_images(args, partial(images.folders, args.source, args.classes, size, args.held_out))
-
-
-def prepare_images(args: argparse.Namespace, write: Callable[[Path], None]) -> None:
+def prepare_images(write: Callable, args: argparse.Namespace) -> None:
     """The folder `input` of images and labels; then `label`, with the labels again."""
-    written = once(args.workdir / "input", write)
+    require("classification", "PIL")
+    written = once(args.workdir / "input", partial(write, args))
 
     def copy_labels(out: Path) -> None:
         for split in SPLITS:
@@ -169,43 +70,102 @@ def prepare_images(args: argparse.Namespace, write: Callable[[Path], None]) -> N
     once(args.workdir / "label", copy_labels)
 
 
-def audio(args: argparse.Namespace) -> None:
-    from examples.classification import speech
+# --- the command line ---------------------------------------------------------------------------
 
-    if args.samples < 1:
-        raise PreparationError(f"--samples is {args.samples}, but must be positive")
-    make = partial(
-        speech.write_clips,
-        args.source,
-        args.classes,
-        args.samples,
-        args.fit,
-        args.standardise,
-        args.held_out,
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is below 1")
+    return number
+
+
+def parse(words: Optional[List[str]]) -> argparse.Namespace:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    actions = parser.add_subparsers(dest="data", required=True)
+
+    def add(
+        name: str,
+        work: str,
+        prepare: Callable,
+        source: Optional[bool] = None,
+        remote: Optional[Remote] = None,
+    ) -> Callable:
+        """Adds an action; --from is required where `source` is True, and missing where it is None.
+        Returns a function that adds an option with its help, which names the default."""
+        epilog = listed([remote]) if remote else None
+        action = actions.add_parser(name, epilog=epilog, formatter_class=raw)
+        action.add_argument(
+            "--workdir", type=Path, default=Path("data", work), help=f"(data/{work})"
+        )
+        action.set_defaults(prepare=prepare)
+        if source is not None:
+            help = "where the files are"
+            action.add_argument("--from", dest="source", type=Path, required=source, help=help)
+
+        def option(name: str, default, help: str, **more) -> None:
+            if default is False:
+                more["action"] = "store_true"
+            else:
+                more = {"default": default, "type": type(default), **more}
+            action.add_argument(name, help=f"{help} ({default})", **more)
+
+        return option
+
+    option = add("lra", "lra", lra, remote=published.LRA)
+    tasks = list(published.NEEDED)
+    option("--tasks", tasks, "some of them", type=str, nargs="+", choices=tasks)
+    add("speech-commands", "speech_commands", speech_commands, remote=published.SPEECH)
+
+    option = add("listops", "lra/listops", partial(prepare_texts, texts.write_listops))
+    option("--max-depth", 10, "operators within operators")
+    option("--max-arguments", 10, "arguments of an operator")
+    option("--min-length", 500, "symbols of a sequence, at least")
+    option("--max-length", 2000, "symbols of a sequence, at most")
+    option("--operator-rate", 0.25, "probability that an argument is an operation")
+    option("--seed", 1, "of what is generated")
+    sizes, names = [96_000, 2_000, 2_000], ("TRAIN", "VALID", "TEST")
+    option("--sizes", sizes, "samples to generate", type=positive, nargs=3, metavar=names)
+    option("--workers", usable_cores(), "processes at once")
+
+    text = add("text", "lra/imdb-4000", partial(prepare_texts, texts.imdb), False, texts.IMDB)
+    table = add("table", "own", partial(prepare_texts, texts.table), True)
+    for option in (text, table):
+        option("--longest", 4000, "symbols kept of a text", type=positive)
+        option("--workers", usable_cores(), "processes at once")
+    table("--text-column", "text", "its name in the header")
+    table("--label-column", "label", "its name in the header")
+    table("--symbols", "bytes", "of a text", choices=["bytes", "words"])
+
+    cifar = partial(prepare_images, images.cifar)
+    option = add("image", "lra/cifar10", cifar, False, images.CIFAR10)
+    option("--held-out", 5000, "images that validate")
+
+    pictures = add("pictures", "own", partial(prepare_images, images.folders), True)
+    size = ("WIDTH", "HEIGHT")
+    pictures("--size", None, "scale pictures to this", type=positive, nargs=2, metavar=size)
+    clips = add("audio", "audio", audio, True)
+    clips("--samples", 16_000, "of a clip", type=positive)
+    clips("--fit", False, "pad and cut clips of other lengths")
+    clips(
+        "--standardise",
+        "step",
+        "by the statistics of each sample's place (step, as published), or of all samples",
+        choices=["step", "all"],
     )
-    once(args.workdir / "processed_data", make)
-
-
-PREPARATIONS = {
-    "lra": lra,
-    "speech-commands": speech_commands,
-    "listops": listops,
-    "text": text,
-    "retrieval": retrieval,
-    "image": image,
-    "pathfinder": pathfinder,
-    "audio": audio,
-    "pictures": pictures,
-    "table": table,
-}
+    for option, held_out in ((clips, 0.15), (pictures, 0.1), (table, 0.1)):
+        option("--held-out", held_out, "fraction of each class to validate with, and to test with")
+    for option in (clips, pictures):
+        option("--classes", [], "folders, in the order of the classes", type=str, nargs="+")
+    return parser.parse_args(words)
 
 
 def main(words: Optional[List[str]] = None) -> None:
-    args = commands.parse(words, __doc__)
-    with plain_ends(), alone(args.workdir):
-        left_out = ("workdir", "workers", "tasks")
-        keep_settings(args.workdir, {k: str(v) for k, v in vars(args).items() if k not in left_out})
-        PREPARATIONS[args.data](args)
+    args = parse(words)
+    with preparing(args):
+        args.prepare(args)
         print(f"\nIn {args.workdir}; how to train on it is in examples/classification/README.md")
 
 

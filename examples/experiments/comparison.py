@@ -7,7 +7,7 @@ from statistics import mean
 from types import ModuleType
 from typing import Callable, Dict, List, NamedTuple, Sequence
 
-from examples.quickstart.demo import FAIRSEQ, USER_DIR, Step, command, found, table
+from examples.quickstart.demo import USER_DIR, Step, command, found, table
 from examples.steps import alone
 from fairseq_mega.inspection.logs import read_log
 
@@ -78,7 +78,7 @@ def run_trials(
 
     A step is skipped where an earlier run finished it with the same command.
     """
-    common = f"{USER_DIR} --distributed-world-size 1" if args.gpu else FAIRSEQ
+    common = f"{USER_DIR}{'' if args.gpu else ' --cpu'} --distributed-world-size 1"
     pace = max(1, args.updates // POINTS)
     trials = []
     for seed in args.seeds:

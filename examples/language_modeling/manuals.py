@@ -10,21 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from examples.debian import package, unpack
-from examples.steps import PreparationError
+from examples.debian import unpack
+from examples.steps import SPLITS, PreparationError
 
 SOURCES = "*.rst.txt"
 HELD_OUT = 0.03  # share of the characters in valid, and in test
 
 
 def write_text(name: str, downloads: Path, out: Path) -> None:
-    """Fill `out` with train, valid and test: whole pages in random order, an empty line after each.
-
-    The package is that in `downloads`, or else what apt-get downloads to there.
-    """
-    file = package(name, downloads)
+    """Fills `out` with train, valid and test: whole pages in random order, then an empty line."""
     with TemporaryDirectory(dir=out) as folder:
-        unpack(file, Path(folder))
+        unpack(name, downloads, Path(folder))
         pages = list(pages_of(Path(folder)))
     splits = split_by_page(pages)
     if not all(splits.values()):
@@ -54,7 +50,7 @@ def split_by_page(pages: list[str]) -> dict[str, list[str]]:
     pages that alone have more than it are for training."""
     room = HELD_OUT * sum(map(len, pages))
     random.Random(1).shuffle(pages)
-    splits: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
+    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     for page in pages:
         unfilled = [name for name in ("test", "valid") if sum(map(len, splits[name])) < room]
         splits[unfilled[0] if unfilled and len(page) <= room else "train"].append(page)

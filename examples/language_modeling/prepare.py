@@ -5,151 +5,108 @@
     python examples/language_modeling/prepare.py manual         the manual of a Debian package
 
 Each step makes a folder in --workdir: downloads, text, symbols (for a manual) and data-bin, which
-is for fairseq. A run that was interrupted goes on with the step that it was in.
+is for fairseq. After an interruption, the same command continues with the step that it was in.
 """
 
 import argparse
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Callable, List, NamedTuple, Optional
+from typing import List, Optional
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples import subword  # noqa: E402
 from examples.download import Remote, extract, fetch, listed  # noqa: E402
 from examples.language_modeling import manuals  # noqa: E402
 from examples.steps import (  # noqa: E402
-    PreparationError,
+    SPLITS,
     add_common_options,
-    alone,
     binarise,
-    keep_settings,
-    learn_pieces,
     once,
-    plain_ends,
+    preparing,
 )
 
-SPLITS = ("train", "valid", "test")
-WIKITEXT103 = Remote("WIKITEXT103", "https://wikitext.smerity.com/wikitext-103-v1.zip")
-ENWIK8 = Remote("ENWIK8", "http://mattmahoney.net/dc/enwik8.zip")
+REMOTES = {
+    "wikitext103": Remote("WIKITEXT103", "https://wikitext.smerity.com/wikitext-103-v1.zip"),
+    "enwik8": Remote("ENWIK8", "http://mattmahoney.net/dc/enwik8.zip"),
+}
 
 
-def wikitext103(downloads: Path, out: Path) -> None:
+def wikitext103(args: argparse.Namespace, out: Path) -> None:
     """wiki.{train,valid,test}.tokens as they are: words, rare ones replaced by <unk>."""
+    archive = fetch(REMOTES["wikitext103"], args.workdir / "downloads")
     names = [f"wiki.{split}.tokens" for split in SPLITS]
-    for split, file in zip(SPLITS, extract(fetch(WIKITEXT103, downloads), names, out)):
+    for split, file in zip(SPLITS, extract(archive, names, out)):
         file.rename(out / split)
 
 
-def enwik8(downloads: Path, out: Path) -> None:
+def enwik8(args: argparse.Namespace, out: Path) -> None:
     """The first 90% of the bytes to train on, 5% each to validate and test, written as numbers.
 
     A line of the text is a line here, whose end is fairseq's </s>. So each byte is one symbol, and
     the 204 values beside the newline are, with fairseq's four, the 208 of the published models.
     """
+    archive = fetch(REMOTES["enwik8"], args.workdir / "downloads")
     with TemporaryDirectory(dir=out) as upstream:
-        (file,) = extract(fetch(ENWIK8, downloads), ["enwik8"], Path(upstream))
-        data = file.read_bytes()
+        data = extract(archive, ["enwik8"], Path(upstream))[0].read_bytes()
     part = len(data) // 20
-    if not part:
-        raise PreparationError(f"enwik8 has {len(data)} bytes, which is too few to split")
-    splits = data[: -2 * part], data[-2 * part : -part], data[-part:]
-    for split, text in zip(SPLITS, splits):
+    for split, text in zip(SPLITS, (data[: -2 * part], data[-2 * part : -part], data[-part:])):
         with (out / split).open("w", encoding="ascii") as target:
-            target.writelines(f"{line}\n" for line in numbered_lines(text))
+            for line in text.removesuffix(b"\n").split(b"\n"):
+                target.write(f"{' '.join(map(str, line))}\n")
         print(f"{split}: {len(text):,} bytes", flush=True)
 
 
-def numbered_lines(text: bytes) -> Iterator[str]:
-    numbers = [str(byte) for byte in range(256)]
-    for line in text.removesuffix(b"\n").split(b"\n"):
-        yield " ".join(map(numbers.__getitem__, line))
+def manual(args: argparse.Namespace, out: Path) -> None:
+    manuals.write_text(args.package, args.workdir / "downloads", out)
 
 
-class DataSet(NamedTuple):
-    title: str
-    remote: Remote
-    write_text: Callable[[Path, Path], None]
-
-
-PUBLISHED = {
-    "wikitext103": DataSet("WikiText-103, words", WIKITEXT103, wikitext103),
-    "enwik8": DataSet("enwik8, bytes", ENWIK8, enwik8),
-}
-
-
-def prepare_published(args: argparse.Namespace) -> None:
-    data, work = PUBLISHED[args.data], args.workdir
-    keep_settings(work, {"data": data.title})
-    text = once(work / "text", partial(data.write_text, work / "downloads"))
-    finish(work, text, args.workers)
-
-
-def prepare_manual(args: argparse.Namespace) -> None:
-    """Text of whole pages, split into subwords or bytes."""
-    work, names = args.workdir, ("package", "symbols", "vocab_size")
-    keep_settings(work, {name: getattr(args, name) for name in names})
-    text = once(work / "text", partial(manuals.write_text, args.package, work / "downloads"))
-    files = [text / split for split in SPLITS]
+def prepare(args: argparse.Namespace) -> None:
+    write_text = {"wikitext103": wikitext103, "enwik8": enwik8, "manual": manual}[args.data]
+    text = once(args.workdir / "text", partial(write_text, args))
 
     def encode(out: Path) -> None:
-        if args.symbols == "bytes":
-            from examples.language_modeling import symbols  # imports fairseq: seconds
+        files = [text / split for split in SPLITS]
+        name = args.symbols
+        if name == "subwords":
+            subword.learn(out / "subword", args.vocab_size, files[:1])
+            name = str(out / "subword.model")
+        subword.encode(name, out, files)
 
-            symbols.split("bytes", out, files)
-            return
-        learn_pieces(out / "subword", args.vocab_size, files[:1])
-        subword.encode(out / "subword.model", out, files)
-
-    finish(work, once(work / "symbols", encode), args.workers)
-
-
-def finish(work: Path, text: Path, workers: int) -> None:
-    """Binarises the splits in `text`, symbols separated by spaces."""
-    options = ["--only-source"]
-    for split in SPLITS:
-        options += [f"--{split}pref", str(text / split)]
-    binarised = once(work / "data-bin", partial(binarise, options, workers))
+    if args.data == "manual":
+        text = once(args.workdir / "symbols", encode)
+    make = partial(binarise, ["--only-source"], f"{text}/{{}}", args.workers)
+    binarised = once(args.workdir / "data-bin", make)
     print(f"\nfairseq-train {binarised} and the options in examples/language_modeling/README.md")
 
 
 def parse(words: Optional[List[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     actions = parser.add_subparsers(dest="data", required=True)
-    for name, data in PUBLISHED.items():
-        action = actions.add_parser(
-            name,
-            help=data.title,
-            epilog=listed([data.remote]),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+    for name, remote in REMOTES.items():
+        action = actions.add_parser(name, epilog=listed([remote]), formatter_class=raw)
         add_common_options(action, name)
-        action.set_defaults(prepare=prepare_published)
-    manual = actions.add_parser("manual", help="the manual that a Debian package carries")
-    manual.add_argument(
+    action = actions.add_parser("manual")
+    action.add_argument(
         "--package",
         default="python3.11-doc",
         help="its name (python3.11-doc), see manuals.py; another Debian has another Python",
     )
-    manual.add_argument("--symbols", choices=["subwords", "bytes"], default="subwords")
-    manual.add_argument(
+    action.add_argument("--symbols", choices=["subwords", "bytes"], default="subwords")
+    action.add_argument(
         "--vocab-size", type=int, default=4000, help="SentencePiece pieces, for subwords (4000)"
     )
-    add_common_options(manual, "manual")
-    manual.set_defaults(prepare=prepare_manual)
+    add_common_options(action, "manual")
     return parser.parse_args(words)
 
 
 def main(words: Optional[List[str]] = None) -> None:
     args = parse(words)
-    with plain_ends(), alone(args.workdir):
-        args.prepare(args)
+    with preparing(args):
+        prepare(args)
 
 
 if __name__ == "__main__":

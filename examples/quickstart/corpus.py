@@ -16,38 +16,18 @@ import random
 import re
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import NamedTuple
 
-from babel import Locale
-from babel.dates import (
-    format_date,
-    format_datetime,
-    format_interval,
-    format_skeleton,
-    format_timedelta,
-)
+from babel import Locale, dates, numbers, units
 from babel.lists import format_list
 from babel.localedata import locale_identifiers
-from babel.numbers import (
-    format_compact_decimal,
-    format_currency,
-    format_percent,
-    get_territory_currencies,
-)
-from babel.units import format_compound_unit, format_unit, get_unit_name
 
 LOCALES = Locale("en"), Locale("de")
 
 
-Pair = tuple[str, str]  # one thing said in English and in German
-
-
-class Phrase(NamedTuple):
-    kind: str
-    en: str
-    de: str
+Pair = tuple[str, str]  # the same meaning in English and in German
 
 
 # --- the vocabulary -----------------------------------------------------------------------------
@@ -68,27 +48,18 @@ VARIETIES = [Locale.parse(name) for name in sorted(locale_identifiers()) if name
 LANGUAGES = in_use("language", "languages")
 SCRIPTS = in_use("script", "scripts")
 TERRITORIES = in_use("territory", "territories")
-LEGAL_TENDER = {code for place in TERRITORIES for code in get_territory_currencies(place)}
+LEGAL_TENDER = {code for place in TERRITORIES for code in numbers.get_territory_currencies(place)}
 CURRENCIES = sorted(LEGAL_TENDER & set(shared("currencies")))
 UNITS = [
     unit
     for unit in shared("unit_display_names")
-    if all(get_unit_name(unit, "long", locale) for locale in LOCALES)
+    if all(units.get_unit_name(unit, "long", locale) for locale in LOCALES)
 ]
 RATES = [
-    ("kilometer", "hour"),
-    ("meter", "second"),
-    ("mile", "hour"),
-    ("liter", "minute"),
-    ("kilogram", "day"),
-    ("tonne", "year"),
-    ("gram", "liter"),
-    ("megabyte", "second"),
-    ("kilowatt-hour", "month"),
-    ("pound", "week"),
-    ("gallon", "hour"),
-    ("kilocalorie", "day"),
-]
+    ("kilometer", "hour"), ("meter", "second"), ("mile", "hour"), ("liter", "minute"),
+    ("kilogram", "day"), ("tonne", "year"), ("gram", "liter"), ("megabyte", "second"),
+    ("kilowatt-hour", "month"), ("pound", "week"), ("gallon", "hour"), ("kilocalorie", "day"),
+]  # fmt: skip
 
 
 def both(say: Callable[[Locale], str]) -> Pair:
@@ -115,14 +86,14 @@ def random_number(rng: random.Random) -> float:
 def date(rng: random.Random) -> Pair:
     """Wednesday, March 3, 2021 | Mittwoch, 3. März 2021"""
     day, style = random_day(rng), rng.choice(["full", "long", "medium"])
-    return both(lambda locale: format_date(day, style, locale))
+    return both(lambda locale: dates.format_date(day, style, locale))
 
 
 def calendar(rng: random.Random) -> Pair:
     """week 10 of 2021 | Woche 10 des Jahres 2021"""
     day = datetime.datetime.combine(random_day(rng), datetime.time())
     skeleton = rng.choice(["yw", "yQQQQ", "yMMMM", "MMMMW", "GyMMMd", "yMMMEd"])
-    return both(lambda locale: format_skeleton(skeleton, day, locale=locale))
+    return both(lambda locale: dates.format_skeleton(skeleton, day, locale=locale))
 
 
 def moment(rng: random.Random) -> Pair:
@@ -130,7 +101,7 @@ def moment(rng: random.Random) -> Pair:
     time = datetime.time(rng.randrange(24), rng.randrange(60), rng.randrange(60))
     moment = datetime.datetime.combine(random_day(rng), time)
     style = rng.choice(["medium", "short"])
-    return both(lambda locale: format_datetime(moment, style, locale=locale))
+    return both(lambda locale: dates.format_datetime(moment, style, locale=locale))
 
 
 def date_interval(rng: random.Random) -> Pair:
@@ -140,7 +111,7 @@ def date_interval(rng: random.Random) -> Pair:
         days=rng.choice([rng.randrange(1, 28), rng.randrange(28, 900)])
     )
     skeleton = rng.choice(["MMMd", "yMMMd", "yMMMEd", "yMMMM"])
-    return both(lambda locale: format_interval(start, end, skeleton, locale=locale))
+    return both(lambda locale: dates.format_interval(start, end, skeleton, locale=locale))
 
 
 def time_interval(rng: random.Random) -> Pair:
@@ -148,7 +119,7 @@ def time_interval(rng: random.Random) -> Pair:
     start, end = sorted(rng.sample(range(24 * 60), 2))
     times = [datetime.datetime(2000, 1, 1, *divmod(minute, 60)) for minute in (start, end)]
     clock = {"en": "hm", "de": "Hm"}
-    return both(lambda locale: format_interval(*times, clock[locale.language], locale=locale))
+    return both(lambda locale: dates.format_interval(*times, clock[locale.language], locale=locale))
 
 
 def relative_time(rng: random.Random) -> Pair:
@@ -157,7 +128,7 @@ def relative_time(rng: random.Random) -> Pair:
     delta = datetime.timedelta(**{unit: rng.choice([-1, 1]) * rng.randrange(1, 5_000)})
     unit, directed = unit.removesuffix("s"), rng.random() < 0.8
     return both(
-        lambda locale: format_timedelta(
+        lambda locale: dates.format_timedelta(
             delta, unit, threshold=10_000, add_direction=directed, locale=locale
         )
     )
@@ -166,27 +137,29 @@ def relative_time(rng: random.Random) -> Pair:
 def quantity(rng: random.Random) -> Pair:
     """12,345.5 kilometers | 12.345,5 Kilometer"""
     number, unit = random_number(rng), rng.choice(UNITS)
-    return both(lambda locale: format_unit(number, unit, "long", locale=locale))
+    return both(lambda locale: units.format_unit(number, unit, "long", locale=locale))
 
 
 def rate(rng: random.Random) -> Pair:
     """150 kilometers per hour | 150 Kilometer pro Stunde"""
     number, (unit, per) = random_number(rng), rng.choice(RATES)
     count = rng.choice([1, rng.randrange(2, 100)])
-    return both(lambda locale: format_compound_unit(number, unit, count, per, locale=locale))
+    return both(lambda locale: units.format_compound_unit(number, unit, count, per, locale=locale))
 
 
 def money(rng: random.Random) -> Pair:
     """1,234.50 US dollars | 1.234,50 US-Dollar"""
     amount, currency = random_number(rng), rng.choice(CURRENCIES)
-    return both(lambda locale: format_currency(amount, currency, format_type="name", locale=locale))
+    return both(
+        lambda locale: numbers.format_currency(amount, currency, format_type="name", locale=locale)
+    )
 
 
 def large_number(rng: random.Random) -> Pair:
     """12.3 million | 12,3 Millionen"""
     number = rng.randrange(1, 10_000) * 10 ** rng.randrange(3, 12)
     return both(
-        lambda locale: format_compact_decimal(
+        lambda locale: numbers.format_compact_decimal(
             number, format_type="long", locale=locale, fraction_digits=1
         )
     )
@@ -197,33 +170,20 @@ def percentages(rng: random.Random) -> Pair:
     shares = [rng.randrange(1, 1000) / 1000 for _ in range(rng.randrange(1, 4))]
 
     def say(locale: Locale) -> str:
-        texts = [format_percent(x, locale=locale, decimal_quantization=False) for x in shares]
+        texts = [
+            numbers.format_percent(x, locale=locale, decimal_quantization=False) for x in shares
+        ]
         return format_list(texts, "or", locale)
 
     return both(say)
 
 
-def name_list(rng: random.Random, table: str, codes: list[str]) -> Pair:
-    """Two to four names of one table, joined by *and* or by *or*."""
+def names(table: str, codes: list[str], rng: random.Random) -> Pair:
+    """Austria, Chad, and Peru | Österreich, Tschad und Peru"""
     chosen, style = rng.sample(codes, rng.randrange(2, 5)), rng.choice(["standard", "or"])
     return both(
         lambda locale: format_list([getattr(locale, table)[code] for code in chosen], style, locale)
     )
-
-
-def territories(rng: random.Random) -> Pair:
-    """Austria, Chad, and Peru | Österreich, Tschad und Peru"""
-    return name_list(rng, "territories", TERRITORIES)
-
-
-def languages(rng: random.Random) -> Pair:
-    """Basque or Greek | Baskisch oder Griechisch"""
-    return name_list(rng, "languages", LANGUAGES)
-
-
-def scripts(rng: random.Random) -> Pair:
-    """Arabic, Cyrillic, and Vai | Arabisch, Kyrillisch und Vai"""
-    return name_list(rng, "scripts", SCRIPTS)
 
 
 def varieties(rng: random.Random) -> Pair:
@@ -234,70 +194,56 @@ def varieties(rng: random.Random) -> Pair:
     )
 
 
+territories = partial(names, "territories", TERRITORIES)
+languages = partial(names, "languages", LANGUAGES)
+scripts = partial(names, "scripts", SCRIPTS)
 KINDS = [
-    date,
-    calendar,
-    moment,
-    date_interval,
-    time_interval,
-    relative_time,
-    quantity,
-    rate,
-    money,
-    large_number,
-    percentages,
-    territories,
-    languages,
-    scripts,
-    varieties,
-]
+    date, calendar, moment, date_interval, time_interval, relative_time, quantity, rate, money,
+    large_number, percentages, territories, languages, scripts, varieties,
+]  # fmt: skip
 
 
-def single_names() -> list[Phrase]:
+def single_names() -> Iterator[Pair]:
     """Every name by itself, as a dictionary has it."""
 
-    def names(locale: Locale) -> Iterator[str]:
+    def of(locale: Locale) -> Iterator[str]:
         yield from (locale.territories[code] for code in TERRITORIES)
         yield from (locale.languages[code] for code in LANGUAGES)
         yield from (locale.scripts[code] for code in SCRIPTS)
         yield from (locale.currencies[code] for code in CURRENCIES)
-        yield from (get_unit_name(unit, "long", locale) for unit in UNITS)
+        yield from (units.get_unit_name(unit, "long", locale) for unit in UNITS)
         yield from (name for _, name in sorted(locale.months["format"]["wide"].items()))
         yield from (name for _, name in sorted(locale.days["format"]["wide"].items()))
 
-    return [Phrase("name", english, german) for english, german in zip(*map(names, LOCALES))]
+    return zip(*map(of, LOCALES))
 
 
 # --- the parallel text --------------------------------------------------------------------------
 
 
-class Distinct:
-    """Lets a phrase through if neither of its sides has come by before."""
+class Distinct(set):
+    """Lets a pair through if neither of its sides has come before."""
 
-    def __init__(self):
-        self.seen = set[str](), set[str]()
-
-    def __call__(self, phrase: Phrase) -> bool:
-        english, german = self.seen
-        if phrase.en in english or phrase.de in german:
-            return False
-        english.add(phrase.en)
-        german.add(phrase.de)
-        return True
+    def __call__(self, pair: Pair) -> bool:
+        sides = set(enumerate(pair))
+        new = self.isdisjoint(sides)
+        if new:
+            self.update(sides)
+        return new
 
 
 def draw(
     kind: Callable[[random.Random], Pair], count: int, distinct: Distinct, rng: random.Random
-) -> list[Phrase]:
+) -> list[Pair]:
     """`count` new phrases of one kind."""
-    draws = (Phrase(kind.__name__, *kind(rng)) for _ in range(20 * count))
+    draws = (kind(rng) for _ in range(20 * count))
     phrases = list(itertools.islice(filter(distinct, draws), count))
     if len(phrases) < count:
-        raise SystemExit(f"CLDR has too few phrases of kind {kind.__name__}: ask for fewer --pairs")
+        raise SystemExit(f"CLDR has fewer than {count} phrases of a kind: ask for fewer --pairs")
     return phrases
 
 
-def parallel_text(pairs: int, seed: int) -> dict[str, list[Phrase]]:
+def parallel_text(pairs: int, seed: int) -> dict[str, list[Pair]]:
     """The splits: `pairs` phrases to train on, a 40th of that to validate, a 20th to test.
 
     Every kind of phrase has an equal share of every split. Single names are all in train, where
@@ -401,8 +347,8 @@ def main() -> None:
     args = parser.parse_args()
 
     for split, phrases in parallel_text(args.pairs, args.seed).items():
-        write(args.out / f"translation/{split}.en", (phrase.en for phrase in phrases))
-        write(args.out / f"translation/{split}.de", (phrase.de for phrase in phrases))
+        for language, lines in zip(("en", "de"), zip(*phrases)):
+            write(args.out / f"translation/{split}.{language}", lines)
         print(f"translation {split}: {len(phrases):,} pairs")
     for split, lines in running_text(args.seed).items():
         write(args.out / f"lm/{split}.txt", lines)

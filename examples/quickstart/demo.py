@@ -1,4 +1,4 @@
-"""Trains, tests and tries out two small Mega models on two CPU cores, in a few minutes.
+"""Trains, tests and tries out two small Mega models, in a few minutes on two CPU cores or a GPU.
 
     python examples/quickstart/demo.py               Mega: a translation and a language model
     python examples/quickstart/demo.py --baselines   and fairseq's Transformers of equal size
@@ -16,16 +16,18 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+import torch
 from sacrebleu.metrics import BLEU
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from examples.steps import alone  # noqa: E402
+from examples.steps import SPLITS, alone, plain_ends  # noqa: E402
 
 HERE = Path(__file__).resolve().parent.relative_to(ROOT)
 PYTHON = Path(sys.executable)
@@ -51,7 +53,13 @@ class Task:
 
 CORPUS = "--pairs 20000 --seed 1"
 USER_DIR = "--user-dir fairseq_mega"
-FAIRSEQ = f"{USER_DIR} --cpu"
+# fairseq trains on all GPUs that it finds; one is enough, and batches would be larger on several.
+DEVICE = "--distributed-world-size 1" if torch.cuda.is_available() else "--cpu"
+FAIRSEQ = f"{USER_DIR} {DEVICE}"
+TRAIN = """
+    --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0 --lr-scheduler polynomial_decay
+    --no-epoch-checkpoints --seed 1 --log-format simple --log-interval 20
+"""
 
 TRANSLATION = Task(
     name="translation",
@@ -62,10 +70,7 @@ TRANSLATION = Task(
     train="""
         --task translation --source-lang en --target-lang de --max-tokens 1024
         --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --dropout 0
-        --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0
-        --lr 3e-3 --lr-scheduler polynomial_decay --warmup-updates 100
-        --total-num-update 800 --max-update 800
-        --no-epoch-checkpoints --seed 1 --log-format simple --log-interval 20
+        --lr 3e-3 --warmup-updates 100 --total-num-update 800 --max-update 800
     """,
     models={
         "mega": """
@@ -95,10 +100,7 @@ LANGUAGE_MODEL = Task(
     train="""
         --task language_modeling --sample-break-mode none --tokens-per-sample 512 --max-tokens 1024
         --criterion cross_entropy --dropout 0
-        --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0
-        --lr 6e-3 --lr-scheduler polynomial_decay --warmup-updates 60
-        --total-num-update 400 --max-update 400
-        --no-epoch-checkpoints --seed 1 --log-format simple --log-interval 20
+        --lr 6e-3 --warmup-updates 60 --total-num-update 400 --max-update 400
     """,
     models={
         "mega": """
@@ -153,7 +155,7 @@ class Step:
         return digest.hexdigest()
 
     def run(self) -> None:
-        """Do the step, unless it is done. A stamp, written last, tells a finished folder."""
+        """Does the step, unless it is done. A stamp, written last, marks a finished folder."""
         print(f"\n=== {self.title}", flush=True)
         stamp, fingerprint, start = self.folder / "done", self.fingerprint(), time.time()
         if stamp.exists() and stamp.read_text() == fingerprint:
@@ -187,86 +189,35 @@ def printable(words: list[str]) -> str:
         units[-1:] = [f"{units[-1]} {word}"] if value else [units[-1], word]
     rows = [units[0]]
     for unit in units[1:]:
-        if len(rows[-1]) + len(unit) < WIDTH - 2:
-            rows[-1] += f" {unit}"
-        else:
-            rows.append(f"    {unit}")
+        fits = len(rows[-1]) + len(unit) < WIDTH - 2
+        rows[-1:] = [f"{rows[-1]} {unit}"] if fits else [rows[-1], f"    {unit}"]
     return " \\\n".join(rows)
 
 
 def run(words: list[str], log: Path) -> None:
-    """Run a command. What it says goes to its log and, except for translations, to the screen."""
+    """Runs a command. Its output goes to its log and, except for translations, to the screen; the
+    log ends with what it cost."""
     print(f"\n{printable(words)}\n", flush=True)
+    start = time.time()
     process = subprocess.Popen(
         located(words),
         env={**os.environ, **ENVIRONMENT, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        close_fds=False,  # it holds the lock of `alone`, too
     )
-    with process, log.open("a", encoding="utf-8") as file:
+    with log.open("a", encoding="utf-8") as file:
         for line in process.stdout:
             file.write(line)
             if not re.match(r"[STHDP]-\d+\t", line):
                 print(line.rstrip()[: 2 * WIDTH], flush=True)
+        # Linux counts from the memory of this process, which is less than a training takes.
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        megabytes = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
+        file.write(f"took {time.time() - start:.0f} seconds and at most {megabytes:.0f} MB\n")
     if process.returncode:
         sys.exit(f"\nThe last command failed with status {process.returncode}. Its log: {log}")
-
-
-def corpus_step(work: Path) -> Step:
-    folder = work / "corpus"
-    return Step("Corpus", folder, [command("python", HERE / "corpus.py", folder, CORPUS)])
-
-
-def data_step(task: Task, work: Path, corpus: Step) -> Step:
-    """Split the text into the pieces of a SentencePiece model, and number them for fairseq."""
-    folder, script = work / task.name / "data", HERE.parent / "subword.py"
-    pieces, model = folder / "pieces", folder / "subword"
-    splits = "train", "valid", "test"
-    texts = [
-        corpus.folder / task.name / text.format(split) for split in splits for text in task.texts
-    ]
-    prefixes = [(f"--{split}pref", pieces / task.prefix.format(split)) for split in splits]
-    learnt = texts[: len(task.texts)]
-    commands = [
-        command("python", script, "learn", model, *learnt, task.subword),
-        command("python", script, "encode", model.with_suffix(".model"), pieces, *texts),
-        command("fairseq-preprocess", task.preprocess, *chain(*prefixes), "--destdir", folder),
-    ]
-    return Step(f"Data for {task.name}", folder, commands, (corpus,))
-
-
-def training_step(task: Task, model: str, work: Path, data: Step) -> Step:
-    folder = work / task.name / model
-    options = f"{FAIRSEQ} {task.train} {task.models[model]} --save-dir"
-    words = command("fairseq-train", data.folder, options, folder)
-    return Step(f"Training: {task.name}, {model}", folder, [words], (data,))
-
-
-def test_step(task: Task, model: str, work: Path, data: Step, training: Step) -> Step:
-    folder = work / task.name / f"{model}-test"
-    program, options = task.test.split(maxsplit=1)
-    words = command(program, data.folder, FAIRSEQ, options, "--path", checkpoint(training))
-    return Step(f"Test: {task.name}, {model}", folder, [words], (training,))
-
-
-def page_step(trials: list["Trial"], work: Path) -> Step:
-    """A page of pictures of all trainings, and of what the Mega models remember."""
-    folder = work / "pictures"
-    megas = [checkpoint(trial.training) for trial in trials if trial.model == "mega"]
-    logs = [trial.training.log for trial in trials]
-    words = command("python", HERE / "page.py", page_of(work).parent, "--checkpoints", *megas)
-    words += command("--logs", *logs)
-    return Step("Pictures", folder, [words], tuple(trial.training for trial in trials))
-
-
-def page_of(work: Path) -> Path:
-    return work / "pictures/page/index.html"
-
-
-def checkpoint(training: Step) -> Path:
-    return training.folder / "checkpoint_best.pt"
 
 
 @dataclass(frozen=True)
@@ -280,19 +231,66 @@ class Trial:
     test: Step
 
 
+def data_step(task: Task, work: Path, corpus: Step) -> Step:
+    """Splits the text into the pieces of a SentencePiece model, and numbers them for fairseq."""
+    folder, script = work / task.name / "data", HERE.parent / "subword.py"
+    pieces, model = folder / "pieces", folder / "subword"
+    texts = [
+        corpus.folder / task.name / text.format(split) for split in SPLITS for text in task.texts
+    ]
+    prefixes = [(f"--{split}pref", pieces / task.prefix.format(split)) for split in SPLITS]
+    learnt = texts[: len(task.texts)]
+    commands = [
+        command("python", script, "learn", model, *learnt, task.subword),
+        command("python", script, "encode", model.with_suffix(".model"), pieces, *texts),
+        command("fairseq-preprocess", task.preprocess, *chain(*prefixes), "--destdir", folder),
+    ]
+    return Step(f"Data for {task.name}", folder, commands, (corpus,))
+
+
+def trial(task: Task, model: str, work: Path, data: Step) -> Trial:
+    folder = work / task.name / model
+    options = f"{FAIRSEQ} {task.train} {TRAIN} {task.models[model]} --save-dir"
+    words = command("fairseq-train", data.folder, options, folder)
+    training = Step(f"Training: {task.name}, {model}", folder, [words], (data,))
+    program, options = task.test.split(maxsplit=1)
+    words = command(program, data.folder, FAIRSEQ, options, "--path", checkpoint(training))
+    test = Step(f"Test: {task.name}, {model}", Path(f"{folder}-test"), [words], (training,))
+    return Trial(task, model, data, training, test)
+
+
+def pictures_step(trials: list[Trial], work: Path) -> Step:
+    """Pages of pictures: the curves of all trainings, and what the Mega models remember."""
+    folder, program = work / "pictures", "python -m fairseq_mega"
+    logs = [trial.training.log for trial in trials]
+    commands = [command(program, "curves", *logs, "--out", folder / "trainings")]
+    for trial in trials:
+        if trial.model == "mega":
+            out = folder / trial.task.name
+            commands.append(command(program, "inspect", checkpoint(trial.training), "--out", out))
+    return Step("Pictures", folder, commands, tuple(trial.training for trial in trials))
+
+
+def checkpoint(training: Step) -> Path:
+    return training.folder / "checkpoint_best.pt"
+
+
 def plan(work: Path, models: list[str]) -> tuple[list[Step], list[Trial]]:
     """All steps in order, and the trials that they make up."""
-    corpus = corpus_step(work)
+    folder = work / "corpus"
+    corpus = Step("Corpus", folder, [command("python", HERE / "corpus.py", folder, CORPUS)])
     trials = []
     for task in TASKS:
         data = data_step(task, work, corpus)
-        for model in models:
-            training = training_step(task, model, work, data)
-            trials.append(
-                Trial(task, model, data, training, test_step(task, model, work, data, training))
-            )
-    phases = zip(*((trial.data, trial.training, trial.test) for trial in trials))
-    return list(dict.fromkeys([corpus, *chain(*phases), page_step(trials, work)])), trials
+        trials += [trial(task, model, work, data) for model in models]
+    phases = zip(*((each.data, each.training, each.test) for each in trials))
+    return list(dict.fromkeys([corpus, *chain(*phases), pictures_step(trials, work)])), trials
+
+
+def run_steps(steps: Iterable[Step], work: Path) -> None:
+    with plain_ends(), alone(work):
+        for step in steps:
+            step.run()
 
 
 # --- results ------------------------------------------------------------------------------------
@@ -304,7 +302,7 @@ def found(pattern: str, log: Path) -> str:
 
 
 def lines(path: Path) -> list[str]:
-    """Its lines, which nothing but \\n ends."""
+    """The file's lines, which only \\n ends."""
     return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
@@ -313,10 +311,6 @@ def translations(log: Path) -> list[str]:
     pattern = r"^H-(\d+)\t\S+\t(.*)$"
     numbered = re.findall(pattern, log.read_text(encoding="utf-8"), re.MULTILINE)
     return [text for _, text in sorted(numbered, key=lambda found: int(found[0]))]
-
-
-def score(trial: Trial, references: list[str], bleu: BLEU) -> str:
-    return f"{bleu.corpus_score(translations(trial.test.log), [references]).score:.1f}"
 
 
 def perplexities(trial: Trial, text: list[str]) -> tuple[str, ...]:
@@ -355,9 +349,10 @@ def report(work: Path, trials: list[Trial]) -> None:
     costs = "parameters", "updates", "training seconds"
 
     print(f"\n=== Translation, English to German: {len(sources):,} test phrases\n")
-    bleu = BLEU()
-    rows = [("model", *costs, "SacreBLEU")]
-    rows += [(t.model, *cost(t), score(t, references, bleu)) for t in translation]
+    bleu, rows = BLEU(), [("model", *costs, "SacreBLEU")]
+    for trial in translation:
+        score = bleu.corpus_score(translations(trial.test.log), [references]).score
+        rows.append((trial.model, *cost(trial), f"{score:.1f}"))
     print(f"{table(rows)}\n\nSacreBLEU {bleu.get_signature()}")
     mega = translations(translation[0].test.log)
     for i in range(0, len(sources), len(sources) // 5):
@@ -369,15 +364,14 @@ def report(work: Path, trials: list[Trial]) -> None:
     print(table(rows))
 
     print("\n=== Checkpoints\n")
-    for trial in trials:
-        print(f"{trial.task.name}, {trial.model}: {checkpoint(trial.training)}")
-
-    print(f"\n=== Pictures: what the models remember, and how they were trained\n\n{page_of(work)}")
+    print(*(checkpoint(trial.training) for trial in trials), sep="\n")
+    print("\n=== Pictures: what the models remember, and how they were trained\n")
+    print(*sorted(work.glob("pictures/*/index.html")), sep="\n")
 
     print(f"\n=== What to type next, in {ROOT}\n")
     print("Translate, one line at a time:\n")
     print(f"echo 'in 12 days' | \\\n{printable(interactive(translation[0]))}\n")
-    print("Let the language model go on from a beginning:\n")
+    print("Let the language model continue a beginning:\n")
     print(f"echo 'Return the' | \\\n{printable(interactive(language[0]))}\n")
     print("README.md tells how to train on your own text.")
 
@@ -398,12 +392,7 @@ def main() -> None:
 
     start = time.time()
     steps, trials = plan(work, ["mega", "transformer"] if args.baselines else ["mega"])
-    try:
-        with alone(work):
-            for step in steps:
-                step.run()
-    except KeyboardInterrupt:
-        sys.exit("\nInterrupted. Another run goes on with this step.")
+    run_steps(steps, work)
     report(work, trials)
     print(f"\nAll of it took {time.time() - start:.0f} seconds.")
 

@@ -4,8 +4,8 @@
 
 takes checkpointN.pt of the last 10 epochs in the folder `checkpoints`; with --updates, the last 10
 of checkpoint_EPOCH_UPDATES.pt, which --save-interval-updates makes. The result, by default
-checkpoints/averaged.pt, is what the last of them is but for the parameters and the optimizer's
-state, which it does not have.
+checkpoints/averaged.pt, has everything else from the last of them, except for the optimizer's
+state, which it leaves out.
 """
 
 import argparse
@@ -16,8 +16,7 @@ from typing import Dict, List, Optional
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from fairseq_mega.checkpoints.reading import read_checkpoint  # noqa: E402
 from fairseq_mega.checkpoints.writing import replaced_file  # noqa: E402
@@ -42,47 +41,34 @@ def last_checkpoints(folder: Path, count: int, pattern: str) -> List[Path]:
 
 
 def average(paths: List[Path]) -> Dict:
-    """The last checkpoint, with the mean of all of theirs for each parameter.
+    """The last checkpoint, with the mean over all of them for each floating-point parameter.
 
-    Sums are in float32 at least. What is no floating-point number stays as the last one has it.
-    Raises ValueError if one cannot be read, or if they do not have the same parameters in the same
-    shapes.
+    Sums are in float32 or float64. Raises ValueError if a checkpoint cannot be read, or if they do
+    not have the same parameters in the same shapes.
     """
     sums: Dict[str, torch.Tensor] = {}
     for path in paths:
         checkpoint = read_checkpoint(str(path))
         model = checkpoint["model"]
-        if not sums:
-            sums = {name: zeros_like(value) for name, value in model.items()}
-        check_same(sums, model, path, paths[0])
+        sums = sums or {name: torch.zeros_like(value) for name, value in model.items()}
+        different = sorted(
+            name
+            for name in {*sums, *model}
+            if name not in sums or name not in model or sums[name].shape != model[name].shape
+        )
+        if different:
+            raise ValueError(
+                f"{path} and {paths[0]} are not of the same model, they differ in "
+                f"{', '.join(different[:3])}: average checkpoints of one training"
+            )
         for name, value in model.items():
             if value.is_floating_point():
-                sums[name] += value
-    checkpoint["model"] = {
-        name: (sums[name] / len(paths)).to(value.dtype) if value.is_floating_point() else value
-        for name, value in model.items()
-    }
+                sums[name] = sums[name] + value.to(torch.promote_types(value.dtype, torch.float32))
+    for name, value in model.items():
+        if value.is_floating_point():
+            model[name] = (sums[name] / len(paths)).to(value.dtype)
     checkpoint["last_optimizer_state"] = None
     return checkpoint
-
-
-def zeros_like(value: torch.Tensor) -> torch.Tensor:
-    return torch.zeros(value.shape, dtype=torch.promote_types(value.dtype, torch.float32))
-
-
-def check_same(sums: Dict, model: Dict, path: Path, first: Path) -> None:
-    """Raises ValueError if the two have different names, or a name has different shapes."""
-    different = sorted(
-        name
-        for name in {*sums, *model}
-        if name not in sums or name not in model or sums[name].shape != model[name].shape
-    )
-    if different:
-        names = ", ".join(different[:3]) + (", …" if len(different) > 3 else "")
-        raise ValueError(
-            f"{path} and {first} are not of the same model, they differ in {names}: average "
-            f"checkpoints of one training"
-        )
 
 
 def main(words: Optional[List[str]] = None) -> None:

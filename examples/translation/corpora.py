@@ -1,7 +1,7 @@
-"""The published data sets, and people's own files, as plain parallel text.
+"""The published data sets, and users' own files, as plain parallel text.
 
-Each function here fills a folder with {train,valid,test}.{en,de}, one sentence a line, as upstream
-has them. A data set that comes without one of these splits gets it later, or from its train.
+Each data set's function fills a folder with {train,valid,test}.{en,de}, one sentence a line, as
+upstream has them. A data set without one of these splits gets it later, or from its train.
 """
 
 import random
@@ -10,13 +10,11 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, starmap, zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TextIO
 
 from examples.download import Remote, extract, fetch
-from examples.steps import PreparationError
+from examples.steps import SPLITS, PreparationError
 
 Pair = tuple[str, str]  # a sentence in the source and in the target language
-SPLITS = ("train", "valid", "test")
 ENGLISH_GERMAN, GERMAN_ENGLISH = ("en", "de"), ("de", "en")
 
 STATMT = "https://www.statmt.org"
@@ -90,7 +88,9 @@ def multi30k(downloads: Path, out: Path) -> None:
             write_pairs(out, split, ENGLISH_GERMAN, pairs_of(*files))
 
 
-def own_files(files: tuple[Path, Path], languages: Pair, held_out: int, out: Path) -> None:
+def own_files(
+    files: tuple[Path, Path], languages: Pair, held_out: int, downloads: Path, out: Path
+) -> None:
     """Two files of parallel text; `held_out` random pairs each become valid and test.
 
     A pair that comes more than once is kept once, so that none is in two splits.
@@ -161,24 +161,18 @@ def distinct(pairs: Iterable[Pair]) -> Iterator[Pair]:
             yield pair
 
 
-# --- writing ------------------------------------------------------------------------------------
-
-
 def write_pairs(folder: Path, split: str, languages: Pair, pairs: Iterable[Pair]) -> None:
-    """Write SPLIT.LANGUAGE for both languages, and say how many pairs there are."""
+    """Writes SPLIT.LANGUAGE for both languages, and says how many pairs there are."""
     count = 0
+    paths = [folder / f"{split}.{language}" for language in languages]
     with (
-        open_text(folder, split, languages[0]) as sources,
-        open_text(folder, split, languages[1]) as targets,
+        paths[0].open("w", encoding="utf-8", newline="\n") as sources,
+        paths[1].open("w", encoding="utf-8", newline="\n") as targets,
     ):
         for source, target in pairs:
+            count += 1
             sources.write(f"{source}\n")
             targets.write(f"{target}\n")
-            count += 1
     if not count:
         raise PreparationError(f"there are no pairs for {split}: look at the files they come from")
     print(f"{split}: {count:,} pairs", flush=True)
-
-
-def open_text(folder: Path, split: str, language: str) -> TextIO:
-    return (folder / f"{split}.{language}").open("w", encoding="utf-8", newline="\n")

@@ -13,8 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Optional
 
-from examples.debian import package, unpack
-from examples.steps import PreparationError
+from examples.debian import unpack
+from examples.steps import SPLITS, PreparationError
 from examples.translation.corpora import Pair, write_pairs
 
 ENGLISH = "en-us"
@@ -23,8 +23,6 @@ PAGES = Path("usr/share/libreoffice/help")  # in a package; below it en-US/text,
 TEXTS, IDS = ("p", "h1", "h2", "h3", "h4", "h5", "h6"), re.compile("(par|hd)_id")
 HAS_NO_END = ("br", "img", "input", "meta")  # the elements of these pages that are never closed
 BETWEEN_SENTENCES = re.compile(r'(?<=[.!?:]) +(?=["„“«(]?[A-ZÀ-Þ])')
-
-
 WORDS = range(4, 26)
 ENDS = (".", "!", "?")
 MOST_LONGER = 2.0  # a side has at most so many times the characters of the other,
@@ -32,18 +30,11 @@ MOST_COPIED = 0.5  # at most so much of the translation's words stands in the so
 LEAST_LETTERS = 0.75  # and at least so much of a side is letters and spaces
 
 
-# --- packages -----------------------------------------------------------------------------------
-
-
 def write_text(language: str, held_out: int, downloads: Path, out: Path) -> None:
-    """Fill `out` with the splits; valid and test have `held_out` pairs each, of pages of their own.
-
-    The packages are those in `downloads`, or else what apt-get downloads to there.
-    """
-    packages = [package(f"libreoffice-help-{name}", downloads) for name in (ENGLISH, language)]
+    """Fills `out` with the splits; valid and test have `held_out` pairs each, of whole pages."""
     with TemporaryDirectory(dir=out) as folder:
-        for file in packages:
-            unpack(file, Path(folder))
+        for name in (ENGLISH, language):
+            unpack(f"libreoffice-help-{name}", downloads, Path(folder))
         pages = aligned_pages(*(pages_of(Path(folder), name) for name in (ENGLISH, language)))
         splits = split_by_page(pages, held_out)
     for split, pairs in splits.items():
@@ -56,9 +47,6 @@ def pages_of(root: Path, language: str) -> Path:
         if folder.name.lower() == language:
             return folder / "text"
     raise PreparationError(f"the package libreoffice-help-{language} has no pages in {PAGES}")
-
-
-# --- pages --------------------------------------------------------------------------------------
 
 
 class Paragraphs(HTMLParser):
@@ -110,11 +98,11 @@ def paragraphs(page: Path) -> dict[str, str]:
 def aligned_pages(english: Path, translated: Path) -> Iterator[list[Pair]]:
     """The pairs of sentences of each page that both languages have."""
     for page in sorted(english.rglob("*.html")):
-        name = page.relative_to(english)
-        if (translated / name).is_file():
-            source, target = paragraphs(page), paragraphs(translated / name)
-            both = [(source[key], target[key]) for key in source if key in target]
-            yield [pair for paragraph in both for pair in sentences(*paragraph)]
+        other = translated / page.relative_to(english)
+        if other.is_file():
+            source, target = paragraphs(page), paragraphs(other)
+            both = [sentences(source[key], target[key]) for key in source if key in target]
+            yield sum(both, [])
 
 
 def sentences(source: str, target: str) -> list[Pair]:
@@ -133,12 +121,10 @@ def is_clean(pair: Pair) -> bool:
         and all(sentence.endswith(ENDS) for sentence in pair)
         and longer <= MOST_LONGER * shorter
         and sum(word in source for word in target) <= MOST_COPIED * len(target)
-        and all(share_of_letters(sentence) >= LEAST_LETTERS for sentence in pair)
+        and all(
+            sum(c.isalpha() or c == " " for c in text) >= LEAST_LETTERS * len(text) for text in pair
+        )
     )
-
-
-def share_of_letters(sentence: str) -> float:
-    return sum(c.isalpha() or c == " " for c in sentence) / len(sentence)
 
 
 def split_by_page(pages: Iterator[list[Pair]], held_out: int) -> dict[str, list[Pair]]:
@@ -146,7 +132,11 @@ def split_by_page(pages: Iterator[list[Pair]], held_out: int) -> dict[str, list[
 
     Sentences that train has on either side are left out of valid and test.
     """
-    clean = distinct_and_clean(pages)
+    clean, seen = [], set[Pair]()
+    for pairs in pages:
+        clean.append([x for x in dict.fromkeys(pairs) if x not in seen and is_clean(x)])
+        seen.update(clean[-1])
+    clean = list(filter(None, clean))
     count = sum(map(len, clean))
     if not 0 < 4 * held_out <= count:
         raise PreparationError(
@@ -154,7 +144,7 @@ def split_by_page(pages: Iterator[list[Pair]], held_out: int) -> dict[str, list[
             f"pairs of sentences"
         )
     random.Random(1).shuffle(clean)
-    splits: dict[str, list[Pair]] = {"train": [], "valid": [], "test": []}
+    splits: dict[str, list[Pair]] = {split: [] for split in SPLITS}
     for pairs in clean:
         room = [split for split in ("test", "valid") if len(splits[split]) < held_out]
         splits[room[0] if room else "train"] += pairs
@@ -163,15 +153,3 @@ def split_by_page(pages: Iterator[list[Pair]], held_out: int) -> dict[str, list[
         new = [pair for pair in splits[split] if known.isdisjoint(pair)]
         splits[split] = new[:held_out]
     return splits
-
-
-def distinct_and_clean(pages: Iterator[list[Pair]]) -> list[list[Pair]]:
-    """The clean pairs of each page, without those that it or a page before has had."""
-    seen: set[Pair] = set()
-    found = []
-    for pairs in pages:
-        new = [pair for pair in dict.fromkeys(pairs) if pair not in seen and is_clean(pair)]
-        seen.update(new)
-        if new:
-            found.append(new)
-    return found

@@ -7,34 +7,29 @@
     python examples/translation/prepare.py files ...   two files of your own, one sentence a line
 
 Each step makes a folder in --workdir: downloads, text (plain sentences), tokens (Moses's; for wmt16
-and iwslt14), subwords, and data-bin, which is for fairseq. A run that was interrupted goes on with
-the step that it was in.
+and iwslt14), subwords, and data-bin, which is for fairseq. After an interruption, the same command
+continues with the step that it was in.
 """
 
 import argparse
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Callable, List, Optional
+from typing import Callable, List, NamedTuple, Optional
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.download import Remote, listed  # noqa: E402
 from examples.steps import (  # noqa: E402
     PreparationError,
     add_common_options,
-    alone,
     binarise,
-    keep_settings,
     once,
-    plain_ends,
+    preparing,
     require,
 )
 from examples.translation import corpora, help_pages  # noqa: E402
-from examples.translation.corpora import ENGLISH_GERMAN, GERMAN_ENGLISH, SPLITS, Pair  # noqa: E402
+from examples.translation.corpora import ENGLISH_GERMAN, GERMAN_ENGLISH, Pair  # noqa: E402
 from examples.translation.subwords import (  # noqa: E402
     Moses,
     split_with_bpe,
@@ -43,13 +38,12 @@ from examples.translation.subwords import (  # noqa: E402
 )
 
 
-@dataclass(frozen=True)
-class DataSet:
+class DataSet(NamedTuple):
     """A published data set; without `moses`, SentencePiece splits the plain text."""
 
     title: str
     languages: Pair
-    remotes: Iterable[Remote]
+    remotes: List[Remote]
     write_text: Callable[[Path, Path], None]
     moses: Optional[Moses] = None
     preprocess: str = ""  # more options of fairseq-preprocess
@@ -80,95 +74,74 @@ PUBLISHED = {
 }
 
 
-HELD_OUT = "pairs to validate with, and to test with (1000)"
-
-
 def data_set_of(args: argparse.Namespace) -> DataSet:
     """The published data set, or the user's, that the command line asks for."""
     if args.data in PUBLISHED:
         return PUBLISHED[args.data]
     if args.data == "help":
         write_pages = partial(help_pages.write_text, args.target_lang, args.held_out)
-        return DataSet("", ("en", args.target_lang), (), write_pages)
+        return DataSet("", ("en", args.target_lang), [], write_pages)
     files, languages = (args.source_file, args.target_file), (args.source_lang, args.target_lang)
     for file in files:
         if not file.is_file():
             raise PreparationError(f"{file} is not there: give --source-file and --target-file")
     if languages[0] == languages[1]:
         raise PreparationError(f"--source-lang and --target-lang are both {languages[0]}")
-
-    def write_text(downloads: Path, out: Path) -> None:
-        corpora.own_files(files, languages, args.held_out, out)
-
-    return DataSet("", languages, (), write_text)
+    return DataSet("", languages, [], partial(corpora.own_files, files, languages, args.held_out))
 
 
 def prepare(args: argparse.Namespace) -> None:
-    data, work, workers = data_set_of(args), args.workdir, args.workers
+    data, work = data_set_of(args), args.workdir
+    source, target = languages = data.languages
     if data.moses:
         require("translation", "sacremoses", "subword_nmt")
-    keep_settings(
-        work, {k: str(v) for k, v in vars(args).items() if k not in ("workdir", "workers")}
-    )
-
     text = once(work / "text", partial(data.write_text, work / "downloads"))
     if data.moses:
-        tokens = once(work / "tokens", partial(tokenise, data.moses, data.languages, text, workers))
-        split = partial(split_with_bpe, data.moses.merges, data.languages, tokens, workers)
+        make = partial(tokenise, data.moses, languages, text, args.workers)
+        tokens = once(work / "tokens", make)
+        split = partial(split_with_bpe, data.moses.merges, languages, tokens, args.workers)
     else:
-        split = partial(split_with_sentencepiece, args.vocab_size, data.languages, text)
+        split = partial(split_with_sentencepiece, args.vocab_size, languages, text)
     subwords = once(work / "subwords", split)
-
-    source, target = data.languages
     options = ["--source-lang", source, "--target-lang", target, "--joined-dictionary"]
-    for name in SPLITS:
-        options += [f"--{name}pref", str(subwords / name)]
-    binarised = once(
-        work / "data-bin", partial(binarise, options + data.preprocess.split(), workers)
-    )
+    options += data.preprocess.split()
+    make = partial(binarise, options, f"{subwords}/{{}}", args.workers)
+    binarised = once(work / "data-bin", make)
     print(f"\nfairseq-train {binarised} and the options in examples/translation/README.md")
 
 
 def parse(words: Optional[List[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     actions = parser.add_subparsers(dest="data", required=True)
+
+    def add(name: str, text: str, pieces: int, epilog: str = "") -> argparse.ArgumentParser:
+        action = actions.add_parser(name, help=text, epilog=epilog, formatter_class=raw)
+        add_common_options(action, name)
+        if pieces:
+            about = f"SentencePiece pieces ({pieces})"
+            action.add_argument("--vocab-size", type=int, default=pieces, help=about)
+        return action
+
     for name, data in PUBLISHED.items():
-        published = actions.add_parser(
-            name,
-            help=data.title,
-            epilog=listed(data.remotes),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        add_common_options(published, name)
-        if not data.moses:
-            add_vocab_size(published)
-    pages = actions.add_parser("help", help="LibreOffice's help pages, from Debian's packages")
+        add(name, data.title, 0 if data.moses else 8000, listed(data.remotes))
+    pages = add("help", "LibreOffice's help pages, from Debian's packages", 4000)
     pages.add_argument(
         "--target-lang", default="de", help="of libreoffice-help-...: fr, es, ... (de)"
     )
-    pages.add_argument("--held-out", type=int, default=1000, help=HELD_OUT)
-    add_common_options(pages, "help")
-    add_vocab_size(pages, 4000)
-    files = actions.add_parser("files", help="two files of your own")
+    files = add("files", "two files of your own", 8000)
     for side in ("source", "target"):
         files.add_argument(f"--{side}-file", type=Path, required=True, help="a sentence a line")
         files.add_argument(f"--{side}-lang", required=True, help="its language, such as de")
-    files.add_argument("--held-out", type=int, default=1000, help=HELD_OUT)
-    add_common_options(files, "files")
-    add_vocab_size(files)
+    for action in (pages, files):
+        about = "pairs to validate with, and to test with (1000)"
+        action.add_argument("--held-out", type=int, default=1000, help=about)
     return parser.parse_args(words)
-
-
-def add_vocab_size(parser: argparse.ArgumentParser, size: int = 8000) -> None:
-    text = f"SentencePiece pieces ({size})"
-    parser.add_argument("--vocab-size", type=int, default=size, help=text)
 
 
 def main(words: Optional[List[str]] = None) -> None:
     args = parse(words)
-    with plain_ends(), alone(args.workdir):
+    with preparing(args):
         prepare(args)
 
 

@@ -1,11 +1,12 @@
-"""Scores what fairseq-generate printed: tokenised BLEU and SacreBLEU.
+"""Scores what fairseq-generate printed: tokenised BLEU, and SacreBLEU, chrF or COMET of plain text.
 
     fairseq-generate ... --remove-bpe > generated.txt
     python examples/translation/score.py generated.txt --tokens de --reference test.de
 
 Tokenised BLEU is fairseq-score's, of the translations and references in the output, with compounds
-split at hyphens (`rot-weiß` becomes `rot ##AT##-##AT## weiß`) as published for WMT. SacreBLEU is of
-the translations as plain text, against the test set's plain sentences in --reference.
+split at hyphens (`rot-weiß` becomes `rot ##AT##-##AT## weiß`) as published for WMT. The --metrics
+compare the translations as plain text with the test set's plain sentences in --reference; COMET
+also reads its --source, and needs `pip install unbabel-comet`.
 """
 
 import argparse
@@ -14,9 +15,18 @@ import sys
 from pathlib import Path
 from typing import Dict, List, Optional
 
+import torch
 from fairseq.data import Dictionary
 from fairseq.scoring import bleu
-from sacrebleu.metrics import BLEU
+from sacrebleu.metrics import BLEU, CHRF
+
+try:
+    import comet
+except ImportError:  # an optional package
+    comet = None
+
+SACREBLEU = {"bleu": BLEU, "chrf": CHRF}
+COMET = "Unbabel/wmt22-comet-da"
 
 
 def read(output: Path, kind: str) -> Dict[int, str]:
@@ -39,8 +49,7 @@ def split_compounds(text: str) -> str:
 def tokenised_bleu(translations: List[str], references: List[str]) -> str:
     """What fairseq-score prints for files of these lines with their compounds split."""
     words = Dictionary()
-    config = bleu.BleuConfig(pad=words.pad(), eos=words.eos(), unk=words.unk())
-    scorer = bleu.Scorer(config)
+    scorer = bleu.Scorer(bleu.BleuConfig(pad=words.pad(), eos=words.eos(), unk=words.unk()))
     for translation, reference in zip(translations, references):
         hypothesis = words.encode_line(split_compounds(translation))
         scorer.add(words.encode_line(split_compounds(reference)), hypothesis)
@@ -54,10 +63,23 @@ def detokenise(language: str, texts: List[str]) -> List[str]:
     return [moses.detokenize(text.split()) for text in texts]
 
 
-def sacre_bleu(translations: List[str], references: List[str]) -> str:
-    metric = BLEU()
-    score = metric.corpus_score(translations, [references])
-    return f"{score}\n{metric.get_signature()}"
+def plain_lines(file: Path, numbers: List[int], output: Path) -> List[str]:
+    """The lines of a side of the test set, of which every one must have been translated."""
+    with file.open(encoding="utf-8", newline="\n") as opened:
+        lines = [line.rstrip("\n") for line in opened]
+    if numbers != list(range(len(lines))):
+        sys.exit(
+            f"{file} has {len(lines)} lines, {output} {len(numbers)} translations up to number "
+            f"{numbers[-1]}. To leave no sentence out, fairseq-generate needs "
+            f"--required-batch-size-multiple 1 and no --skip-invalid-size-inputs-valid-test."
+        )
+    return lines
+
+
+def comet_score(sources: List[str], translations: List[str], references: List[str]) -> float:
+    model = comet.load_from_checkpoint(comet.download_model(COMET))
+    rows = [{"src": s, "mt": t, "ref": r} for s, t, r in zip(sources, translations, references)]
+    return model.predict(rows, gpus=int(torch.cuda.is_available())).system_score
 
 
 def main(words: Optional[List[str]] = None) -> None:
@@ -66,10 +88,22 @@ def main(words: Optional[List[str]] = None) -> None:
     )
     parser.add_argument("output", type=Path, help="what fairseq-generate printed")
     parser.add_argument("--reference", type=Path, help="the test set's target side as plain text")
+    parser.add_argument("--source", type=Path, help="its source side as plain text, for COMET")
     parser.add_argument(
         "--tokens", metavar="LANG", help="the translations are Moses's tokens of this language"
     )
+    metrics = [*SACREBLEU, "comet"]
+    parser.add_argument(
+        "--metrics", nargs="+", choices=metrics, help="with --reference (bleu chrf)"
+    )
     args = parser.parse_args(words)
+    if args.metrics and not args.reference:
+        parser.error(f"--metrics {' '.join(args.metrics)} needs --reference")
+    metrics = args.metrics or list(SACREBLEU)
+    if "comet" in metrics and comet is None:
+        parser.error("--metrics comet needs a package: pip install unbabel-comet")
+    if "comet" in metrics and not args.source:
+        parser.error("--metrics comet needs --source")
 
     translations, references = read(args.output, "H"), read(args.output, "T")
     if not translations or translations.keys() != references.keys():
@@ -80,18 +114,19 @@ def main(words: Optional[List[str]] = None) -> None:
     numbers = sorted(translations)
     texts = [translations[i] for i in numbers]
     print(f"Tokenised, compounds split: {tokenised_bleu(texts, [references[i] for i in numbers])}")
-    if args.reference:
-        with args.reference.open(encoding="utf-8", newline="\n") as lines:
-            plain = [line.rstrip("\n") for line in lines]
-        if numbers != list(range(len(plain))):
-            sys.exit(
-                f"{args.reference} has {len(plain)} lines, {args.output} {len(texts)} translations "
-                f"up to number {numbers[-1]}. To leave no sentence out, fairseq-generate needs "
-                f"--required-batch-size-multiple 1 and no --skip-invalid-size-inputs-valid-test."
-            )
-        if args.tokens:
-            texts = detokenise(args.tokens, texts)
-        print(f"Sacre{sacre_bleu(texts, plain)}")
+    if not args.reference:
+        return
+    plain = plain_lines(args.reference, numbers, args.output)
+    if args.tokens:
+        texts = detokenise(args.tokens, texts)
+    for name in metrics:
+        if name == "comet":
+            sources = plain_lines(args.source, numbers, args.output)
+            print(f"COMET = {comet_score(sources, texts, plain):.4f}\n{COMET}")
+        else:
+            metric = SACREBLEU[name]()
+            score = metric.corpus_score(texts, [plain])
+            print(f"{'Sacre' if name == 'bleu' else ''}{score}\n{metric.get_signature()}")
 
 
 if __name__ == "__main__":

@@ -2,19 +2,18 @@
 
 import multiprocessing
 import signal
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Callable, Optional
 
 from tqdm import tqdm
 
 from examples import subword
-from examples.steps import learn_pieces
-from examples.translation.corpora import SPLITS, Pair, lines_of, pairs_of, write_pairs
+from examples.steps import SPLITS
+from examples.translation.corpora import Pair, lines_of, pairs_of, write_pairs
 
 BATCH = 100_000  # lines that are held at once
 
@@ -34,7 +33,7 @@ class Moses:
 
 
 def tokenise(moses: Moses, languages: Pair, text: Path, workers: int, out: Path) -> None:
-    """Tokenise all splits of `text` as the Moses scripts do, and clean the one to train on."""
+    """Tokenises all splits of `text` as the Moses scripts do, and cleans the one to train on."""
     function = partial(tokenise_pair, languages, moses.lowercase)
     splits = {}
     for split in SPLITS:
@@ -43,11 +42,10 @@ def tokenise(moses: Moses, languages: Pair, text: Path, workers: int, out: Path)
             splits[split] = in_parallel(function, pairs_of(*files), workers, f"tokens of {split}")
     splits["train"] = filter(partial(is_clean, moses), splits["train"])
     if moses.held_out:
-        train = list(splits["train"])
+        splits["train"] = train = list(splits["train"])
         nth = slice(moses.held_out - 1, None, moses.held_out)
         splits["valid"] = train[nth]
         del train[nth]
-        splits["train"] = train
     for split, pairs in splits.items():
         write_pairs(out, split, languages, pairs)
 
@@ -87,18 +85,14 @@ def in_parallel(function: Callable, items: Iterable, workers: int, title: str) -
 
 
 def split_with_bpe(merges: int, languages: Pair, tokens: Path, workers: int, out: Path) -> None:
-    """Learn a joint BPE of both languages of train, and split all files of tokens with it."""
+    """Learns a joint BPE of both languages of train, and splits all files of tokens with it."""
     from subword_nmt.learn_bpe import learn_bpe  # needed for published data only
 
-    counts = Counter()
-    for language in languages:
-        for line in lines_of(tokens / f"train.{language}"):
-            counts.update(line.split())
-    codes = out / "codes"
+    files, codes = files_of(tokens, languages), out / "codes"
     with codes.open("w", encoding="utf-8") as file:
-        learn_bpe([f"{word} {n}" for word, n in counts.items()], file, merges, is_dict=True)
+        learn_bpe(chain(*map(lines_of, files[:2])), file, merges)
     function = partial(bpe_line, codes)
-    for file in files_of(tokens, languages):
+    for file in files:
         with (out / file.name).open("w", encoding="utf-8", newline="\n") as target:
             lines = in_parallel(function, lines_of(file), workers, f"subwords of {file.name}")
             target.writelines(f"{line}\n" for line in lines)
@@ -117,10 +111,10 @@ def bpe(codes: Path):
 
 
 def split_with_sentencepiece(vocab_size: int, languages: Pair, text: Path, out: Path) -> None:
-    """Learn a SentencePiece model of both languages of train, and split all files of text."""
-    model = out / "subword"
-    learn_pieces(model, vocab_size, [text / f"train.{language}" for language in languages])
-    subword.encode(model.with_suffix(".model"), out, files_of(text, languages))
+    """Learns a SentencePiece model of both languages of train, and splits all files of text."""
+    files = files_of(text, languages)
+    subword.learn(out / "subword", vocab_size, files[:2])
+    subword.encode(str(out / "subword.model"), out, files)
 
 
 def files_of(folder: Path, languages: Pair) -> list[Path]:
