@@ -46,44 +46,35 @@ def folder(task, tmp_path):
     return tmp_path
 
 
-def weights(hub):
-    return hub.models[0].state_dict()
-
-
-def assert_same(ours, theirs):
-    assert list(ours) == list(theirs)
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
-def test_a_named_task_is_loaded(task, folder):
+def test_a_named_task_is_loaded_and_exchanged(task, folder):
     kind = TASKS[task][0]
-    where = str(folder), "model.pt", str(folder / "data")
+    expected = torch.load(folder / "model.pt")["model"]
+
+    def load(*where, **named):
+        hub = kind.from_pretrained(*map(str, where), **named)
+        ours = hub.models[0].state_dict()
+        assert list(ours) == list(expected)
+        assert all(torch.equal(ours[name], expected[name]) for name in ours)
+        return hub
+
+    where = folder, "model.pt", folder / "data"
+    load(*where, task=task)
     with pytest.raises(ValueError, match=f"if you know it, give task='{task}'"):
-        kind.from_pretrained(*where)
+        load(*where)
     with pytest.raises(ValueError, match=f"task '{task}', not the given 'translation'"):
-        kind.from_pretrained(*where, task="translation")
-    loaded = kind.from_pretrained(*where, task=task)
-    assert_same(weights(loaded), torch.load(folder / "model.pt")["model"])
+        load(*where, task="translation")
 
-
-def test_a_named_task_is_exchanged(task, folder):
-    kind = TASKS[task][0]
     export = ["export", str(folder / "model.pt"), str(folder / "out"), "--data"]
     export.append(str(folder / "data"))
     with pytest.raises(SystemExit, match=f"is of the task '{task}'.*give --task '{task}'"):
         main(export)
     main([*export, "--task", task])
+    exported = load(folder / "out", task=task)
     with pytest.raises(ValueError, match=f"task.name is '{task}'"):
-        kind.from_pretrained(str(folder / "out"))
-    expected = torch.load(folder / "model.pt")["model"]
-    exported = kind.from_pretrained(str(folder / "out"), task=task)
-    assert_same(weights(exported), expected)
-
+        load(folder / "out")
     imported = [str(folder / "out"), str(folder / "again.pt"), "--task", task]
     main(["import", *imported, "--dictionaries", str(folder / "dictionaries")])
-    where = str(folder), "again.pt", str(folder / "dictionaries")
-    loaded = kind.from_pretrained(*where, task=task)
-    assert_same(weights(loaded), expected)
+    loaded = load(folder, "again.pt", folder / "dictionaries", task=task)
     assert loaded.task.source_dictionary == exported.task.source_dictionary
 
 
