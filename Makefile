@@ -1,12 +1,16 @@
 PYTHON ?= python3
-BIN := .venv/bin
-INSTALLED := .venv/installed
+# An environment for each Python: .venv for python3, .venv-python3.13 for python3.13.
+VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
 # With triton, the tests also run the kernels of the EMA, by its interpreter: a gigabyte more.
 EXTRAS ?= demo,test
 # Tests that take the device from --device.
 ON_DEVICES := tests/ops tests/modules tests/models tests/test_commands.py
-# Whose packages are installed by hash.
+# The extras whose packages are installed by hash, and the machine that .ci/requirements.txt is for.
 HASHED := classification demo images inspect test translation
+HASHED_MACHINE := 3.11 Linux x86_64
+MACHINE := import platform as p; print(p.python_version().rpartition(".")[0], p.system(), p.machine())
 
 .PHONY: venv lint test test-quick coverage properties interruption numerics dependencies demo demo-baselines demo-long bench bench-full clean
 
@@ -14,11 +18,15 @@ venv: $(INSTALLED)
 
 # Redone when the dependencies change; touched last, so that a broken install is not taken for one.
 # torch has no hash, see docs/dependencies.md: it comes with the plugin itself, last.
+# Where fairseq has no wheel, it is compiled with the torch that is installed first; -O0, for the
+# extensions that include torch's headers (fairseq optimises the others), takes minutes off.
 $(INSTALLED): setup.py constraints.txt .ci/requirements.txt
-	$(PYTHON) -m venv .venv
-	@echo "Installing the plugin, fairseq and PyTorch in .venv: a few minutes the first time."
-	$(BIN)/pip install --disable-pip-version-check --require-hashes --no-deps -r .ci/requirements.txt
-	$(BIN)/pip install --disable-pip-version-check --no-build-isolation \
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing the plugin, fairseq and PyTorch in $(VENV): a few minutes the first time."
+	if [ "$$($(BIN)/python -c '$(MACHINE)')" = "$(HASHED_MACHINE)" ]; then \
+	    $(BIN)/pip install --disable-pip-version-check --require-hashes --no-deps -r .ci/requirements.txt; fi
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt cython numpy setuptools torch
+	CFLAGS=-O0 $(BIN)/pip install --disable-pip-version-check --no-build-isolation \
 	    -c constraints.txt -e '.[$(EXTRAS)]'
 	$(BIN)/pip uninstall --quiet --yes torchaudio # see docs/dependencies.md
 	touch $@
@@ -78,5 +86,5 @@ bench-full: $(INSTALLED)
 	$(BIN)/python examples/benchmark/benchmark.py --full $(if $(DEVICE),--device $(DEVICE))
 
 clean:
-	rm -rf .venv demo build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
+	rm -rf .venv* demo build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
 	find . -name __pycache__ -prune -exec rm -rf {} +

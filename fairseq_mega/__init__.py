@@ -17,12 +17,14 @@ from .models.masked_lm import MegaMaskedLM
 from .models.mega import MegaModel
 from .models.mega_lm import MegaLanguageModel
 from .models.text_state import TextState
+from .numpy_names import supply_numpy_names
 from .tasks.image_folder import ImageFolderTask
 from .tasks.language_modeling import MegaLanguageModelingTask
 from .tasks.long_range_arena import LRAImageTask, LRATextTask
 from .tasks.speech_commands import SpeechCommandsTask
 
 allow_checkpoint_types()
+supply_numpy_names()
 
 __all__ = [
     "ImageFolderTask",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from fairseq.data import ListDataset, MonolingualDataset, TokenBlockDataset
+from fairseq.data.plasma_utils import PlasmaArray
 from helpers import make_dictionary
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,6 +49,9 @@ def targets_of(dataset):
 def test_samples_are_those_of_fairseq(sizes, block, mode):
     """Source, target and the target of the past, whether a sample starts a line or not."""
     expected = fairseqs(sizes, block, mode).dataset
+    # fairseq's offsets are unsigned: with numpy 2, its target of the past is wrong below 0.
+    for name in ("_slice_indices", "_block_to_dataset_index"):
+        setattr(expected, name, PlasmaArray(getattr(expected, name).array.astype(np.int64)))
     dataset = TextSlices(expected.dataset, expected.slice_indices, expected.pad, expected.eos)
     assert len(dataset) == len(expected)
     assert dataset.sizes.tolist() == expected.sizes.tolist()
