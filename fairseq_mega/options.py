@@ -7,7 +7,7 @@ from shutil import get_terminal_size
 from textwrap import shorten
 from typing import Dict, List, Optional, Sequence, get_args
 
-from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY, BaseFairseqModel
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
 
 PACKAGE = __name__.partition(".")[0]
 
@@ -32,7 +32,7 @@ def describe(architecture: Optional[str] = None) -> str:
 def _summary(name: str, model: type) -> str:
     """The first line of the model's docstring; for a preset, the options in which it differs."""
     base = model.__mro__[1]
-    if not issubclass(base, BaseFairseqModel):
+    if base.__module__ != model.__module__:  # a preset is made beside its model
         return (model.__doc__ or "").partition("\n")[0]
     config = MODEL_DATACLASS_REGISTRY[name]
     usual, own = _options(config.__mro__[1]), _options(config)
