@@ -69,10 +69,14 @@ def run_warm(command, *options, stdin="", fails=False, cwd=ROOT):
     return output
 
 
-def losses(output):
-    """The loss of each update, from a log with `--log-interval 1`."""
+def logged(output, metric):
+    """The metric of each update, from a log with `--log-interval 1`."""
     lines = re.findall(r"train_inner\b.*? (\{.*\})", output)
-    return {int(line["num_updates"]): float(line["loss"]) for line in map(json.loads, lines)}
+    return {int(line["num_updates"]): float(line[metric]) for line in map(json.loads, lines)}
+
+
+def losses(output):
+    return logged(output, "loss")
 
 
 def valid_loss(output):

@@ -24,6 +24,7 @@ from commands import (
     ROOT,
     distributed_options,
     finish,
+    logged,
     losses,
     made_once,
     run,
@@ -274,21 +275,59 @@ def assert_equal(ours, theirs):
 
 
 def test_two_processes_train_as_one_that_accumulates_gradients(pairs, tmp_path):
-    options = [pairs, MEGA, TRAIN, "--dropout 0 --max-update 12"]
+    options = [pairs, MEGA, TRAIN, "--dropout 0 --max-update 12 --peak-tflops 0.5"]
     two, one = tmp_path / "two", tmp_path / "one"
     processes = [
         start("train", *options, f"--save-dir {two} {distributed}")
         for distributed in distributed_options()
     ]
     output = [finish(process) for process in processes][0]
-    alone = losses(run_warm("train", *options, f"--save-dir {one} --update-freq 2"))
-    together = losses(output)
+    output_alone = run_warm("train", *options, f"--save-dir {one} --update-freq 2")
+    alone, together = losses(output_alone), losses(output)
     assert list(together) == list(alone) == list(range(1, 13))
     assert together == pytest.approx(alone, abs=2e-3)
     models = [torch.load(folder / "checkpoint_last.pt")["model"] for folder in (two, one)]
     assert models[0].keys() == models[1].keys()
     for name, value in models[1].items():
         assert_close(models[0][name], value, 1e-3, name)
+    # The utilisation is that of the first device, which has about half of the batches of an update,
+    # and the whole of the first epoch's last update, which has one batch.
+    flops, flops_alone = (flops_of_updates(each) for each in (output, output_alone))
+    assert flops[7] == pytest.approx(flops_alone[7], rel=0.02)
+    assert 0.4 < sum(flops.values()) / sum(flops_alone.values()) < 0.75
+
+
+def flops_of_updates(output):
+    speed, percent, updates = (logged(output, name) for name in ("tflops", "mfu", "ups"))
+    assert percent[12] == pytest.approx(100 * speed[12] / 0.5, rel=0.01)
+    return {update: speed[update] / updates[update] for update in range(2, 13)}
+
+
+def test_bits_per_byte_and_utilisation_of_a_language_model(text, tmp_path):
+    """In training, by fairseq-validate, and as fairseq-eval-lm says to compute them."""
+    log = run_warm(
+        "train",
+        text,
+        LONG_TEXT,
+        TRAIN.replace("--disable-validation", "--bits-per-byte words --peak-tflops 1e-3"),
+        f"--save-dir {tmp_path} --max-update 4 --update-freq 2",
+    )
+    assert all(logged(log, "mfu")[i] > 0 for i in (2, 3, 4))
+    bpb = float(re.findall(r'"valid_bpb": "([\d.]+)"', log)[-1])
+    options = f"--task mega_language_modeling --path {tmp_path}/checkpoint_last.pt --max-tokens 20"
+    output = run_warm("validate", text, options, "--valid-subset valid,test --log-format simple")
+    both = re.findall(r"\| bpb ([\d.]+)", output)
+    assert float(both[0]) == pytest.approx(bpb, abs=2e-4) and len(both) == 2
+    output = run_warm(
+        "eval-lm",
+        text,
+        f"{options} --bits-per-byte words --gen-subset valid --valid-block splits:3",
+    )
+    size = (text.parent / "valid").stat().st_size
+    assert f" are {size:,} bytes of text" in output
+    (factor,) = re.findall(r"bits per byte are ([\d.]+) times", output)
+    (loss,) = re.findall(r"Loss \(base 2\): ([\d.]+)", output)
+    assert float(factor) * float(loss) == pytest.approx(bpb, abs=2e-3)
 
 
 def test_validate(translation):

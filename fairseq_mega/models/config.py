@@ -52,7 +52,7 @@ def _rate(default, help: str) -> Any:
     return _option(default, help, _check_rate)
 
 
-def _check_positive(flag: str, value: int) -> None:
+def _check_positive(flag: str, value: float) -> None:
     check_positive(**{flag: value})
 
 
@@ -193,6 +193,14 @@ class DecoderConfig(TokensConfig):
     adaptive_softmax_factor: float = _option(4.0, "factor by which each of its tails is narrower")
     tie_adaptive_weights: bool = _option(False, "tie the weights of adaptive softmax and input")
     tie_adaptive_proj: bool = _option(False, "tie the projections of adaptive softmax and input")
+
+    peak_tflops: Optional[float] = _option(
+        None,
+        "log the achieved model TFLOP/s and, as mfu, their percentage of this peak: that of one "
+        "device in the precision of the training, dense, from its data sheet. FLOPs are counted "
+        "as in PaLM's appendix B: 6 per parameter and position, and those of the attention",
+        _check_positive,
+    )
 
     max_target_positions: Optional[int] = _from("task.max_target_positions")
     criterion_name: Optional[str] = _from("criterion._name")

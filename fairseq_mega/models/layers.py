@@ -63,6 +63,7 @@ class Layer(nn.Module):
     """A layer of a model: what is compiled, checkpointed or sharded as one."""
 
     logs_memory = False  # whether the log has its EMA's half-lives
+    size: int  # parameters, before they are sharded
 
 
 def make_layers(layers: Sequence[Layer], o: Options) -> nn.ModuleList:
@@ -71,6 +72,7 @@ def make_layers(layers: Sequence[Layer], o: Options) -> nn.ModuleList:
     initialise(layers, o.weight_init)
     for layer in layers:
         layer.logs_memory = o.log_memory_per_layer
+        layer.size = sum(parameter.numel() for parameter in layer.parameters())
     if o.compile_layers:
         for layer in layers:
             layer.compile(dynamic=True)  # for batches of any shape

@@ -20,6 +20,7 @@ from .options import (
     translation,
 )
 from .registration import MASKED, TEXTS, check_task, register, register_presets
+from .speed_metrics import log_utilisation
 
 
 @register("mega", MegaConfig)
@@ -61,6 +62,7 @@ class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
             ),
         )
         model.added_positions = (o.required_seq_len_multiple or 1) - 1
+        log_utilisation(model, o)
         return model
 
     def forward(

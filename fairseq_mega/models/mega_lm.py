@@ -27,6 +27,7 @@ from .registration import (
     register,
     register_presets,
 )
+from .speed_metrics import log_utilisation
 from .state import DecodingState
 from .streaming import Stream
 from .text_state import OPTIONS, TextState
@@ -72,7 +73,7 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
         if o.adaptive_input:  # fairseq's has a row for the padding symbol in each band
             rules.append(bands(o, "input", "decoder_input_dim", words, dictionary.pad() + 1))
         check(o, *rules)
-        return cls(
+        model = cls(
             MegaDecoder(
                 o,
                 task.target_dictionary,
@@ -82,6 +83,8 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
             ),
             cfg,
         )
+        log_utilisation(model, o)
+        return model
 
     @classmethod
     def build_embedding(cls, o: Options, dictionary):

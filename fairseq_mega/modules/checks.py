@@ -2,7 +2,7 @@
 an option of the command line."""
 
 
-def check_positive(**values: int) -> None:
+def check_positive(**values: float) -> None:
     for name, value in values.items():
         if value <= 0:
             raise ValueError(f"{name} is {value}, but must be positive")

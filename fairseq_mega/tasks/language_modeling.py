@@ -1,23 +1,31 @@
 """The task ``mega_language_modeling``: training on samples of varying length, evaluation on streams
 of any length, prompts read in parallel."""
 
+import logging
+import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Dict, Iterator, List, Optional, Tuple
 
 from fairseq.data import LMContextWindowDataset
+from fairseq.dataclass import ChoiceEnum
 from fairseq.distributed import FullyShardedDataParallel
+from fairseq.logging import metrics
 from fairseq.models import BaseFairseqModel
 from fairseq.tasks import register_task
 from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageModelingTask
 from omegaconf import II
 
 from ..checkpoints.trust import check_model
+from ..data.bytes import UNITS, ByteCounter
 from ..data.cutting import cut_into_streams, stream_length
 from ..data.text import CutText, EpochSamples, Streams
 from ..models.mega_lm import MegaLanguageModel
 from ..models.state import DecodingState
 from ..modules.checks import check_positive
 from .prompts import PromptGenerator
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -50,6 +58,13 @@ class MegaLanguageModelingConfig(LanguageModelingConfig):
     )
     chunk_nums: int = field(
         default=2, metadata={"help": "how many chunks of a stream are read at a time"}
+    )
+    bits_per_byte: Optional[ChoiceEnum(list(UNITS))] = field(
+        default=None,
+        metadata={
+            "help": "log the validation loss also as bpb, in bits per byte of the detokenised text "
+            "(UTF-8): what the dictionary holds. A text with unknown tokens is refused"
+        },
     )
     max_tokens: Optional[int] = II("dataset.max_tokens")
     train_subset: str = II("dataset.train_subset")
@@ -115,10 +130,11 @@ class MegaLanguageModelingTask(LanguageModelingTask):
 
     def load_dataset(self, split: str, epoch=1, combine=False, **kwargs):
         """Extends fairseq's method: training samples are redrawn for each epoch, and with
-        ``--valid-block`` other sets are streams.
+        ``--valid-block`` other sets are streams. With ``--bits-per-byte``, notes the size of
+        other sets.
 
         Raises:
-            ValueError: if the model cannot read such samples or streams.
+            ValueError: if the model cannot read such samples or streams, or if the size is unknown.
         """
         super().load_dataset(split, epoch, combine, **kwargs)
         dataset = self.datasets[split]
@@ -126,6 +142,25 @@ class MegaLanguageModelingTask(LanguageModelingTask):
             self.datasets[split] = self._training_samples(dataset, epoch)
         elif self.args.valid_block is not None:
             self.datasets[split] = self._streams(dataset)
+        if split != self.args.train_subset and self.byte_counter is not None:
+            self._log_size(split, self.byte_counter)
+
+    @cached_property
+    def byte_counter(self) -> Optional[ByteCounter]:
+        unit = self.args.bits_per_byte
+        return None if unit is None else ByteCounter(str(unit), self.source_dictionary)
+
+    def _log_size(self, split: str, count: ByteCounter) -> None:
+        """For ``fairseq-eval-lm``, which logs no metrics of a task."""
+        tokens = size = 0
+        for i in range(len(self.datasets[split])):
+            sample = self.datasets[split][i]
+            tokens += len(sample["target"])
+            size += count(sample["source"], sample["target"])
+        logger.info(
+            f"{split}: {tokens:,} tokens are {size:,} bytes of text: bits per byte are "
+            f"{tokens / size:.6f} times the loss per token (base 2)"
+        )
 
     def _training_samples(self, dataset, epoch: int) -> EpochSamples:
         args = self.args
@@ -177,8 +212,27 @@ class MegaLanguageModelingTask(LanguageModelingTask):
         return super().eval_lm_dataloader(streams, **kwargs)
 
     def valid_step(self, sample, model, criterion):
-        """Extends fairseq's method: a model with chunks reads a long sample in segments, in memory
-        for one. The loss is that of one pass without --truncation-length, which a state ignores."""
+        """Extends fairseq's method: a model with chunks reads a long sample in segments, and with
+        ``--bits-per-byte`` the logging output has the bytes of the targets."""
+        loss, sample_size, output = self._read(sample, model, criterion)
+        if self.byte_counter is not None:
+            ignored = getattr(criterion, "ignore_prefix_size", 0)
+            source, target = sample["net_input"]["src_tokens"], sample["target"]
+            output["bytes"] = self.byte_counter(source[:, ignored:], target[:, ignored:])
+        return loss, sample_size, output
+
+    def reduce_metrics(self, logging_outputs, criterion):
+        """Extends fairseq's method by bits per byte, where the bytes were counted."""
+        super().reduce_metrics(logging_outputs, criterion)
+        size = sum(output.get("bytes", 0) for output in logging_outputs)
+        if size > 0:
+            nats = sum(output.get("nll_loss", output["loss"]) for output in logging_outputs)
+            metrics.log_scalar("bpb", nats / math.log(2) / size, size, round=4)
+
+    def _read(self, sample, model, criterion) -> Tuple:
+        """Loss, sample size and logging output of a sample: read in segments if it is long, in
+        memory for one. The loss is that of one pass without --truncation-length, which a state
+        ignores."""
         length = getattr(model, "segment_length", None)
         # A criterion that ignores a prefix ignores it in the sample, not in each segment; and fully
         # sharded layers have all their weights only within a pass of the wrapped model.

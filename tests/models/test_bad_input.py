@@ -19,6 +19,7 @@ TIED = f"--tie-adaptive-weights {ADAPTIVE} {INPUT}"
 CASES = [
     # each kind of model has the checks of single values, and the parser those of choices
     ("mega", "--encoder-n-dim 0", "--encoder-n-dim is 0", "positive"),
+    ("mega_lm", "--peak-tflops 0", "--peak-tflops is 0.0", "positive"),
     ("mega_lm", "--decoder-chunk-size -5", "--decoder-chunk-size is -5", "positive, or -1"),
     ("masked_lm", "--max-positions 0", "--max-positions is 0", "positive"),
     ("masked_lm", "--pooler-dropout -0.1", "--pooler-dropout is -0.1", "at least 0"),

@@ -20,6 +20,7 @@ VALUES = {
     "layer_type": (sample(["mega"]), ("lstm",)),
     "input_type": (st.none(), ("text", "image")),
     "ema_longest": (sample([None, None, None, 64]), (0, 1, -3)),
+    "peak_tflops": (sample([None, 1.0]), (0.0, -1.0)),
     "classifier_in_dim": (st.none(), ODD_SIZES),
     "decoder_input_dim": (sample([None, None, None, 7]), ODD_SIZES),
     "truncation_length": (sample([None, 0, 1, 2, 5, 1024]), ODD_SIZES),

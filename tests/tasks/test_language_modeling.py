@@ -9,8 +9,10 @@ import torch
 from fairseq.criterions import build_criterion
 from fairseq.data import indexed_dataset
 from fairseq.distributed import ModuleProxyWrapper
+from fairseq.logging import metrics
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from helpers import SIZES, batch_of, make_dictionary, parse, scatter, sentences
+from tokenised import TEXT, dictionary_of, lines_of
 from torch import nn
 
 WORDS = 30
@@ -294,6 +296,44 @@ def test_wrapped_models_are_validated_in_segments(make_task):
     loss, _, _ = task.valid_step(sample_of(30, 12), wrapped, criterion)
     assert loss.item() == expected.item() > 0
     assert reads.lengths == [8, 8, 8, 6]
+
+
+# --- bits per byte ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", ["sentencepiece", "words", "bytes"])
+@pytest.mark.parametrize("valid_block", [None, "splits:2"])
+def test_bits_per_byte_are_the_bits_of_the_tokens_over_the_bytes_of_the_file(
+    make_task, tmp_path, unit, valid_block
+):
+    lines = lines_of(unit)
+    dictionary = dictionary_of(lines)
+    dictionary.save(str(tmp_path / "dict.txt"))
+    builder = indexed_dataset.make_builder(f"{tmp_path}/valid.bin", "mmap", vocab_size=100)
+    text = [dictionary.encode_line(" ".join(line), add_if_not_exist=False) for line in lines]
+    for line in text:
+        builder.add_item(line)
+    builder.finalize(f"{tmp_path}/valid.idx")
+    options = {"bits_per_byte": unit, "valid_block": valid_block, "tokens_per_sample": 16}
+    task, model, cfg = make_task(parts=(tmp_path,), **options)
+    task.load_dataset("valid")
+    criterion = build_criterion(cfg.criterion, task).eval()
+    dataset, bits = task.dataset("valid"), 0
+    with metrics.aggregate(new_root=True) as logged, torch.no_grad():
+        for i in range(len(dataset)):  # a batch each, as fairseq's trainer logs them
+            sample = dataset.collater([dataset[i]])
+            probs = model(sample["net_input"]["src_tokens"])[0][0].softmax(-1)
+            bits -= probs[range(len(probs)), sample["target"][0]].log2().sum().item()
+            _, _, output = task.valid_step(sample, model, criterion)
+            task.reduce_metrics([output], criterion)
+    assert len(dataset) > 1 and sum(dataset.sizes) == sum(map(len, text))
+    assert logged["bpb"].avg.item() == pytest.approx(bits / len(TEXT.encode()), rel=1e-6)
+
+
+def test_a_text_with_unknown_tokens_has_no_bits_per_byte(make_task):
+    task, _, _ = make_task(bits_per_byte="words", output_dictionary_size=20)
+    with pytest.raises(ValueError, match="<unk> .* leave --bits-per-byte out"):
+        task.load_dataset("valid")
 
 
 # --- bad input ----------------------------------------------------------------------------------
