@@ -57,7 +57,7 @@ def _read_line(line: bytes, where: str) -> np.ndarray:
         with warnings.catch_warnings(action="error"):  # old numpy only warns
             pixels = np.fromstring(line, dtype=np.int64, sep=" ")
     except (DeprecationWarning, ValueError):
-        pixels = np.empty(0)
+        pixels = np.empty(0, dtype=np.int64)
     if not pixels.size or pixels.min() < 0 or pixels.max() > 255:
         raise ValueError(
             f"{where} must be whole numbers from 0 to 255 with blanks between them, but is "
