@@ -1,4 +1,4 @@
-"""What a checkpoint is: everything that reads, checks, writes or converts one.
+"""Reads, checks, writes and converts checkpoints.
 
 ``types`` lists the types that torch may load, ``reading`` reads, and ``trust`` checks what an
 untrusted file chooses. ``exchange`` exports and imports models as safetensors and JSON, of which

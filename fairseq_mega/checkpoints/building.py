@@ -55,10 +55,8 @@ def make_task(config: DictConfig, data: Path) -> FairseqTask:
 def load_model(
     build: Callable[[], nn.Module], weights: Mapping[str, Tensor], path: str
 ) -> nn.Module:
-    """Returns the model that ``build`` makes, with these weights, in evaluation.
-
-    Weights that share another's memory may be missing. No more memory is taken than for about
-    twice the weights.
+    """Returns the model that ``build`` makes, with these weights, in evaluation. Weights that share
+    another's memory may be missing.
 
     Raises:
         ValueError: names ``path``; if the options make no model, or one of far more parameters; if
@@ -87,7 +85,7 @@ def load_model(
 
 @contextmanager
 def blaming(path: str) -> Iterator[None]:
-    """Turns whatever fairseq raises at options or weights that do not fit into an error in
+    """Turns whatever fairseq raises at options or weights that do not fit into an error that names
     ``path``."""
     try:
         yield

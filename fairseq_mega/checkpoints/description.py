@@ -1,7 +1,6 @@
-"""What ``config.json`` of an exported model holds: a task, an architecture, their options and the
-dictionaries. Names and types are checked; fairseq's dataclasses say which there are."""
+"""The content of ``config.json`` of an exported model: a task, an architecture, their options and
+the dictionaries. Names and types are checked against fairseq's dataclasses."""
 
-import json
 import re
 from argparse import ArgumentParser
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .reading import chosen, section
+from .reading import chosen, read_object, section
 from .trust import PluginModel, check_languages, check_model
 
 FORMAT = {"format": "fairseq-mega", "format_version": 1}
@@ -25,12 +24,12 @@ PARTS = {*FORMAT, "versions", "task", "model", "dictionaries"}
 
 @dataclass(frozen=True)
 class TaskForm:
-    """
+    """The part of a task that a description has.
+
     Args:
-        options: those of the task that a model's use depends on; others say where data is, or how
-            to train.
-        dictionaries: the name of each in a description, and its file in the folder of the data, in
-            which an option's name in braces stands for its value.
+        options: those that the use of a model depends on; others say where data is, or how to
+            train.
+        dictionaries: names, and files in the folder of the data; ``{option}`` stands for a value.
         criterion: the loss in a new checkpoint, which fairseq's commands build.
     """
 
@@ -77,7 +76,7 @@ TASKS: Dict[str, TaskForm] = {
     "lra-image": TaskForm(("pixel_normalization",), criterion="lra_cross_entropy"),
     "speech_commands": TaskForm(("sc_all_classes",), criterion="lra_cross_entropy"),
 }
-# Options of older tasks that they read without declaring them.
+# Options that older tasks read without declaring them.
 UNDECLARED = ("criterion", "dataset_impl", "max_positions", "seed")
 # Options that name files, concern the training alone, or repeat the task's.
 NO_OPTIONS = {
@@ -98,11 +97,8 @@ def form_of(description: Mapping[str, Any]) -> TaskForm:
 def describe(
     state: Mapping[str, Any], path: str, data: Path, named: Optional[str]
 ) -> Dict[str, Any]:
-    """Describes the model in a checkpoint.
-
-    Args:
-        data: the folder of its dictionaries.
-        named: its task, if it is not one of ``TASKS``.
+    """Describes the model in a checkpoint, with the dictionaries in the folder ``data``; ``named``
+    is its task, if it is not one of ``TASKS``.
 
     Raises:
         ValueError: if its task or model is another one, or its options are of other types.
@@ -125,8 +121,7 @@ def describe(
         if (
             task == "multilingual_denoising" and given.get("langs") is None
         ):  # as fairseq infers them
-            folders = sorted(each.name for each in data.iterdir() if each.is_dir())
-            given["langs"] = ",".join(folders)
+            given["langs"] = ",".join(sorted(each.name for each in data.iterdir() if each.is_dir()))
         found = sorted([*data.glob("dict*.txt"), *data.glob("*/dict*.txt")])
         files = {file.relative_to(data).as_posix(): [] for file in found}
     own, names = section(state, "model"), _option_names("model", model)
@@ -175,23 +170,23 @@ def _version(package: str) -> str:
 
 
 def _infer_languages(options: Dict[str, Any], task: str, path: str, data: Path) -> None:
-    """Sets languages that a checkpoint does not name as fairseq did in training: from the names of
-    the files in the folder of the data."""
+    """Sets languages that a checkpoint does not name from the names of its data's files, as fairseq
+    did in training."""
     sides = "source_lang", "target_lang"
     if task != "translation" or all(options.get(side) is not None for side in sides):
         return
     languages = infer_language_pair(str(data)) if data.is_dir() else (None, None)
     if None in languages:
         raise ValueError(
-            f"{path} names no languages, as its training was not told them, and no file in {data} "
-            "does, such as train.de-en.de.idx: give the folder of the training's data with --data"
+            f"{path} names no languages, and {data} has no file such as train.de-en.de.idx: give "
+            "the folder of the training's data with --data"
         )
     options.update(zip(sides, languages))
 
 
 def typed_options(part: str, name: str, given: Mapping[str, Any], where: str) -> Dict[str, Any]:
-    """Returns the options of a ``task`` or ``model`` as plain values: those given, and the defaults
-    of others, but for defaults that fairseq takes from elsewhere in its configuration.
+    """Returns the given options of a ``task`` or ``model`` as plain values, and the defaults of
+    others, unless fairseq takes them from elsewhere in its configuration.
 
     Raises:
         ValueError: at an unknown option, one of another type, or one that refers to another value.
@@ -214,17 +209,12 @@ def typed_options(part: str, name: str, given: Mapping[str, Any], where: str) ->
 
 
 def read_description(path: Path, named: Optional[str] = None) -> Dict[str, Any]:
-    """
-    Args:
-        named: a task that the caller allows besides those of ``TASKS``.
+    """Reads and checks a description; ``named`` is a task that the caller allows besides ``TASKS``.
 
     Raises:
         ValueError: at anything that a description does not have; says what and where.
     """
-    try:
-        description = json.loads(path.read_bytes().decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    description = read_object(path)
     _check_names(description, PARTS, PARTS, f"{path}")
     for name, expected in FORMAT.items():
         if description[name] != expected:

@@ -26,11 +26,8 @@ def is_exported(folder: Path) -> bool:
 
 
 def export_checkpoint(checkpoint: Path, out: Path, data: Path, named: Optional[str] = None) -> None:
-    """Writes the model of a checkpoint to the new folder ``out``.
-
-    Args:
-        data: the folder of its dictionaries.
-        named: the checkpoint's task, if it is not one of ``TASKS``.
+    """Writes the model of a checkpoint to the new folder ``out``, with the dictionaries in the
+    folder ``data``; ``named`` is its task, if it is not one of ``TASKS``.
 
     Raises:
         ValueError: if the checkpoint is not a sound one of a Mega model.
@@ -56,11 +53,8 @@ def export_checkpoint(checkpoint: Path, out: Path, data: Path, named: Optional[s
 def import_folder(
     folder: Path, checkpoint: Path, dictionaries: Path | None = None, named: Optional[str] = None
 ) -> None:
-    """Writes the model in a folder as a checkpoint for fairseq's commands.
-
-    Args:
-        dictionaries: a new folder for the files dict.*.txt.
-        named: the folder's task, if it is not one of ``TASKS``.
+    """Writes the model in a folder as a checkpoint for fairseq's commands, and its dict.*.txt to
+    the new folder ``dictionaries``; ``named`` is its task, if it is not one of ``TASKS``.
 
     Raises:
         ValueError: if anything in the folder is not as it should be.
@@ -75,11 +69,8 @@ def import_folder(
 
 
 def load_exported(folder: Path, kind: Any, given: Mapping[str, Any]) -> nn.Module:
-    """Returns the interface from Python, ``kind.hub_interface``, to the model in a folder.
-
-    Args:
-        kind: its class.
-        given: options that replace those of the folder; ``task``, the name of its task.
+    """Returns the interface from Python, ``kind.hub_interface``, to the model in a folder. The
+    options ``given`` replace the folder's; its ``task`` may be among them.
 
     Raises:
         ValueError: if it is another model, or anything is not as it should be.

@@ -1,7 +1,6 @@
 """Converts folders of the Hugging Face port of Mega (``MegaForMaskedLM``,
 ``MegaForSequenceClassification``) for fairseq's commands. transformers is not needed."""
 
-import json
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from .building import load_model, make_config, make_task, new_checkpoint
 from .huggingface_names import complete, convert_options, convert_weights
-from .reading import load, load_safetensors, named_weights
+from .reading import load, load_safetensors, named_weights, read_object
 from .writing import new_folder
 
 CHECKPOINT = "model.pt"
@@ -25,13 +24,12 @@ def convert_huggingface(folder: Path, out: Path, mask_id: Optional[int] = None) 
 
     Args:
         folder: ``config.json``, ``model.safetensors`` or ``pytorch_model.bin``, and, for the names
-            of the words, ``tokenizer.json`` or ``vocab.json``. Without those, the words are their
-            numbers.
+            of the words, ``tokenizer.json`` or ``vocab.json``.
         mask_id: the number of the mask, if no word is called ``<mask>``.
 
     Raises:
-        ValueError: at an option without an exact equivalent, by its name; at weights that do not
-            fit the options; if the mask is not known.
+        ValueError: at an option without an exact equivalent, or weights that do not fit the
+            options; if the mask is not known.
         FileNotFoundError: if a file is missing.
         FileExistsError: if ``out`` exists.
     """
@@ -78,13 +76,7 @@ def read_json(path: Path) -> Dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no {path.name} in {path.parent}")
-    try:
-        value = json.loads(path.read_bytes().decode("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no object")
-    return value
+    return read_object(path)
 
 
 def read_weights(folder: Path) -> Dict[str, Tensor]:
@@ -97,11 +89,7 @@ def read_weights(folder: Path) -> Dict[str, Tensor]:
 
 
 def check_vocabulary(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> None:
-    """Checks that the weights are those of a model that can be converted, with so many words.
-
-    Raises:
-        ValueError: names the option.
-    """
+    """Checks that the weights are those of a model that can be converted, with so many words."""
     if not {CLASSES, "mlm_head.bias"} & set(weights):
         raise ValueError(
             f"{path}: architectures is {config.get('architectures')}, but only MegaForMaskedLM and "
@@ -133,10 +121,8 @@ def read_vocabulary(folder: Path) -> Dict[str, int]:
 def make_words(
     vocabulary: Mapping[str, int], size: int, mask_id: Optional[int], folder: Path
 ) -> List[str]:
-    """Returns the words from number 4 on, as fairseq's dictionaries list them.
-
-    A number without a word becomes a word of that number, and so does a word with a space in it,
-    which no text that is split at spaces can hold.
+    """Returns the words from number 4 on, as fairseq's dictionaries list them. The number replaces
+    a missing word, and one with a space in it, which no text that is split at spaces can hold.
 
     Raises:
         ValueError: if the mask is not known, or is one of the first four.
@@ -161,16 +147,12 @@ def make_labels(config: Mapping[str, Any], classes: int) -> List[str]:
 
 
 def save_words(words: List[str], path: Path) -> None:
-    """
-    Raises:
-        ValueError: at a word that is there twice, or is one of the four that come first.
-    """
     dictionary = Dictionary()
     for number, word in enumerate(words, SPECIAL):
         if dictionary.add_symbol(word) != number:
             raise ValueError(
-                f"the word {word!r} of number {number} is there twice, or one of <s>, <pad>, </s>, "
-                "<unk>, which are 0 to 3 in fairseq's dictionaries"
+                f"the word {word!r} of number {number} has another number too, or is one of <s>, "
+                "<pad>, </s>, <unk>, which are 0 to 3 in fairseq's dictionaries"
             )
     path.parent.mkdir(exist_ok=True)
     dictionary.save(str(path))

@@ -26,15 +26,11 @@ EMA = ("delta", "alpha", "beta", "gamma", "omega")
 
 
 def convert_imagenet(file: Path, out: Path) -> None:
-    """Writes the checkpoint ``out`` for fairseq's commands.
-
-    Args:
-        file: a checkpoint of the published image code: weights, or a dictionary with them as
-            ``model``.
+    """Writes the checkpoint ``out`` for fairseq's commands from one of the published image code:
+    weights, or a dictionary with them as ``model``.
 
     Raises:
         ValueError: if it is not one, or its EMA cannot be written in the form here.
-        FileNotFoundError: if there is none.
         FileExistsError: if ``out`` exists.
     """
     state = load(file)
@@ -114,7 +110,7 @@ def convert_ema(theirs: Mapping[str, Tensor], where: str) -> Dict[str, Tensor]:
         raise ValueError(
             f"{where}: the backward EMA of channel {channel} has q = {q[channel].min():.1e}, with "
             f"which gamma / q makes a tap of {size[channel]:.1e}, more than {LARGEST_TAP:.0e}: "
-            "float32 cannot hold what is left of it, so this checkpoint cannot be converted"
+            "float32 cannot hold the rest, so this checkpoint cannot be converted"
         )
     return {
         "delta": delta,

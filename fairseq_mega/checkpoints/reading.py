@@ -1,5 +1,6 @@
 """Reads checkpoints without running code that they hold, and finds their parts."""
 
+import json
 import os
 import zipfile
 from argparse import Namespace
@@ -31,6 +32,21 @@ def load(path: str | Path) -> Any:
         lines = [line for line in text.splitlines() if line.strip() and "weights_only" not in line]
         reason = lines[0] if lines else type(error).__name__
         raise ValueError(f"{path} cannot be read as a checkpoint: {reason}") from error
+
+
+def read_object(path: Path) -> Dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        ValueError: if the file holds none.
+    """
+    try:
+        value = json.loads(path.read_bytes().decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object")
+    return value
 
 
 def load_safetensors(path: Path) -> Dict[str, Tensor]:

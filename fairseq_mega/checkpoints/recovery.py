@@ -22,10 +22,8 @@ OTHERS = re.compile(r"checkpoint(\d+|_\d+_\d+|_best|\.best_\w+_-?[\d.]+)\.pt")
 
 
 def recover(folder: Path) -> str:
-    """Replaces a ``checkpoint_last.pt`` that is damaged or missing by the newest intact checkpoint.
-
-    Returns:
-        what was done, in words.
+    """Replaces a ``checkpoint_last.pt`` that is damaged or missing by the newest intact checkpoint,
+    and returns what was done, in words.
 
     Raises:
         FileNotFoundError: if there is no such folder.

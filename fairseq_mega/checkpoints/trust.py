@@ -1,4 +1,4 @@
-"""What an untrusted checkpoint may choose, checked before anything of it is built.
+"""Checks what an untrusted checkpoint chooses, before anything of it is built.
 
 fairseq takes the names of the model, the task and the tokenizer from a checkpoint and builds what
 they stand for from its options; some of fairseq's own models evaluate options as Python, and some
@@ -26,11 +26,7 @@ class PluginModel:
 
 
 def check_model(name: Optional[str], kind: type, path: str) -> str:
-    """Returns ``name`` once it is known to stand for a model of class ``kind``.
-
-    Raises:
-        ValueError: names the model.
-    """
+    """Returns ``name`` once it is known to stand for a model of class ``kind``."""
     model = ARCH_MODEL_REGISTRY.get(name) or MODEL_REGISTRY.get(name)
     if model is None or not issubclass(model, kind):
         what = f"the model {name!r:.80}" if model is None else f"a {model.__name__}"
@@ -39,21 +35,14 @@ def check_model(name: Optional[str], kind: type, path: str) -> str:
 
 
 def check_languages(options: Mapping[str, Any], path: str) -> None:
-    """Checks that languages, which are parts of the dictionaries' names, are not paths.
-
-    Raises:
-        ValueError: names the option.
-    """
+    """Checks that languages, which are parts of the dictionaries' names, are not paths."""
     for side in ("source_lang", "target_lang"):
         language = options.get(side)
-        if language is None or (
-            isinstance(language, str) and language == os.path.basename(language)
-        ):
-            continue
-        raise ValueError(
-            f"{path} sets {side} to {language!r:.80}, which is not part of a file's name: a "
-            f"dictionary would be read outside the folder of the data; give {side}"
-        )
+        if language is not None and str(language) != os.path.basename(str(language)):
+            raise ValueError(
+                f"{path} sets {side} to {language!r:.80}, which is not part of a file's name: a "
+                f"dictionary would be read outside the folder of the data; give {side}"
+            )
 
 
 def check_choices(path: str, kind: type, given: Mapping[str, Any]) -> None:

@@ -121,7 +121,7 @@ def _reconstruct(kind: Any = None, *_: Any) -> _Numbers:
 def _scalar(dtype: Any = None, data: Any = None) -> np.generic:
     """Replaces ``numpy.core.multiarray.scalar``."""
     if type(dtype) is not _Dtype:
-        raise UnpicklingError("a numpy scalar that is no number")
+        raise UnpicklingError("a numpy scalar that is not a number")
     return dtype.read(data, 1)[0]
 
 

@@ -1,4 +1,4 @@
-"""How all models read checkpoints."""
+"""The base class of all models: reads checkpoints."""
 
 import ast
 import os
@@ -24,13 +24,11 @@ COMPILE_OPTION = "compile_layers"  # of training, and of from_pretrained
 
 
 class MegaCheckpointMixin(PluginModel, BaseFairseqModel):
-    """Reads checkpoints of this package and of the published code; refuses others.
+    """Reads checkpoints of this package and of the published code; refuses others."""
 
-    ``table_options``: what decides the size of the ``simple`` bias's tables.
-    ``added_positions``: how many of their positions, at most, are for what fairseq adds to samples.
-    """
-
+    # Positions of the ``simple`` bias's tables that may be for symbols fairseq adds to samples.
     added_positions = 0
+    # The options that decide the size of these tables.
     table_options = "the chunk size (without chunks, the maximal positions)"
 
     @classmethod
@@ -48,8 +46,8 @@ class MegaCheckpointMixin(PluginModel, BaseFairseqModel):
         super().upgrade_state_dict_named(state_dict, name)
 
     def state_dict(self, *args, **kwargs):
-        """As torch's, but the number of batches that a batch norm has seen, which nothing uses, is
-        no integer: fairseq's --store-ema takes the moving average of all that is in it."""
+        """The state, with the number of batches that a batch norm has seen as a float: fairseq's
+        --store-ema takes the moving average of all that is in it."""
         state = super().state_dict(*args, **kwargs)
         for name in state:
             if name.endswith(".num_batches_tracked"):
@@ -57,14 +55,14 @@ class MegaCheckpointMixin(PluginModel, BaseFairseqModel):
         return state
 
     def set_num_updates(self, num_updates: int) -> None:
-        """As fairseq's, which calls it before every update; its log also gets memory spans."""
+        """Called by fairseq before every update; adds memory spans to its log."""
         super().set_num_updates(num_updates)
         log_memory_spans(self)
 
     def prepare_for_inference_(self, cfg: DictConfig) -> None:
-        """Called by fairseq before it generates or scores. With ``cpu_int8`` among its
-        ``--model-overrides``, linear layers get int8 weights; else, on a CPU, packed ones. Layers
-        that were compiled for training run eagerly."""
+        """Called by fairseq before it generates or scores: linear layers get int8 weights, if
+        ``cpu_int8`` is among its ``--model-overrides``, or packed ones on a CPU; compiled layers
+        run eagerly."""
         super().prepare_for_inference_(cfg)
         compile_layers_(self, False)
         if _asks_for_int8(cfg.common_eval.model_overrides):
@@ -73,10 +71,8 @@ class MegaCheckpointMixin(PluginModel, BaseFairseqModel):
             pack_linear_layers_(self)
 
     def _check_bias_tables(self, state_dict: Dict[str, Tensor]) -> None:
-        """Names the option behind a ``simple`` bias of another size than the model's.
-
-        Tables that were learned without the model's ``added_positions`` are extended with zeros.
-        """
+        """Names the option behind a ``simple`` bias of another size than the model's; extends one
+        that was learned without the model's ``added_positions`` with zeros."""
         ours = self.state_dict()
         for key, table in state_dict.items():
             if not key.endswith(".rel_pos_bias.rel_pos_bias") or key not in ours:
@@ -95,23 +91,21 @@ class MegaCheckpointMixin(PluginModel, BaseFairseqModel):
     def from_pretrained(
         cls, model_name_or_path, checkpoint_file="model.pt", data_name_or_path=".", **kwargs
     ) -> nn.Module:
-        """An interface from Python to checkpoints of this model, see ``hub_interface``.
+        """Loads checkpoints, and returns ``hub_interface`` to them.
 
         Args:
-            model_name_or_path: the folder of the checkpoints, or one that
-                ``python -m fairseq_mega export`` has made.
+            model_name_or_path: the folder of the checkpoints, or an exported folder.
             checkpoint_file: a checkpoint, or several with colons between them for an ensemble.
             data_name_or_path: the folder of the dictionaries; ``.`` for that of the checkpoints.
             **kwargs: options that replace those in the checkpoint, ``bpe``, ``tokenizer``, ...;
-                ``task``, the name of its task, where that is one that a file may not choose;
+                ``task``, the name of a task that a file may not choose by itself;
                 ``cpu_int8=True`` for linear layers with int8 weights, on a CPU;
-                ``compile_layers=True`` to compile the layers for scoring many texts. Generation
-                never compiles.
+                ``compile_layers=True`` to compile the layers for scoring many texts.
 
         Raises:
-            ValueError: where a checkpoint cannot be read or is of another model, or chooses a task
-                or tokenizer that it had better not; nothing of it has been built then.
-            FileNotFoundError: where there is none.
+            ValueError: if a checkpoint cannot be read, or chooses a model, task or tokenizer that
+                it may not; nothing of it has been built then.
+            FileNotFoundError: if there is none.
         """
         if not os.path.isdir(model_name_or_path):
             raise FileNotFoundError(
@@ -151,7 +145,7 @@ class MegaCheckpointMixin(PluginModel, BaseFairseqModel):
 
     @classmethod
     def hub_interface(cls, cfg: DictConfig, task, models: List[nn.Module]) -> nn.Module:
-        """What ``from_pretrained`` returns: here fairseq's interface to generate and score text."""
+        """Returns fairseq's interface to generate and score text."""
         return hub_utils.GeneratorHubInterface(cfg, task, models)
 
 
@@ -166,16 +160,15 @@ def _use_int8_(model: nn.Module) -> None:
 
 
 def _asks_for_int8(overrides: str) -> bool:
-    """Of ``--model-overrides``, of which fairseq passes by what the checkpoint does not have."""
-    try:
-        given = dict(ast.literal_eval(overrides or "{}"))
-    except (SyntaxError, TypeError, ValueError):  # fairseq-eval-lm takes any expression
-        if INT8_OPTION in overrides:
-            raise ValueError(
-                f"write it as \"{{'{INT8_OPTION}': True}}\", not {overrides}"
-            ) from None
+    """Whether ``--model-overrides`` asks for int8 weights; fairseq ignores names of other options
+    than the checkpoint's."""
+    if INT8_OPTION not in (overrides or ""):
         return False
-    return _checked_bool(INT8_OPTION, given.get(INT8_OPTION, False))
+    try:
+        value = ast.literal_eval(overrides)[INT8_OPTION]
+    except (KeyError, SyntaxError, TypeError, ValueError):  # fairseq-eval-lm takes any expression
+        raise ValueError(f"write it as \"{{'{INT8_OPTION}': True}}\", not {overrides}") from None
+    return _checked_bool(INT8_OPTION, value)
 
 
 def _checked_bool(option: str, value: object) -> bool:

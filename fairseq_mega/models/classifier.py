@@ -21,10 +21,9 @@ from .sequence_encoder import RealNumberEmbedding, SequenceEncoder, SymbolEmbedd
 
 
 class MegaClassifier(MegaCheckpointMixin, BaseFairseqModel):
-    """Classes of one sequence, or of two that are encoded each by itself.
+    """Classifies one sequence, or two that are encoded separately.
 
     Args:
-        o: the options, all sizes set.
         embed_tokens: the embedding of symbols or real numbers.
     """
 
@@ -42,27 +41,20 @@ class MegaClassifier(MegaCheckpointMixin, BaseFairseqModel):
             self.classifier.append(nn.ModuleList([linear, make_dropout(o.dropout, self)]))
             width = o.classifier_out_dim
         self.sentence_projection_layer = nn.Linear(width, o.sentence_class_num, bias=False)
-        self._initialise_head(o.apply_bert_init)
-        self._max_positions = longest_sequence(o)
-
-    def _initialise_head(self, normal: bool) -> None:
-        for part in (self.classifier, self.sentence_projection_layer):
-            for linear in (each for each in part.modules() if isinstance(each, nn.Linear)):
-                if normal:
-                    nn.init.normal_(linear.weight, std=INIT_STD)
+        for module in (*self.classifier.modules(), self.sentence_projection_layer):
+            if isinstance(module, nn.Linear):
+                if o.apply_bert_init:
+                    nn.init.normal_(module.weight, std=INIT_STD)
                 else:
-                    nn.init.xavier_uniform_(linear.weight)
-                if linear.bias is not None:
-                    nn.init.zeros_(linear.bias)
+                    nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        self._max_positions = longest_sequence(o)
 
     @classmethod
     def build_model(cls, cfg: DictConfig, task) -> "MegaClassifier":
-        """Builds the model for the samples of ``task``: of symbols if it has a dictionary, else of
-        real numbers; of ``task.documents`` sequences.
-
-        Raises:
-            ValueError: at an option out of range; names the option, its value and what to do.
-        """
+        """Builds the model for samples of ``task.documents`` sequences: of symbols if the task has
+        a dictionary, else of real numbers."""
         if not hasattr(task, "documents"):
             raise ValueError(
                 f"--task {task_name(task)} is not for this architecture: use --task lra-text, "
@@ -104,7 +96,7 @@ class MegaClassifier(MegaCheckpointMixin, BaseFairseqModel):
         return ClassifierHub(cfg, task, models)
 
     def max_positions(self) -> int:
-        """The longest sequence: of the ``simple`` bias's table; without limit otherwise."""
+        """The longest sequence, which only the ``simple`` bias limits."""
         return self._max_positions
 
 

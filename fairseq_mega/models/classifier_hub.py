@@ -1,4 +1,4 @@
-"""Classes of people's own texts, images and clips, from Python."""
+"""The interface from Python to classifiers of texts, images and clips."""
 
 import sys
 from typing import Any, Dict, List, NamedTuple, Sequence
@@ -17,13 +17,8 @@ class Prediction(NamedTuple):
 
 
 class ClassifierHub(nn.Module):
-    """What ``MegaClassifier.from_pretrained`` returns.
-
-    Args:
-        cfg: fairseq's configuration of the training.
-        task: one of the tasks of classification.
-        models: one model, or several: an ensemble, whose probabilities are averaged.
-    """
+    """The interface that ``MegaClassifier.from_pretrained`` returns; the probabilities of several
+    models are averaged."""
 
     def __init__(self, cfg: Any, task: Any, models: Sequence[nn.Module]):
         super().__init__()
@@ -36,15 +31,15 @@ class ClassifierHub(nn.Module):
 
     @torch.no_grad()
     def predict(self, samples: Sequence, batch_size: int = 16) -> List[Prediction]:
-        """The class of each sample, whatever else is in the batch.
+        """Classifies samples; a result does not depend on the other samples.
 
         Args:
             samples: texts (symbols with blanks between them), images (arrays of numbers from 0 to
-                255) or clips (arrays of samples); where the model compares two texts, pairs.
-            batch_size: how many samples are computed at a time.
+                255) or clips (arrays of amplitudes); pairs, if the model compares two texts.
+            batch_size: the number of samples that are computed at a time.
 
         Raises:
-            ValueError: where a sample is not what the model reads; says which.
+            ValueError: at a sample that the model does not read; says which.
         """
         if isinstance(samples, str):
             raise ValueError("samples must be a list of texts, but are one text: put it in a list")
@@ -62,9 +57,7 @@ class ClassifierHub(nn.Module):
     def _encode(self, sample: Any, number: int) -> List[Tensor]:
         """The sequences of a sample, each ``(L,)``."""
         documents = [sample] if self.task.documents == 1 else sample
-        if self.task.documents == 2 and not (
-            isinstance(sample, (tuple, list)) and len(sample) == 2
-        ):
+        if not isinstance(documents, (tuple, list)) or len(documents) != self.task.documents:
             raise ValueError(f"sample {number} must be a pair of texts, but is {sample!r:.80}")
         try:
             encoded = [self.task.encode(each) for each in documents]

@@ -26,8 +26,7 @@ _ATTENTION = ChoiceEnum(list(ATTENTION_FUNCTIONS))
 
 
 def _from(option: str, check: Optional[Callable] = None) -> Any:
-    """An option of another part of the configuration; None where it is missing there, as fairseq
-    removes the parts of tasks and criteria that have no dataclass."""
+    """An option of another part of the configuration; None if that part does not have it."""
     return field(default=f"${{oc.select:{option},null}}", metadata={"check": check})
 
 
@@ -245,12 +244,8 @@ _DECLARED = {each.name: each for each in fields(MegaConfig)}
 
 
 def _as(*names: str, **changes) -> Any:
-    """The option of ``MegaConfig`` that is declared by this name, or the options by these names,
-    under the name of the field.
-
-    Args:
-        changes: another ``default``, ``help`` or ``check``.
-    """
+    """Gives the name of the field to an option of ``MegaConfig``, or to several; ``changes`` are
+    another ``default``, ``help`` or ``check``."""
     declared = _DECLARED[names[0]]
     default = changes.pop("default", declared.default)
     return field(default=default, metadata={**declared.metadata, "stands_for": names, **changes})
@@ -292,7 +287,6 @@ class ImageNetConfig(EncoderConfig):
 
 
 def _ignored(default) -> Any:
-    """An option of the published code that has no effect on its Mega models either."""
     return _option(default, "accepted, as published commands may have it; it has no effect")
 
 

@@ -3,7 +3,7 @@
 import math
 import sys
 from contextlib import nullcontext
-from typing import Any, ContextManager, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import torch
 from fairseq.models import FairseqIncrementalDecoder
@@ -26,7 +26,6 @@ class MegaDecoder(FairseqIncrementalDecoder):
 
     Args:
         o: the options, complete and checked.
-        embed_tokens: an ``nn.Embedding`` or an ``AdaptiveInput``.
         cross_attention: whether the layers attend to an encoder.
         attention_in_training: whether training also returns the cross attention, for criteria that
             learn from it.
@@ -104,22 +103,21 @@ class MegaDecoder(FairseqIncrementalDecoder):
     ) -> Tuple[Tensor, Extra]:
         """
         Args:
-            prev_output_tokens: ``(B, T)``, from the start of the sentence, padded on either side.
-                With an ``incremental_state``, padding must not come before them, unless the
-                decoder has neither chunks nor an encoder.
+            prev_output_tokens: ``(B, T)``, from the start of the sentence, padded on either side;
+                with an ``incremental_state``, on the left only if the decoder has neither chunks
+                nor an encoder.
             encoder_out: output of ``MegaEncoder``, or of any encoder of fairseq's.
-            incremental_state: fairseq's dictionary, which holds our ``DecodingState``; only the
-                tokens after those that the state has read are read, any number of them.
+            incremental_state: fairseq's dictionary, which holds our ``DecodingState``: only the
+                ``T'`` tokens that the state has not read are read.
             features_only: return features instead of logits.
             alignment_layer: the layer whose cross attention is returned (default: the last).
-            alignment_heads, src_lengths: ignored: there is one head, and padding is seen in the
-                tokens.
+            alignment_heads, src_lengths: ignored: there is one head, and the tokens show the
+                padding.
             return_all_hiddens: also return the layers' outputs.
 
         Returns:
-            logits over the vocabulary ``(B, T', V)`` (features ``(B, T', D)`` with an adaptive
-            softmax) of the ``T'`` tokens that were read, and a dict of ``attn`` ``[(B, T', S)]``
-            and ``inner_states`` ``[(T', B, D), ...]``.
+            logits ``(B, T', V)`` (features ``(B, T', D)`` with an adaptive softmax), and a dict of
+            ``attn`` ``[(B, T', S)]`` and ``inner_states`` ``[(T', B, D), ...]``.
 
         Raises:
             InterruptedReadError: if an earlier read of the state has failed.
@@ -177,8 +175,13 @@ class MegaDecoder(FairseqIncrementalDecoder):
             shifts = left_padding(padding_mask)
         elif has_padding and state is not None:
             key_padding_mask = padding_mask
-            if self.counts_positions and state.layers[0].ema is None:
-                _check_padding(padding_mask)
+            counts = self.counts_positions and state.layers[0].ema is None
+            if counts and padding_mask[:, 0].any():
+                raise ValueError(
+                    "prev_output_tokens has rows that start with padding, but an incremental_state "
+                    "counts all rows from one position: pad on the right, or decode such rows one "
+                    "by one"
+                )
         if shifts is not None:
             tokens, padding_mask = (move_left(t, shifts) for t in (tokens, padding_mask))
         x = self._embed(tokens)  # (B, T, D)
@@ -194,7 +197,9 @@ class MegaDecoder(FairseqIncrementalDecoder):
         hiddens = [x] if return_all_hiddens else []
         attn = None
         states = [None] * len(self.layers) if state is None else state.layers
-        with _eager() if self.compiled and state is not None else nullcontext():
+        # A state changes its shape at every step: each would be compiled.
+        eager = self.compiled and state is not None
+        with torch.compiler.set_stance("force_eager") if eager else nullcontext():
             for i, (layer, layer_state) in enumerate(zip(self.layers, states)):
                 x, weights = layer(
                     x, key_padding_mask, source, source_mask, layer_state, i == aligned
@@ -229,7 +234,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
     def reorder_incremental_state(
         self, incremental_state: Dict[str, Any], new_order: Tensor
     ) -> None:
-        """Continues from rows ``new_order (B,)``: beam search calls this between its steps."""
+        """Continues from rows ``new_order (B,)``, between the steps of beam search."""
         state = self.get_incremental_state(incremental_state, KEY)
         if state is not None:
             state.reorder(new_order)
@@ -243,23 +248,6 @@ class MegaDecoder(FairseqIncrementalDecoder):
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str):
         state_dict.pop(f"{name}.version", None)  # published checkpoints hold one
         return state_dict
-
-
-def _eager() -> ContextManager:
-    """Runs compiled layers eagerly: a state changes its shape at every step."""
-    return torch.compiler.set_stance("force_eager")
-
-
-def _check_padding(padding_mask: Tensor) -> None:
-    """
-    Raises:
-        ValueError: if a row of ``padding_mask (B, T)`` starts with padding.
-    """
-    if padding_mask[:, 0].any():
-        raise ValueError(
-            "prev_output_tokens has rows that start with padding, but an incremental_state counts "
-            "all rows from one position: pad on the right, or decode such rows one by one"
-        )
 
 
 def _encoder_output(

@@ -11,8 +11,7 @@ def read_embedding_file(path: str, dim: int) -> Iterator[Tuple[str, List[float]]
     dimension; GloVe writes none. Words may hold blanks, as some of GloVe's do.
 
     Raises:
-        ValueError: at a row that is not a word and ``dim`` numbers; names the line. At a file
-            without rows.
+        ValueError: at a row that is not a word and ``dim`` numbers; if there are no rows.
     """
     rows = 0
     with open(path, "rb") as file:

@@ -68,9 +68,8 @@ class MegaEncoder(EncoderLayers, FairseqEncoder):
     """Embeds source tokens and runs them through bidirectional Mega layers.
 
     Positions count from the first token of a sentence, whichever side fairseq pads, so that a
-    sentence's output does not depend on its batch. The published code counts them from the edge
-    of the batch, padding included, and its models have learnt so: their checkpoints hold a buffer
-    ``version``, by whose presence they are known, here and when they are saved again.
+    sentence's output does not depend on its batch. The published code counts from the edge of the
+    batch, padding included; its checkpoints are recognised by a buffer ``version``.
     """
 
     def __init__(self, o: Options, dictionary, embed_tokens: nn.Embedding):
@@ -93,7 +92,7 @@ class MegaEncoder(EncoderLayers, FairseqEncoder):
         """
         Args:
             src_tokens: ``(B, S)``, padded on either side.
-            src_lengths: not needed: padding is seen in the tokens.
+            src_lengths: ignored: the tokens show the padding.
             return_all_hiddens: also return the layers' outputs.
             token_embeddings: ``(B, S, D)``, instead of those of the tokens.
 
@@ -101,8 +100,8 @@ class MegaEncoder(EncoderLayers, FairseqEncoder):
             fairseq's encoder output: ``encoder_out`` ``[(S, B, D)]``, ``encoder_padding_mask``
             ``[(B, S)]``, ``encoder_embedding`` ``[(B, S, D)]``, ``encoder_states``
             ``[(S, B, D), ...]``, ``src_tokens`` (empty) and ``src_lengths`` ``[(B, 1)]``. Also
-            ``has_padding``; ``left_padding`` ``[(B,)]``: by how much the tokens were moved to the
-            left; and ``rows``, see ``reorder_encoder_out``.
+            ``has_padding``; ``left_padding`` ``[(B,)]``, the shift of the tokens to the left; and
+            ``rows``, see ``reorder_encoder_out``.
         """
         padding_mask = src_tokens.eq(self.padding_idx)
         has_padding = may_have_padding(padding_mask)
@@ -130,16 +129,14 @@ class MegaEncoder(EncoderLayers, FairseqEncoder):
         }
 
     def reorder_encoder_out(self, encoder_out: Dict[str, Any], new_order: Tensor):
-        """The output for the sentences ``new_order``, as beam search asks for it.
-
-        Nothing is moved: ``rows`` ``[(B,)]`` tells the decoder which sentence of the output each
-        of its rows translates, so that hypotheses of one sentence share what it computes of it.
-        """
+        """Returns the output for the sentences ``new_order``, for beam search. No tensor is moved:
+        ``rows`` ``[(B,)]`` tells the decoder which sentence each of its rows translates, so that
+        the hypotheses of a sentence share its keys and values."""
         rows = [rows.index_select(0, new_order) for rows in encoder_out["rows"]] or [new_order]
         return {**encoder_out, "rows": rows}
 
     def max_positions(self) -> int:
-        """The longest source: of the ``simple`` bias's table; without limit otherwise."""
+        """The longest source, which only the ``simple`` bias limits."""
         return self._max_positions
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str):

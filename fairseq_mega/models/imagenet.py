@@ -23,12 +23,7 @@ from .registration import register_presets, task_name
 
 
 class MegaImageNet(MegaCheckpointMixin, BaseFairseqModel):
-    """Patches with learned positions, pre-norm layers, and the mean of all positions.
-
-    Args:
-        cfg: the options.
-        classes: how many there are.
-    """
+    """Patches with learned positions, pre-norm layers, and the mean of all positions."""
 
     table_options = "--image-size and --patch-size"
 
@@ -59,11 +54,7 @@ class MegaImageNet(MegaCheckpointMixin, BaseFairseqModel):
 
     @classmethod
     def build_model(cls, cfg: DictConfig, task) -> "MegaImageNet":
-        """Builds the model for the classes of ``task``.
-
-        Raises:
-            ValueError: at an option out of range; names the option, its value and what to do.
-        """
+        """Builds the model for the classes of ``task``."""
         if cfg.image_size is None:
             raise ValueError(
                 f"--task {task_name(task)} is not for this architecture: use --task image_folder"
@@ -77,7 +68,7 @@ class MegaImageNet(MegaCheckpointMixin, BaseFairseqModel):
         if x.shape[1:] != self.pos_embed.shape[1:]:
             raise ValueError(
                 f"images of {tuple(images.shape[2:])} pixels have {x.size(1)} patches, but the "
-                f"model has {self.pos_embed.size(1)}: see --image-size"
+                f"model has {self.pos_embed.size(1)}: give images of its --image-size"
             )
         x = self.dropout(x + self.pos_embed)
         for layer in self.blocks:
@@ -90,7 +81,7 @@ class MegaImageNet(MegaCheckpointMixin, BaseFairseqModel):
         found = state_dict.get("head.weight", self.head.weight).size(0)
         if found != self.head.out_features:
             raise ValueError(
-                f"the checkpoint is of {found} classes, but the data has folders of "
+                f"the checkpoint has {found} classes, but the data has folders of "
                 f"{self.head.out_features}: give data of the same classes"
             )
 

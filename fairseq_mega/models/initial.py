@@ -3,13 +3,11 @@
 ``normal`` is the published one, which the modules give themselves; ``xavier`` is Xavier uniform for
 all linear weights. ``residual`` is an addition for short trainings: Xavier, and then
 
-- update gates ``u`` of Mega layers are almost closed, and their ``omega`` is near 1, so that the
-  embeddings reach the top, as they do in a pre-norm Transformer. With the published biases of 0
-  every gate halves what it is given;
-- cross attention lets through what it reads: its reset gate ``silu(r)`` is near 1, and ``h_proj``
-  makes up for the update gate and for an average over the source;
-- its rotary bias prefers the same position of the source, so that its average is of few tokens
-  before it has learnt where to look;
+- update gates of Mega layers are almost closed, and ``omega`` is near 1, so that the embeddings
+  reach the top; the published biases of 0 halve them in every layer;
+- the reset gate of cross attention is near 1, and ``h_proj`` makes up for the update gate and for
+  an average over the source;
+- its rotary bias prefers the same position of the source;
 - the second linear layer of the feed-forward is half as large.
 
 Measurements are in docs/experiments/2026-11-small-data.md.
@@ -37,7 +35,7 @@ SLOWEST, FASTEST = 0.03, 0.7  # radians a position: periods of 210 and 9 positio
 
 @torch.no_grad()
 def initialise(layers: Iterable[nn.Module], weight_init: str) -> None:
-    """Sets the initial values of new layers as ``--weight-init`` has them."""
+    """Sets the initial values of new layers."""
     modules = [module for layer in layers for module in layer.modules()]
     if weight_init == "normal":
         return
@@ -66,8 +64,8 @@ def _let_source_through(cross: GatedCrossAttention) -> None:
 
 
 def _prefer_diagonal(bias: RotaryRelativePositionalBias) -> None:
-    """``bias(i, j) = DIAGONAL mean_k cos((j - i) θ_k)`` over the angles that tell near positions
-    apart, few enough turns that far ones are not near again."""
+    """Makes the bias ``DIAGONAL mean_k cos((j - i) θ_k)``, over angles that are neither too slow to
+    tell near positions apart nor so fast that far ones are near again."""
     half = bias.alpha.size(1) // 2
     angles = 10000.0 ** -(torch.arange(half, device="cpu") / half)
     chosen = ((angles > SLOWEST) & (angles < FASTEST)).float()

@@ -22,12 +22,9 @@ from .options import Options, longest_memory
 def make_embedding(
     dictionary, dim: int, option: Optional[str] = None, path: Optional[str] = None
 ) -> nn.Embedding:
-    """A table ``~ N(0, 1/dim)`` with a padding row of zeros; rows found in the file at ``path``,
-    which ``option`` names, are read.
-
-    A checkpoint has the table itself: where the file cannot be read, only a model that is used
-    without the weights of one raises an error.
-    """
+    """Returns a table ``~ N(0, 1/dim)`` with a padding row of zeros, and the rows of the file at
+    ``path``, which ``option`` names. If the file cannot be read, a model that is used without the
+    weights of a checkpoint raises an error."""
     embedding = nn.Embedding(len(dictionary), dim, padding_idx=dictionary.pad())
     nn.init.normal_(embedding.weight, std=dim**-0.5)
     nn.init.zeros_(embedding.weight[dictionary.pad()])
@@ -60,21 +57,20 @@ def _note_loaded(embedding: nn.Embedding, _) -> None:
 
 
 class Layer(nn.Module):
-    """A layer of a model: what is compiled, checkpointed or sharded as one."""
+    """A layer of a model, which is compiled, checkpointed or sharded as one."""
 
     logs_memory = False  # whether the log has its EMA's half-lives
     size: int  # parameters, before they are sharded
 
 
 def make_layers(layers: Sequence[Layer], o: Options) -> nn.ModuleList:
-    """New layers with the initialisation, compilation and checkpointing that the options ask for,
-    wrapped for sharding."""
+    """Initialises, compiles and checkpoints new layers as the options ask, and wraps them for
+    sharding."""
     initialise(layers, o.weight_init)
     for layer in layers:
         layer.logs_memory = o.log_memory_per_layer
         layer.size = sum(parameter.numel() for parameter in layer.parameters())
-    if o.compile_layers:
-        for layer in layers:
+        if o.compile_layers:
             layer.compile(dynamic=True)  # for batches of any shape
     if o.checkpoint_activations:
         layers = [checkpoint_wrapper(layer) for layer in layers]

@@ -4,7 +4,7 @@ It is for fairseq's own tasks and criteria ``masked_lm`` and ``sentence_predicti
 """
 
 import logging
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -26,13 +26,8 @@ logger = logging.getLogger(__name__)
 
 
 class MaskedLMHead(nn.Module):
-    """``tanh(x W_d + b_d) W^T + b``: scores of the words at a position.
-
-    Args:
-        dim, words: dimension ``D`` of the model, and size ``V`` of the vocabulary.
-        dense: with the hidden layer ``W_d``; else ``x W^T + b``.
-        tied: ``W`` is the embeddings, which ``forward`` is given.
-    """
+    """``tanh(x W_d + b_d) W^T + b``: scores of the words at a position; without ``dense``,
+    ``x W^T + b``. If ``tied``, ``W (V, D)`` is the embeddings."""
 
     def __init__(self, dim: int, words: int, dense: bool, tied: bool):
         super().__init__()
@@ -66,14 +61,8 @@ class ClassificationHead(nn.Module):
 
 @register("mega_masked_lm", MaskedLMConfig)
 class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
-    """A bidirectional Mega encoder (full attention or chunks) with a head for words, or, built for
-    a task of sentences, with heads for classes in its place.
-
-    Args:
-        o: the options, the longest sequence set.
-        encoder: the encoder.
-        lm_head: the head for words; None for classes alone.
-    """
+    """A bidirectional Mega encoder with a head for words or, built for a task of sentences, with
+    heads for classes instead."""
 
     table_options = "--encoder-chunk-size (with -1, --max-positions)"
     text_tasks = {"masked_lm", "sentence_prediction"}
@@ -89,11 +78,7 @@ class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
     @classmethod
     def build_model(cls, cfg: MaskedLMConfig, task) -> "MegaMaskedLM":
         """Builds the model for the dictionary of ``task``; for one of sentences, without a head
-        for words, whose weights nothing would train.
-
-        Raises:
-            ValueError: at an option out of range; names the option, its value and what to do.
-        """
+        for words, whose weights nothing would train."""
         check_task(task, SEQUENCES, TEXTS)
         o = Options(cfg, MaskedLMConfig)
         if not isinstance(task, SentenceRankingTask):  # whose positions are the model's
@@ -125,17 +110,17 @@ class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
         return_all_hiddens: bool = False,
         token_embeddings: Optional[Tensor] = None,
         src_id: Optional[Tensor] = None,
-    ) -> Tuple[Tensor, Dict[str, Optional[List[Tensor]]]]:
+    ) -> Tuple[Tensor, Dict[str, List[Tensor]]]:
         """
         Args:
             src_tokens: ``(B, L)``, padded on either side.
-            src_lengths: not needed: padding is seen in the tokens.
-            features_only: the encoder's output instead of scores.
+            src_lengths: ignored: the tokens show the padding.
+            features_only: return the encoder's output instead of scores.
             masked_tokens: ``(B, L)``, true where scores are asked for; None for everywhere.
-            classification_head_name: scores of classes by this head, in place of words.
+            classification_head_name: return scores of classes by this head instead of words.
             return_all_hiddens: also return the layers' outputs.
             token_embeddings: ``(B, L, D)``, instead of those of the tokens.
-            src_id: not needed: the task ``masked_lm`` puts it in batches.
+            src_id: ignored: the task ``masked_lm`` puts it in batches.
 
         Returns:
             scores of words ``(B, L, V)`` or, of M masked tokens, ``(M, V)``; or of classes
@@ -143,28 +128,29 @@ class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
             ``[(L, B, D), ...]``, from the embeddings on.
 
         Raises:
-            ValueError: where the model has no such head.
+            ValueError: if the model has no such head.
         """
-        features, states = self._encode(src_tokens, return_all_hiddens, token_embeddings)
-        extra = {"inner_states": states}
-        if classification_head_name is not None:
-            # Of rows that are padded on the left, the first token is not at the first place.
+        output = self.encoder(
+            src_tokens, return_all_hiddens=return_all_hiddens, token_embeddings=token_embeddings
+        )
+        found = [x.transpose(0, 1) for x in (*output["encoder_out"], *output["encoder_states"])]
+        for shifts in output["left_padding"]:  # the encoder has moved left-padded tokens
+            found = [move_right(x, shifts) for x in found]
+        features, *states = found  # (B, L, D)
+        extra = {"inner_states": [x.transpose(0, 1) for x in states]}
+
+        head = classification_head_name
+        if head is not None:
+            if head not in self.classification_heads:
+                raise ValueError(
+                    f"no classification head {head!r}, but {sorted(self.classification_heads)}: "
+                    "register_classification_head adds one"
+                )
             first = src_tokens.ne(self.encoder.padding_idx).long().argmax(dim=1)
             rows = torch.arange(len(first), device=first.device)
-            return self._classes(features[rows, first], classification_head_name), extra
-        return (features if features_only else self._words(features, masked_tokens)), extra
-
-    def _classes(self, features: Tensor, head: str) -> Tensor:
-        """``(B, D)`` of the first tokens to scores of classes ``(B, classes)``."""
-        if head not in self.classification_heads:
-            raise ValueError(
-                f"no classification head {head!r}, but {sorted(self.classification_heads)}: "
-                "register_classification_head adds one"
-            )
-        return self.classification_heads[head](features)
-
-    def _words(self, features: Tensor, masked_tokens: Optional[Tensor]) -> Tensor:
-        """``(B, L, D)`` to scores of words ``(B, L, V)``, or ``(M, V)`` of M masked tokens."""
+            return self.classification_heads[head](features[rows, first]), extra
+        if features_only:
+            return features, extra
         if self.lm_head is None:
             raise ValueError(
                 "this model classifies and has no head for words: give classification_head_name, "
@@ -172,29 +158,12 @@ class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
             )
         if masked_tokens is not None:
             features = features[masked_tokens]  # (M, D)
-        return self.lm_head(features, self.encoder.embed_tokens.weight)
-
-    def _encode(
-        self, src_tokens: Tensor, states: bool, token_embeddings: Optional[Tensor]
-    ) -> Tuple[Tensor, Optional[List[Tensor]]]:
-        """Features ``(B, L, D)`` and, if asked for, the layers' outputs ``(L, B, D)``, at the
-        places of the tokens: the encoder has moved left-padded ones to the left."""
-        options = dict(return_all_hiddens=states, token_embeddings=token_embeddings)
-        output = self.encoder(src_tokens, **options)
-        hidden = output["encoder_states"] if states else None
-        x = output["encoder_out"][0].transpose(0, 1)
-        for shifts in output["left_padding"]:
-            x = move_right(x, shifts)
-            if hidden is not None:
-                hidden = [
-                    move_right(each.transpose(0, 1), shifts).transpose(0, 1) for each in hidden
-                ]
-        return x, hidden
+        return self.lm_head(features, self.encoder.embed_tokens.weight), extra
 
     def register_classification_head(
         self, name: str, num_classes: int, inner_dim: Optional[int] = None, **unused
     ) -> None:
-        """Adds a head of ``num_classes`` classes, in place of one of that name."""
+        """Adds a head of ``num_classes`` classes, which replaces one of that name."""
         dim = self.encoder.embed_tokens.embedding_dim
         if name in self.classification_heads:
             logger.warning(f"the classification head {name!r} is replaced by a new one")
@@ -207,16 +176,13 @@ class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
         return super().get_normalized_probs(net_output[0], log_probs)
 
     def max_positions(self) -> int:
-        """The longest sequence: of the ``simple`` bias's table; without limit otherwise."""
+        """The longest sequence, which only the ``simple`` bias limits."""
         return self._max_positions
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
+        """Leaves out a checkpoint's heads that the model does not have, or has with other shapes;
+        heads for classes that the checkpoint lacks keep their present weights."""
         super().upgrade_state_dict_named(state_dict, name)
-        self._fit_heads(state_dict)
-
-    def _fit_heads(self, state_dict: Dict[str, Tensor]) -> None:
-        """Heads that the model has not, or has with other shapes, are left out of a checkpoint;
-        heads for classes that it lacks keep their present weights."""
         ours = {name: value for name, value in self.state_dict().items() if is_head(name)}
         for name in [name for name in state_dict if is_head(name)]:
             fits = name in ours and ours[name].shape == state_dict[name].shape
@@ -226,9 +192,8 @@ class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
         new = set(ours) - set(state_dict)
         if any(name.startswith("lm_head.") for name in new):
             raise ValueError(
-                f"the checkpoint has no {', '.join(sorted(new))}: it is not of a masked language "
-                "model with these options (--untie-lm-head, --no-lm-dense), but perhaps of a "
-                "classifier"
+                f"the checkpoint has no {', '.join(sorted(new))}: it is of a classifier, or of a "
+                "masked language model with other --untie-lm-head or --no-lm-dense"
             )
         for head in sorted({name.rpartition(".")[0].rpartition(".")[0] for name in new}):
             logger.info(f"{head} is not in the checkpoint: it keeps its initial weights")
@@ -239,31 +204,26 @@ def is_head(name: str) -> bool:
     return name.startswith(("lm_head.", "classification_heads."))
 
 
-_PRESET = dict(weight_init="xavier", normalize_before=True, rel_pos_bias="rotary")
+def _preset(layers: int, dim: int, z: int, **others) -> Dict[str, Any]:
+    return dict(
+        weight_init="xavier",
+        normalize_before=True,
+        rel_pos_bias="rotary",
+        encoder_layers=layers,
+        encoder_embed_dim=dim,
+        encoder_hidden_dim=2 * dim,
+        encoder_ffn_embed_dim=2 * dim,
+        encoder_z_dim=z,
+        **others,
+    )
 
-# The largest is for texts of hundreds of millions of words; none of them is published.
+
+# None of them is published; the larger one is for texts of hundreds of millions of words.
 register_presets(
     MegaMaskedLM,
     MaskedLMConfig,
     {
-        "mega_masked_lm_small": dict(
-            _PRESET,
-            encoder_layers=4,
-            encoder_embed_dim=256,
-            encoder_hidden_dim=512,
-            encoder_ffn_embed_dim=512,
-            encoder_z_dim=64,
-            truncation_length=0,
-        ),
-        "mega_masked_lm_base": dict(
-            _PRESET,
-            encoder_layers=12,
-            encoder_embed_dim=768,
-            encoder_hidden_dim=1536,
-            encoder_ffn_embed_dim=1536,
-            encoder_z_dim=256,
-            attention_dropout=0.1,
-            hidden_dropout=0.1,
-        ),
+        "mega_masked_lm_small": _preset(4, 256, 64, truncation_length=0),
+        "mega_masked_lm_base": _preset(12, 768, 256, attention_dropout=0.1, hidden_dropout=0.1),
     },
 )

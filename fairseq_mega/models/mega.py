@@ -11,14 +11,7 @@ from .config import MegaConfig
 from .decoder import MegaDecoder
 from .encoder import MegaEncoder
 from .layers import make_embedding
-from .options import (
-    Options,
-    bands,
-    check,
-    complete_decoder_sizes,
-    complete_positions,
-    translation,
-)
+from .options import Options, bands, check, complete_decoder_sizes, complete_positions, translation
 from .registration import MASKED, TEXTS, check_task, register, register_presets
 from .speed_metrics import log_utilisation
 
@@ -29,11 +22,7 @@ class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
 
     @classmethod
     def build_model(cls, cfg: DictConfig, task) -> "MegaModel":
-        """Builds the model for the dictionaries of ``task``.
-
-        Raises:
-            ValueError: at an option out of range; names the option, its value and what to do.
-        """
+        """Builds the model for the dictionaries of ``task``."""
         check_task(task, TEXTS, MASKED)
         source, target = task.source_dictionary, task.target_dictionary
         o = Options(cfg, MegaConfig)
@@ -51,16 +40,11 @@ class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
             decoder_embedding = make_embedding(
                 target, o.decoder_input_dim, "--decoder-embed-path", o.decoder_embed_path
             )
-        model = cls(
-            MegaEncoder(o, source, encoder_embedding),
-            MegaDecoder(
-                o,
-                target,
-                decoder_embedding,
-                cross_attention=True,
-                attention_in_training=learns_alignments(task),
-            ),
+        alignments = learns_alignments(task)
+        decoder = MegaDecoder(
+            o, target, decoder_embedding, cross_attention=True, attention_in_training=alignments
         )
+        model = cls(MegaEncoder(o, source, encoder_embedding), decoder)
         model.added_positions = (o.required_seq_len_multiple or 1) - 1
         log_utilisation(model, o)
         return model
@@ -83,7 +67,7 @@ class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
 
 
 def learns_alignments(task) -> bool:
-    """Whether the criterion gets alignments, for which it needs the attention."""
+    """Tells whether the criterion gets alignments, for which it needs the attention."""
     options = getattr(task, "cfg", None) or getattr(task, "args", None)  # args of older tasks
     return bool(getattr(options, "load_alignments", False))
 

@@ -1,6 +1,6 @@
 """The language model ``mega_lm`` and its presets."""
 
-from typing import Dict, Optional
+from typing import Any, Dict, Optional
 
 from fairseq.models import FairseqLanguageModel
 from fairseq.modules import AdaptiveInput
@@ -11,14 +11,7 @@ from .base import MegaCheckpointMixin
 from .config import MegaLanguageModelConfig
 from .decoder import MegaDecoder
 from .layers import make_embedding
-from .options import (
-    Options,
-    bands,
-    check,
-    complete_decoder_sizes,
-    complete_positions,
-    cutoffs,
-)
+from .options import Options, bands, check, complete_decoder_sizes, complete_positions, cutoffs
 from .registration import (
     MASKED,
     SEQUENCES,
@@ -35,12 +28,7 @@ from .text_state import OPTIONS, TextState
 
 @register("mega_lm", MegaLanguageModelConfig)
 class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
-    """A Mega decoder alone, for fairseq's ``language_modeling`` task.
-
-    Args:
-        decoder: a ``MegaDecoder``.
-        cfg: the ``MegaLanguageModelConfig`` that it was built from.
-    """
+    """A Mega decoder alone, for fairseq's ``language_modeling`` task."""
 
     def __init__(self, decoder: MegaDecoder, cfg: DictConfig):
         super().__init__(decoder)
@@ -57,11 +45,7 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
 
     @classmethod
     def build_model(cls, cfg: DictConfig, task) -> "MegaLanguageModel":
-        """Builds the model for the dictionary of ``task``.
-
-        Raises:
-            ValueError: at an option out of range; names the option, its value and what to do.
-        """
+        """Builds the model for the dictionary of ``task``."""
         check_task(task, SEQUENCES, MASKED)
         dictionary = task.source_dictionary
         o, words = Options(cfg, MegaLanguageModelConfig), len(dictionary)
@@ -73,33 +57,24 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
         if o.adaptive_input:  # fairseq's has a row for the padding symbol in each band
             rules.append(bands(o, "input", "decoder_input_dim", words, dictionary.pad() + 1))
         check(o, *rules)
-        model = cls(
-            MegaDecoder(
-                o,
-                task.target_dictionary,
-                cls.build_embedding(o, dictionary),
-                cross_attention=False,
-                final_norm_affine=not o.no_affine_final_norm,
-            ),
-            cfg,
-        )
-        log_utilisation(model, o)
-        return model
-
-    @classmethod
-    def build_embedding(cls, o: Options, dictionary):
-        if not o.adaptive_input:
-            return make_embedding(
+        if o.adaptive_input:
+            embedding = AdaptiveInput(
+                words,
+                dictionary.pad(),
+                o.decoder_input_dim,
+                o.adaptive_input_factor,
+                o.decoder_embed_dim,
+                cutoffs(o.adaptive_input_cutoff),
+            )
+        else:
+            embedding = make_embedding(
                 dictionary, o.decoder_input_dim, "--decoder-embed-path", o.decoder_embed_path
             )
-        return AdaptiveInput(
-            len(dictionary),
-            dictionary.pad(),
-            o.decoder_input_dim,
-            o.adaptive_input_factor,
-            o.decoder_embed_dim,
-            cutoffs(o.adaptive_input_cutoff),
-        )
+        target, affine = task.target_dictionary, not o.no_affine_final_norm
+        decoder = MegaDecoder(o, target, embedding, cross_attention=False, final_norm_affine=affine)
+        model = cls(decoder, cfg)
+        log_utilisation(model, o)
+        return model
 
     def max_positions(self) -> int:
         """The longest sample, without the symbol that ``--add-bos-token`` puts before it."""
@@ -121,7 +96,7 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
         Args:
             src_tokens: ``(B, T)``.
             streaming: return a ``Stream`` for fairseq's ``SequenceScorer`` if the text is longer
-                than a segment. Its EMA is recurrent, without truncation.
+                than a segment.
             state: the tokens continue what this state has read.
             **kwargs: for the decoder.
 
@@ -144,11 +119,8 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
         return super().get_normalized_probs(net_output, log_probs, sample)
 
     def start(self, batch: int = 1) -> TextState:
-        """Starts to read ``batch`` texts piece by piece.
-
-        Raises:
-            ValueError: in training mode, and without chunks.
-        """
+        """Starts to read ``batch`` texts piece by piece. Like ``restore``, it needs a model with
+        chunks, in evaluation."""
         self.check_state()
         return TextState(self, batch)
 
@@ -156,7 +128,7 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
         """Restores what ``TextState.save`` returned.
 
         Raises:
-            ValueError: if it belongs to another model; in training mode, and without chunks.
+            ValueError: if it belongs to another model.
         """
         self.check_state()
         return TextState.restored(self, saved)
@@ -175,8 +147,17 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
             )
 
 
+def _sizes(layers: int, dim: int, hidden: int) -> Dict[str, Any]:
+    return dict(
+        decoder_layers=layers,
+        decoder_embed_dim=dim,
+        decoder_hidden_dim=hidden,
+        decoder_ffn_embed_dim=hidden,
+    )
+
+
+_BIG = dict(_sizes(16, 1024, 2048), decoder_z_dim=256)
 _ADAPTIVE = dict(
-    decoder_layers=16,
     dropout=0.3,
     attention_dropout=0.1,
     hidden_dropout=0.1,
@@ -188,41 +169,18 @@ _ADAPTIVE = dict(
     tie_adaptive_weights=True,
     tie_adaptive_proj=True,
 )
-_BIG = dict(
-    decoder_layers=16,
-    decoder_embed_dim=1024,
-    decoder_hidden_dim=2048,
-    decoder_ffn_embed_dim=2048,
-    decoder_z_dim=256,
-)
 
 register_presets(
     MegaLanguageModel,
     MegaLanguageModelConfig,
     {
         "mega_lm_big": _BIG,
-        "mega_lm_adaptive_base": dict(
-            _ADAPTIVE,
-            decoder_embed_dim=768,
-            decoder_hidden_dim=1536,
-            decoder_ffn_embed_dim=1536,
-        ),
+        "mega_lm_adaptive_base": {**_sizes(16, 768, 1536), **_ADAPTIVE},
         "mega_lm_adaptive_big": {**_BIG, **_ADAPTIVE},
         "mega_lm_wiki103": {**_BIG, **_ADAPTIVE},
-        "mega_lm_enwik8_base": dict(
-            decoder_layers=12,
-            decoder_embed_dim=512,
-            decoder_hidden_dim=1024,
-            decoder_ffn_embed_dim=1024,
-        ),
+        "mega_lm_enwik8_base": _sizes(12, 512, 1024),
         "mega_lm_enwik8_large": dict(
-            decoder_layers=24,
-            decoder_embed_dim=1024,
-            decoder_hidden_dim=1536,
-            decoder_ffn_embed_dim=1536,
-            dropout=0.2,
-            attention_dropout=0.1,
-            hidden_dropout=0.1,
+            _sizes(24, 1024, 1536), dropout=0.2, attention_dropout=0.1, hidden_dropout=0.1
         ),
         # For new trainings on long texts: chunks, and an EMA that remembers beyond them from the
         # start.

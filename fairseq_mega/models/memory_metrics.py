@@ -1,8 +1,8 @@
 """The memory of the EMAs in the lines of a training's log.
 
-``memory_longest`` and ``memory_median`` are the half-lives, in positions, of the model's EMAs: the
-longest of all layers, channels and dimensions, and their median. ``--log-memory-per-layer`` adds
-``memory_e0_longest`` and so on for each layer: ``e0`` is the encoder's layer 0, ``d0`` the
+``memory_longest`` and ``memory_median`` are the longest half-life of the model's EMAs, in
+positions, and the median over all layers, channels and dimensions. ``--log-memory-per-layer`` adds
+those of each layer, such as ``memory_e0_longest``: ``e0`` is the encoder's layer 0, ``d0`` the
 decoder's. A memory of ``m`` positions, as ``--ema-longest`` defines it, is a half-life of
 ``0.69 m``.
 """
@@ -24,12 +24,9 @@ LAST = 100_000  # a priority: after all of fairseq's metrics in a line
 
 
 def log_memory_spans(model: nn.Module) -> None:
-    """Adds the metrics to those that fairseq collects; to be called in every update.
-
-    They are *derived*: fairseq computes them when it writes a line, so that updates need no
-    host-device synchronisation. Fully sharded models have none: no process holds complete
-    parameters.
-    """
+    """Adds the metrics to those that fairseq collects in an update. fairseq computes them when it
+    writes a line, so that updates need no host-device synchronisation. Fully sharded models have
+    none: no process holds complete parameters."""
     if all("memory_longest" in meters for meters in metrics.get_active_aggregators()):
         return
     if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):

@@ -79,10 +79,11 @@ class Options:
     def named(self, name: str) -> str:
         """The option and its value, for errors: ``--z-dim is 5``."""
         value = self.get(name)
-        return f"{self.flag(name)} is {'set' if value is True else value}"
+        shown = "not given" if value is None else "set" if value is True else value
+        return f"{self.flag(name)} is {shown}"
 
     def both(self, name: str) -> str:
-        """As ``named``, within a sentence: ``--z-dim (5)``."""
+        """The option and its value within a sentence: ``--z-dim (5)``."""
         return f"{self.flag(name)} ({self[name]})"
 
 
@@ -122,60 +123,47 @@ def complete_positions(o: Options, *names: str) -> None:
 
 def complete_decoder_sizes(o: Options) -> None:
     """Sets the decoder's sizes that were not given: to the encoder's, the input to the model's."""
-    for size in ("layers", "embed_dim", "hidden_dim", "ffn_embed_dim", "z_dim", "n_dim"):
+    sizes = "layers", "embed_dim", "hidden_dim", "ffn_embed_dim", "z_dim", "n_dim", "chunk_size"
+    for size in sizes:
         o.default(f"decoder_{size}", o.get(f"encoder_{size}"))
-    o.default("decoder_chunk_size", o.get("encoder_chunk_size"))
     o.default("decoder_input_dim", o.decoder_embed_dim)
 
 
 # --- rules ----------------------------------------------------------------------------------------
 
+_ADAPTIVE = "(adaptive ones are tied by --tie-adaptive-weights)"
+_SHARED = "share_decoder_input_output_embed"
 # An option, another that excludes it, and why.
 EXCLUDING = (
     ("compile_layers", "checkpoint_activations", "chooses by itself what is recomputed"),
     ("normalize_embedding", "normalize_before", "is for models that normalise after each sublayer"),
     ("adaptive_input", "decoder_embed_path", "has tables of several widths, which no file fills"),
-    (
-        "share_decoder_input_output_embed",
-        "adaptive_softmax_cutoff",
-        "shares a full output projection (adaptive ones are tied by --tie-adaptive-weights)",
-    ),
-    (
-        "share_decoder_input_output_embed",
-        "adaptive_input",
-        "needs one table of embeddings (adaptive ones are tied by --tie-adaptive-weights)",
-    ),
+    (_SHARED, "adaptive_softmax_cutoff", f"shares a full output projection {_ADAPTIVE}"),
+    (_SHARED, "adaptive_input", f"needs one table of embeddings {_ADAPTIVE}"),
 )
 # An option, another that it needs, and why.
 NEEDING = (
     ("no_final_norm", "normalize_before", "removes a norm that only pre-norm models have"),
     ("adaptive_input", "adaptive_input_cutoff", "needs cutoff points"),
-    (
-        "tie_adaptive_weights",
-        "adaptive_input",
-        "ties the adaptive softmax to the input of a language model",
-    ),
+    ("tie_adaptive_weights", "adaptive_input", "ties the adaptive softmax to the adaptive input"),
 )
 # An option, and two that must be equal with it.
 EQUAL = (
     ("tie_adaptive_weights", "adaptive_softmax_cutoff", "adaptive_input_cutoff"),
     ("tie_adaptive_weights", "adaptive_softmax_factor", "adaptive_input_factor"),
     ("tie_adaptive_weights", "decoder_input_dim", "decoder_embed_dim"),
-    ("share_decoder_input_output_embed", "decoder_input_dim", "decoder_embed_dim"),
+    (_SHARED, "decoder_input_dim", "decoder_embed_dim"),
     ("share_all_embeddings", "encoder_embed_dim", "decoder_input_dim"),
 )
 
 
 def check(o: Options, *more: Rules) -> None:
-    """Checks the options together, once they are complete.
-
-    Args:
-        more: rules that need to know the data.
+    """Checks the options together, once they are complete, and with ``more`` rules about the data.
 
     Raises:
         ValueError: names the option, its value and what to do.
     """
-    for broken, text in chain(_pairs(o), *more, _tables(o), _memories(o), _criterion(o)):
+    for broken, text in chain(_pairs(o), *more, _tables(o), _criterion(o)):
         if broken:
             raise ValueError(text)
 
@@ -201,13 +189,10 @@ def _pairs(o: Options) -> Rules:
     for name in ("encoder_z_dim", "decoder_z_dim"):
         if o.rel_pos_bias == "rotary" and name in o:
             check_rotary(o.flag(name), o[name])
-
-
-def _memories(o: Options) -> Rules:
     yield (
         o.ema_longest is not None and o.ema_init != "spread",
-        f"{o.named('ema_longest')}, but --ema-init is {o.ema_init}, whose memories are all of 4 or "
-        "5 tokens: give --ema-init spread, or leave --ema-longest out",
+        f"{o.named('ema_longest')}, but {o.named('ema_init')}: give --ema-init spread, or leave "
+        "--ema-longest out",
     )
 
 
@@ -224,14 +209,9 @@ def _tables(o: Options) -> Rules:
         chunks = [chunk] if o[chunk] > 0 else []
         for name in chunks + ([positions] if positions in o and (both or not chunks) else []):
             yield (
-                o[name] is None,
-                f"{o.flag(name)} is not given, but --rel-pos-bias simple learns a number for each "
-                "distance: give the length of the longest sequence, or use the rotary bias",
-            )
-            yield (
-                not 0 < o[name] <= MOST_POSITIONS,
-                f"{o.named(name)}, but --rel-pos-bias simple learns a number for each distance up "
-                f"to it: give at least 1 and at most {MOST_POSITIONS}, or use the rotary bias",
+                o[name] is None or not 0 < o[name] <= MOST_POSITIONS,
+                f"{o.named(name)}, but --rel-pos-bias simple learns a number for each distance: "
+                f"give the longest one, at most {MOST_POSITIONS}, or use --rel-pos-bias rotary",
             )
 
 
@@ -250,14 +230,14 @@ def _criterion(o: Options) -> Rules:
     yield (
         criterion == "nat_loss",
         "--criterion nat_loss is for models that predict all words at once, but Mega's decoder "
-        "predicts one after the other: use --criterion label_smoothed_cross_entropy",
+        "predicts one at a time: use --criterion label_smoothed_cross_entropy",
     )
 
 
 def bands(o: Options, part: str, dim: str, vocabulary: int, least: int = 1) -> Rules:
-    """The bands of the adaptive ``input`` or ``softmax``: each, from a cutoff point to the next,
-    has at least ``least`` words, and a width: the option ``dim`` divided by the factor once and
-    again."""
+    """The bands of the adaptive ``input`` or ``softmax``, from each cutoff point to the next: at
+    least ``least`` words each, and a width, which is the one before divided by the factor; the
+    first has the option ``dim``."""
     cutoff, factor = (f"adaptive_{part}_{option}" for option in ("cutoff", "factor"))
     try:
         points = cutoffs(o[cutoff])
@@ -323,14 +303,12 @@ def classes(o: Options, reads: str, documents: int) -> Rules:
     """A classifier of samples of ``text`` or ``image``, of one or two sequences ``documents``."""
     yield (
         o.layer_type != "mega",
-        f"{o.named('layer_type')}, but this package has Mega layers alone: leave it out, or say "
-        "mega",
+        f"{o.named('layer_type')}, but this package has only Mega layers: leave it out",
     )
     for name, choices in (("normalization_type", NORMS), ("sen_rep_type", ("mp", "cls"))):
         yield (
             o[name] is None,
-            f"{o.flag(name)} is not given, and the architecture sets none: give one of "
-            + ", ".join(choices),
+            f"{o.named(name)}, and the architecture sets none: give one of {', '.join(choices)}",
         )
     yield (
         o.input_type not in (None, reads),
@@ -344,7 +322,6 @@ def classes(o: Options, reads: str, documents: int) -> Rules:
     needed = documents * o.encoder_embed_dim
     yield (
         o.classifier_in_dim != needed,
-        f"{o.named('classifier_in_dim')}, but samples of {documents} "
-        f"sequence{'s' if documents > 1 else ''} have {needed} features with --encoder-embed-dim "
-        f"{o.encoder_embed_dim}: leave it out",
+        f"{o.named('classifier_in_dim')}, but must be {needed}, which is {documents} times "
+        f"{o.both('encoder_embed_dim')}: leave it out",
     )

@@ -1,4 +1,4 @@
-"""How fairseq knows the models: their names, presets and options, and the tasks that they learn."""
+"""Registers models with fairseq: their names, presets and options, and the tasks they learn."""
 
 import sys
 from argparse import SUPPRESS, ArgumentError, Namespace
@@ -68,9 +68,8 @@ def register(name: str, config: type) -> Callable[[type], type]:
 def register_presets(model: type, config: type, presets: Dict[str, Dict]) -> None:
     """Registers architectures: a name and the options in which it differs from the model's own.
 
-    Each is a model of its own to fairseq, whose defaults are those of the preset. fairseq's
-    ``register_model_architecture`` would do for command lines; but of options in YAML it sees only
-    what fairseq has completed with the defaults of the model.
+    Each is a model with its own defaults, because fairseq's ``register_model_architecture`` cannot
+    tell options in YAML from the model's defaults.
     """
     for name, options in presets.items():
         names = {"__module__": model.__module__, "__doc__": f"The preset ``{name}``."}
@@ -83,8 +82,8 @@ def register_presets(model: type, config: type, presets: Dict[str, Dict]) -> Non
 
 
 def add_model_options(parser, config) -> None:
-    """Adds the options of a model, as fairseq does, but that a flag sets its option whatever the
-    default: fairseq's would unset one that an architecture sets."""
+    """Adds the options of a model. Unlike fairseq's, a flag never unsets an option that an
+    architecture sets."""
     for each in fields(config):
         if each.type is bool:
             _add_option(parser, as_flag(each.name), action="store_true", help=each.metadata["help"])
@@ -92,7 +91,7 @@ def add_model_options(parser, config) -> None:
 
 
 def _add_option(parser, *args, **kwargs) -> None:
-    with suppress(ArgumentError):  # it is there already, as from the task
+    with suppress(ArgumentError):  # the task may have added it
         parser.add_argument(*args, **kwargs)
 
 
@@ -103,11 +102,7 @@ def add_long_text_options(parser) -> None:
 
 
 def check_command_line(args: Namespace) -> None:
-    """Completes and checks the options of ``fairseq-train``, which calls it once they are parsed.
-
-    Raises:
-        ValueError: names the option and what to do.
-    """
+    """Checks the options of ``fairseq-train``, which calls it once they are parsed."""
     if args.bf16 and find_spec("torch_xla") is None:
         args.tpu = False  # fairseq's parser takes all of bfloat16 for that of TPUs
     task = TASK_REGISTRY[args.task]
@@ -134,12 +129,7 @@ def check_command_line(args: Namespace) -> None:
 
 
 def check_task(task, *others: Tuple[Tuple[type, ...], str]) -> None:
-    """Checks that a model can learn the task: each of ``others`` is what it cannot, and the
-    architecture that can.
-
-    Raises:
-        ValueError: names the task and the architecture.
-    """
+    """Refuses tasks of other models: ``others`` are their classes, and the architecture to use."""
     for kinds, architecture in others:
         if isinstance(task, kinds):
             raise ValueError(

@@ -9,8 +9,7 @@ from .padding import may_have_padding
 
 
 class SymbolEmbedding(nn.Module):
-    """A vector for each symbol, ``~ N(0, 1/dim)``, the padding symbol's included: the published
-    code does not set it to zero, and nothing reads it."""
+    """A vector for each symbol, ``~ N(0, 1/dim)``, padding included, as in the published code."""
 
     def __init__(self, symbols: int, dim: int, padding_idx: int):
         super().__init__()
@@ -39,13 +38,10 @@ class RealNumberEmbedding(nn.Module):
 
 
 class SequenceEncoder(EncoderLayers, nn.Module):
-    """Embeds sequences, runs them through bidirectional Mega layers, and pools each to a vector.
-
-    Sequences may be of any length: the layers fill up the last chunk with positions that nothing
-    sees, so that (in evaluation) the padding of a batch changes no sequence's output.
+    """Embeds sequences of any length, runs them through bidirectional Mega layers, and pools each
+    to a vector. In evaluation, the padding of a batch changes no sequence's output.
 
     Args:
-        o: the options of the layers.
         embed_tokens: ``(B, L)`` to ``(B, L, D)``.
         pooling: ``mp``, the mean of all positions, or ``cls``, the first of them.
     """
@@ -60,7 +56,7 @@ class SequenceEncoder(EncoderLayers, nn.Module):
         """
         Args:
             src_tokens: symbols or real numbers ``(B, L)``, padded on the right.
-            src_lengths: ``(B,)``, how many of them are no padding.
+            src_lengths: ``(B,)``, the numbers of positions without padding.
 
         Returns:
             ``(B, D)``.

@@ -1,4 +1,4 @@
-"""The state of decoding: what the layers of a decoder keep of the text that it has read."""
+"""The state of decoding."""
 
 from contextlib import contextmanager
 from itertools import groupby
@@ -12,20 +12,17 @@ KEY = "mega"  # of the state in fairseq's incremental_state, to which fairseq ad
 
 
 class InterruptedReadError(RuntimeError):
-    """A read was interrupted, so that layers may differ in what they have read."""
+    """Raised by a state after an interrupted read: its layers may have read different tokens."""
 
 
 class DecodingState:
     """The state of a decoder between reads.
 
     Args:
-        layers: the number of layers.
         beam: the number of consecutive rows that are hypotheses of one sentence, in beam search.
 
     Attributes:
-        layers: a ``LayerState`` for each layer.
         prefix: the number of columns of fairseq's ``prev_output_tokens`` that have been read.
-            ``MegaDecoder.read``, which takes only new tokens, does not count.
     """
 
     def __init__(self, layers: int, beam: int = 1):
@@ -45,11 +42,8 @@ class DecodingState:
         return self.layers[0].source is not None
 
     def check_unread(self, tokens: Tensor) -> None:
-        """
-        Raises:
-            ValueError: if the state has read all of ``prev_output_tokens (B, T)``, or has a
-                different number of rows.
-        """
+        """Refuses ``prev_output_tokens (B, T)`` of which all have been read, or of another number
+        of rows."""
         if tokens.size(1) <= self.prefix:
             raise ValueError(
                 f"prev_output_tokens has {tokens.size(1)} tokens, all of which this state has "
@@ -73,15 +67,11 @@ class DecodingState:
             raise
 
     def check(self) -> None:
-        """
-        Raises:
-            InterruptedReadError: if an earlier read has failed.
-        """
+        """Raises an ``InterruptedReadError`` if an earlier read has failed."""
         if self._interrupted:
             raise InterruptedReadError(
-                "this state cannot be used: a read of it was interrupted or failed, and some "
-                "layers have read the tokens where others have not. Start a new state, or restore "
-                "a saved one"
+                "this state cannot be used: a read was interrupted or failed, and some layers have "
+                "read tokens that others have not. Start a new state, or restore a saved one"
             )
 
     def reorder(self, new_order: Tensor) -> None:
@@ -95,11 +85,6 @@ class DecodingState:
 
 def beam_size(rows: Tensor) -> int:
     """The number of consecutive rows of each sentence if it is the same for all; otherwise 1.
-
-    This copies the rows to the host: one host-device synchronisation.
-
-    Args:
-        rows: the sentence that each row translates, ``(B,)``.
-    """
+    ``rows (B,)``, the sentence of each row, are copied to the host: one synchronisation."""
     sizes = {len(list(group)) for _, group in groupby(rows.tolist())}
     return sizes.pop() if len(sizes) == 1 else 1

@@ -1,8 +1,7 @@
-"""Texts of any length, read in segments: memory does not grow with the text.
+"""Reads texts of any length in segments: memory does not grow with the text.
 
-fairseq evaluates a language model with its ``SequenceScorer``, which asks for all scores of a
-sample, ``(B, T, V)``, only to pick those of the targets. For a million tokens that is too much
-memory. A streaming model returns a ``Stream`` instead, to which fairseq hands the targets.
+fairseq's ``SequenceScorer`` asks for all scores of a sample, ``(B, T, V)``, only to pick those of
+the targets. A streaming model returns a ``Stream`` instead, to which fairseq hands the targets.
 """
 
 from typing import Iterator
@@ -53,11 +52,8 @@ class Stream:
         self._features = torch.empty(1, 0)  # those of the last segment that have no target yet
 
     def scores(self, target: Tensor, log_probs: bool) -> Tensor:
-        """(Log-)probabilities ``(B, T, V)`` of the next targets ``(B, T)``.
-
-        The scorer gathers the targets' only, so each is repeated for the whole vocabulary, in a
-        view that takes no memory.
-        """
+        """(Log-)probabilities ``(B, T, V)`` of the next targets ``(B, T)``: each is repeated for
+        the whole vocabulary, of which the scorer gathers the target's, in a view."""
         picked, rest = [], target.reshape(1, -1)
         while rest.size(1) > 0:
             if self._features.size(1) == 0:

@@ -25,9 +25,9 @@ class TextState:
     """All that a chunked language model keeps of the text it has read.
 
     ``MegaLanguageModel.start`` makes a new state, ``MegaLanguageModel.restore`` loads a saved one.
-    Its size does not depend on the length of the text: for each row it has in each layer the EMA's
-    ``D N`` values (in float32 at least) and a chunk's ``C (Z + H)``, and ``D`` features of the last
-    token. The model must not change while the state is in use.
+    Its size is constant: for each row, in each layer, the EMA's ``D N`` values (in float32 at
+    least) and a chunk's ``C (Z + H)``, and ``D`` features of the last token. The model must not
+    change while the state is in use.
     """
 
     @torch.no_grad()
@@ -53,8 +53,7 @@ class TextState:
             the log-probability of each token after all the text before it, ``(B, T)``.
 
         Raises:
-            ValueError: if tokens have a wrong shape or type or are not in the dictionary, and in
-                training mode. The state remains as it was.
+            ValueError: if the model cannot read the tokens. The state remains as it was.
             InterruptedReadError: if an earlier read was interrupted.
         """
         self._model.check_state()
@@ -92,10 +91,8 @@ class TextState:
         return sum(t.numel() * t.element_size() for t in self._tensors().values())
 
     def save(self) -> Dict[str, Tensor]:
-        """The state as tensors, for ``torch.save`` or ``safetensors.torch.save_file``;
-        ``MegaLanguageModel.restore`` loads them. They include a fingerprint of the model, for which
-        all weights are read once.
-        """
+        """Returns the state as tensors, for ``torch.save`` or ``safetensors.torch.save_file``, with
+        a fingerprint of the model, for which all weights are read once."""
         self._state.check()
         return {
             **self._tensors(),
@@ -170,7 +167,7 @@ class TextState:
 
 
 def _fingerprint(model) -> Tensor:
-    """Hash ``(32,)`` of the weights and of the options that they are used with."""
+    """Hash ``(32,)`` of the weights and the options."""
     digest = hashlib.sha256(repr(model.options).encode())
     for name, weight in model.state_dict().items():
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())

@@ -132,34 +132,25 @@ CHANGES = {  # the place in config.json, what stands there, what the error says
     "no task": ("task", ..., "has no task"),
     "something more": ("code", "print()", "does not know code"),
     "another architecture": ("model.name", "fconv", "model.name is 'fconv', not one of"),
-    "architecture of a list": ("model.name", ["mega"], "model.name is .'mega'."),
     "the other model": ("model.name", "mega_lm", "model.options does not know"),
     "another task": ("task.name", "audio_pretraining", "task.name is 'audio_pretraining'"),
     "the other task": ("task.name", "language_modeling", "task.options does not know"),
     "unknown option": (f"{OPTION}.user_dir", "/tmp", "model.options does not know user_dir"),
-    "option of a path": (f"{OPTION}.encoder_embed_path", "/etc/passwd", "does not know encoder_e"),
     "options as a list": (OPTION, [], "model.options must be an object"),
     "text for a number": (f"{OPTION}.encoder_layers", "many", "encoder_layers: Value 'many'"),
-    "float for a number": (f"{OPTION}.encoder_layers", 2.0, "encoder_layers: Value '2.0'"),
     "true for a number": (f"{OPTION}.encoder_layers", True, "encoder_layers: Value 'True'"),
-    "null for a number": (f"{OPTION}.encoder_layers", None, "encoder_layers: .*None"),
     "no choice": (f"{OPTION}.rel_pos_bias", "alibi", "rel_pos_bias: Invalid value 'alibi'"),
     "object for a text": (f"{OPTION}.adaptive_softmax_cutoff", {}, "cutoff: "),
     "interpolation": (f"{OPTION}.dropout", "${oc.env:HOME}", "dropout is .*stands for something"),
-    "missing value": (f"{OPTION}.dropout", "???", "stands for something else"),
     "cutoffs as code": (f"{OPTION}.adaptive_softmax_cutoff", "exit()", "exit"),
-    "layers without end": (f"{OPTION}.encoder_layers", 10**6, "--encoder-layers is 1000000"),
     "a number too large": (f"{OPTION}.encoder_embed_dim", 10**18, "does not make a model"),
     "larger model": (f"{OPTION}.encoder_embed_dim", 10**6, "describe a model of"),
     "more layers": (f"{OPTION}.encoder_layers", 3, "lacks the weights of decoder.layers.2"),
     "fewer layers": (f"{OPTION}.encoder_layers", 1, "Unexpected key(?s:.*)encoder.layers.1"),
-    "negative size": (f"{OPTION}.encoder_z_dim", -4, "--encoder-z-dim is -4"),
-    "dropout above one": (f"{OPTION}.dropout", 2.5, "--dropout is 2.5"),
     "language upwards": ("task.options.source_lang", "../../x", "not part of a file's name"),
     "no dictionary": ("dictionaries.source", ..., "dictionaries has no source"),
     "dictionary of a text": ("dictionaries.source", "dict.txt", "not a word with its count"),
     "word of a number": ("dictionaries.source.3", [4, 4], "holds .4, 4., not a word"),
-    "word that is there": ("dictionaries.source.3", ["w0", 1], "Duplicate word"),
     "special word": ("dictionaries.source.3", ["<pad>", 1], "Duplicate word"),
     "half a character": ("dictionaries.source.3", ["\ud800", 1], "surrogates not allowed"),
     "larger dictionary": ("dictionaries.source", [[f"x{i}", 1] for i in range(99)], "size mism"),
@@ -196,22 +187,8 @@ def test_texts_that_are_no_description_are_refused(text, folder, tmp_path):
     check_refused(folder, "cannot be read", tmp_path)
 
 
-def header(text, length=None):
-    return (length or len(text)).to_bytes(8, "little") + text + bytes(64)
-
-
-OVERLAP = {"dtype": "F32", "shape": [16], "data_offsets": [0, 64]}
-SAFETENSORS = {
-    "a pickle": b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.",
-    "header without end": header(b"{}", length=1 << 62),
-    "overlap": header(json.dumps({"a": OVERLAP, "b": OVERLAP}).encode()),
-    "beyond the end": header(json.dumps({"a": {**OVERLAP, "shape": [1 << 40]}}).encode()),
-}
-
-
-@pytest.mark.parametrize("name", SAFETENSORS)
-def test_the_format_of_weights_is_enforced(name, folder, tmp_path):
-    (folder / "model.safetensors").write_bytes(SAFETENSORS[name])
+def test_what_is_no_safetensors_file_is_refused(folder, tmp_path):
+    (folder / "model.safetensors").write_bytes(b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.")
     check_refused(folder, "model.safetensors cannot be read", tmp_path)
 
 

@@ -34,6 +34,7 @@ REFUSED = {
     "vocab_size": 10**9,
     "num_hidden_layers": "many",
     "chunk_size": None,
+    "norm_affine": False,
 }
 
 
@@ -41,6 +42,12 @@ REFUSED = {
 def folder(tmp_path):
     """A copy of a case that may be changed."""
     return shutil.copytree(HUGGINGFACE / "masked_lm", tmp_path / "hf")
+
+
+def refused(folder, says):
+    with pytest.raises(ValueError, match=says):
+        convert_huggingface(folder, folder / "out", mask_id=23)
+    assert not (folder / "out").exists()
 
 
 def change(folder, **options):
@@ -53,49 +60,43 @@ def test_hidden_states_and_logits_are_the_ports(case, tmp_path):
     assert difference(HUGGINGFACE / case, tmp_path / "out") < 1e-5
 
 
-@pytest.mark.parametrize("option", REFUSED)
-def test_what_has_no_equivalent_is_refused_by_name(option, folder):
-    change(folder, **{option: REFUSED[option]})
-    with pytest.raises(ValueError, match=f"config.json: {option} is "):
-        convert_huggingface(folder, folder / "out", mask_id=23)
-    assert not (folder / "out").exists()
-
-
-@pytest.mark.parametrize("size, chunks", [(0, False), (-1, True), (32, True)])
-def test_chunk_sizes_with_which_the_port_does_not_work(size, chunks, folder):
-    change(folder, relative_positional_bias="simple", chunk_size=size, use_chunking=chunks)
-    with pytest.raises(ValueError, match=f"chunk_size is {size}"):
-        convert_huggingface(folder, folder / "out", mask_id=23)
+@pytest.mark.parametrize(
+    "option, value, others",
+    [
+        *((option, value, {}) for option, value in REFUSED.items()),
+        *(
+            ("chunk_size", size, {"relative_positional_bias": "simple", "use_chunking": chunks})
+            for size, chunks in ((0, False), (-1, True), (32, True))
+        ),
+    ],
+)
+def test_what_has_no_equivalent_is_refused_by_name(option, value, others, folder):
+    change(folder, **{option: value, **others})
+    refused(folder, f"config.json: {option} is ")
 
 
 def test_other_heads_are_refused(folder):
     weights = torch.load(HUGGINGFACE / "masked_lm_chunks" / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     torch.save({"qa_outputs.weight": weights["mlm_head.bias"]}, folder / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="architectures"):
-        convert_huggingface(folder, folder / "out", mask_id=23)
+    refused(folder, "architectures")
 
 
 def test_weights_of_other_options_are_refused(folder):
     change(folder, num_hidden_layers=3)
-    with pytest.raises(ValueError, match="lacks the weights of encoder.layers.2"):
-        convert_huggingface(folder, folder / "out", mask_id=23)
+    refused(folder, "lacks the weights of encoder.layers.2")
     change(folder, num_hidden_layers=2, nffn_hidden_size=10**6)
-    with pytest.raises(ValueError, match="its options describe a model of"):
-        convert_huggingface(folder, folder / "out", mask_id=23)
+    refused(folder, "its options describe a model of")
     change(folder, nffn_hidden_size=20, hidden_size=14)
-    with pytest.raises(ValueError, match="size mismatch"):
-        convert_huggingface(folder, folder / "out", mask_id=23)
+    refused(folder, "size mismatch")
 
 
 def test_weights_are_read_as_all_checkpoints_are(folder):
     (folder / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(ValueError, match="model.safetensors cannot be read"):
-        convert_huggingface(folder, folder / "out", mask_id=23)
+    refused(folder, "model.safetensors cannot be read")
     (folder / "model.safetensors").unlink()
     torch.save({"weight": shutil.rmtree}, folder / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="pytorch_model.bin cannot be read"):
-        convert_huggingface(folder, folder / "out", mask_id=23)
+    refused(folder, "pytorch_model.bin cannot be read")
     (folder / "pytorch_model.bin").unlink()
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
         convert_huggingface(folder, folder / "out", mask_id=23)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fairseq_mega.data import arrays
-from fairseq_mega.data.arrays import Numbers, as_numbers
+from fairseq_mega.data.arrays import Numbers
 from fairseq_mega.data.audio import read_clip_labels, read_clips, scale_clip
 from fairseq_mega.data.pixels import map_pixels, write_pixels
 
@@ -122,13 +122,6 @@ def test_bad_images_leave_no_copy(tmp_path, lines, says):
     with pytest.raises(ValueError, match=r"test\.src.*" + says):
         pixels_of(tmp_path / "test.src")
     assert not list(tmp_path.glob("*.npy"))
-
-
-def test_numbers_of_users():
-    assert as_numbers([[1, 2], [3, 4]], "an image").tolist() == [1, 2, 3, 4]
-    for other in (["a"], [[1], [2, 3]], None):
-        with pytest.raises(ValueError, match="an image must be an array of numbers"):
-            as_numbers(other, "an image")
 
 
 # --- audio --------------------------------------------------------------------------------------

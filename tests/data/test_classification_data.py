@@ -106,13 +106,6 @@ def test_a_pair_that_is_too_long_is_refused():
         dataset.batch_by_size(np.arange(6), max_tokens=longest - 1)
 
 
-def test_rows_that_are_chosen():
-    texts = ListDataset([torch.arange(n) for n in range(10)], np.arange(10))
-    dataset = ClassificationDataset([texts], np.arange(10) % 3, np.array([7, 2]))
-    assert len(dataset) == 2 and [dataset[i]["id"] for i in range(2)] == [7, 2]
-    assert [dataset[i]["target"] for i in range(2)] == [1, 2]
-
-
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 0.999])
 def test_held_out(fraction):
     """That fraction of each class, the same in every process and training."""

@@ -72,37 +72,23 @@ def test_published_sizes(arch):
         assert layer.attention_activation == "softmax" and layer.activation is nn.functional.silu
         assert isinstance(layer.norm.norm, nn.LayerNorm)
     assert all((layer.cross_attn is None) == bool(task) for layer in model.decoder.layers)
+    if task == ADAPTIVE:
+        softmax, words = model.decoder.adaptive_softmax, model.decoder.embed_tokens
+        assert words.cutoff == softmax.cutoff == [20000, 60000, WORDS]
+        assert [tail[1].p for tail in softmax.tail] == [0.2, 0.2]
 
 
-@pytest.mark.parametrize("arch", ["adaptive_base", "adaptive_big", "wiki103"])
-def test_published_adaptive_softmax(arch):
-    decoder = build_meta(f"{ADAPTIVE} --arch mega_lm_{arch}", WORDS).decoder
-    assert decoder.output_projection is None
-    assert decoder.embed_tokens.cutoff == decoder.adaptive_softmax.cutoff == [20000, 60000, WORDS]
-    assert [tail[1].p for tail in decoder.adaptive_softmax.tail] == [0.2, 0.2]
-
-
-def test_decoder_sizes_default_to_the_encoders():
+def test_decoder_sizes():
+    """The encoder's, or others."""
     model = build(TINY["mega"] + " --encoder-chunk-size 5 --encoder-layers 3")
     assert sizes(model.decoder) == sizes(model.encoder)
     assert model.decoder.layers[0].mega_layer.chunk_size == 5
-
-
-def test_decoder_sizes_can_differ():
     options = "--decoder-layers 1 --decoder-hidden-dim 6 --decoder-ffn-embed-dim 7 "
     options += "--decoder-z-dim 2 --decoder-n-dim 4 --decoder-chunk-size 9"
     model = build(f"{TINY['mega']} {options}")
     assert sizes(model.decoder)[:6] == (1, 12, 6, 7, 2, 4)
     assert sizes(model.encoder)[:6] == (2, 12, 16, 20, 4, 3)
     assert model.decoder.layers[0].mega_layer.chunk_size == 9
-
-
-@pytest.mark.parametrize("arch", ["mega", "mega_lm"])
-def test_no_feed_forward(arch):
-    side = "encoder" if arch == "mega" else "decoder"
-    model = build(f"{TINY[arch]} --{side}-ffn-embed-dim 0")
-    assert all(layer.nffn is None for layer in model.decoder.layers)
-    assert not any("nffn" in name for name, _ in model.named_parameters())
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -195,11 +181,6 @@ def test_max_positions(bias, chunk, source, target, alone):
 
 def tokens(length):
     return torch.full((1, length), 5)
-
-
-def test_the_task_and_the_preset_give_way_to_options():
-    cfg = parse("--arch mega_wmt_en_de --dropout 0.25 --encoder-z-dim 64").model
-    assert (cfg.dropout, cfg.encoder_z_dim, cfg.attention_dropout) == (0.25, 64, 0.1)
 
 
 @pytest.mark.parametrize("arch", ["mega", "mega_lm_big"])

@@ -176,12 +176,3 @@ def test_checkpointing_draws_the_same_masks_in_many_tiles(
     # would give other numbers altogether.
     for ours, expected in zip(*reversed(results)):
         assert_close(ours, expected, 0.05 if autocast else 1e-5, floor=0.0)
-
-
-@pytest.mark.parametrize("arch", TINY)
-def test_every_parameter_gets_a_gradient(arch):
-    """As distributed training waits for (--ddp-backend pytorch_ddp)."""
-    model, target = make_model(TINY[arch]).train(), batch_of(sentences(5, 11))
-    inputs = (batch_of(sentences(9, 4), left_pad=True), None) if arch == "mega" else ()
-    model(*inputs, target)[0].logsumexp(-1).sum().backward()
-    assert not [name for name, p in model.named_parameters() if p.grad is None]

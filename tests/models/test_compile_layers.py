@@ -90,8 +90,3 @@ def test_beam_search_never_compiles():
     assert graphs() == 0
     for row, expected in zip(again, hypotheses):
         assert [h["tokens"].tolist() for h in row] == [h["tokens"].tolist() for h in expected]
-
-
-def test_recomputation_is_left_to_the_compiler():
-    with pytest.raises(ValueError, match="--compile-layers .* --checkpoint-activations"):
-        build(TINY["mega"], compile_layers=True, checkpoint_activations=True)

@@ -87,26 +87,16 @@ def test_the_encoder_returns_what_fairseqs_does(padded):
     assert shapes[0] == shapes[1]
 
 
-def test_token_embeddings_take_the_tokens_place():
-    model = make_model(TINY["mega"])
-    source, target = batch_of(sentences(7, 4), left_pad=True), batch_of(sentences(5, 6))
-    embeddings = model.encoder.embed_tokens(source)
-    expected, _ = model(source, None, target)
-    assert_close(model(source, None, target, token_embeddings=embeddings)[0], expected)
-    noised = model(source, None, target, token_embeddings=embeddings + 1)[0]
-    assert (noised - expected).abs().max() > 1e-3
-
-
-def test_token_embeddings_of_a_masked_language_model():
-    model = make_masked()
+@pytest.mark.parametrize("masked", [False, True])
+def test_token_embeddings_replace_the_tokens(masked):
+    model = make_masked() if masked else make_model(TINY["mega"])
     tokens = batch_of(sentences(7, 4), left_pad=True)
+    inputs = (tokens,) if masked else (tokens, None, batch_of(sentences(5, 6)))
     embeddings = model.encoder.embed_tokens(tokens)
-    expected, _ = model(tokens)
-    assert_close(model(tokens, token_embeddings=embeddings)[0], expected)
-    noised = model(tokens, token_embeddings=embeddings + 1)[0]
+    expected, _ = model(*inputs)
+    assert_close(model(*inputs, token_embeddings=embeddings)[0], expected)
+    noised = model(*inputs, token_embeddings=embeddings + 1)[0]
     assert (noised - expected).abs().max() > 1e-3
-    with pytest.raises(TypeError, match="segment_labels"):
-        model(tokens, segment_labels=tokens)
 
 
 @pytest.mark.parametrize("arch", TINY)

@@ -11,6 +11,13 @@ from fairseq_mega.models.layers import Layer
 kinds = pytest.mark.parametrize("kind", MODELS)
 
 
+def train_a_step(model, kind):
+    output = model(*MODELS[kind][2]())
+    output = output["encoder_out"] if isinstance(output, dict) else output
+    output = output[0] if isinstance(output, tuple) else output
+    output.logsumexp(-1).square().sum().backward()
+
+
 def statistics(kind, steps, **options):
     """The running statistics of all norms after so many training steps, with dropout."""
     norm = "norm_type" if kind in ("text", "image") else "normalization_type"
@@ -18,15 +25,20 @@ def statistics(kind, steps, **options):
     model = scatter(model).double().train()
     torch.manual_seed(5)
     for _ in range(steps):
-        output = model(*MODELS[kind][2]())
-        output = output["encoder_out"] if isinstance(output, dict) else output
-        output = output[0] if isinstance(output, tuple) else output
-        output.logsumexp(-1).square().sum().backward()
+        train_a_step(model, kind)
     return {
         name: buffer.double()
         for name, buffer in model.named_buffers()
         if name.endswith((".running_mean", ".running_var", ".num_batches_tracked"))
     }
+
+
+@kinds
+def test_every_parameter_gets_a_gradient(kind):
+    """Distributed training waits for them (--ddp-backend pytorch_ddp)."""
+    model = scatter(build_kind(kind)).double().train()
+    train_a_step(model, kind)
+    assert not [name for name, p in model.named_parameters() if p.grad is None]
 
 
 @kinds

@@ -2,61 +2,15 @@
 
 import pytest
 import torch
-from helpers import TINY, assert_close, batch_of, build, make_model, sentences
-
-WEIGHT_AND_BIAS = ("weight", "bias")
-MEGA_WEIGHTS = ["gamma", "beta"]
-MEGA_WEIGHTS += [f"move.{name}" for name in ("delta", "alpha", "beta", "gamma", "omega")]
-MEGA_WEIGHTS += [f"{p}.{w}" for p in ("v_proj", "mx_proj", "h_proj") for w in WEIGHT_AND_BIAS]
-CROSS_WEIGHTS = [
-    f"{p}.{w}" for p in ("k_proj", "v_proj", "q_proj", "h_proj") for w in WEIGHT_AND_BIAS
-]
-FEED_FORWARD_WEIGHTS = [f"{p}.{w}" for p in ("fc1", "fc2") for w in WEIGHT_AND_BIAS]
-NORM_WEIGHTS = {
-    "layernorm": ["norm.norm.weight", "norm.norm.bias"],
-    "scalenorm": ["norm.norm.scalar"],
-    "rmsnorm": ["norm.norm.weight"],
-}
-BIAS_WEIGHTS = {
-    "simple": ["rel_pos_bias.rel_pos_bias"],
-    "rotary": ["rel_pos_bias.alpha", "rel_pos_bias.beta"],
-}
+from helpers import BIASES, TINY, assert_close, batch_of, build, make_model, sentences
 
 
-def published_names(bias, norm):
-    """Names of weights in published checkpoints, for two layers on each side."""
-    sublayers = {
-        "mega_layer": MEGA_WEIGHTS + BIAS_WEIGHTS[bias] + NORM_WEIGHTS[norm],
-        "cross_attn": CROSS_WEIGHTS + BIAS_WEIGHTS[bias] + NORM_WEIGHTS[norm],
-        "nffn": FEED_FORWARD_WEIGHTS + NORM_WEIGHTS[norm],
-    }
-    names = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
-    names.add("decoder.output_projection.weight")
+def test_names_that_the_checkpoints_in_parity_do_not_have():
+    names = build(TINY["mega"], normalization_type="rmsnorm", normalize_embedding=True).state_dict()
     for side in ("encoder", "decoder"):
-        names |= {
-            f"{side}.layers.{i}.{sublayer}.{name}"
-            for i in range(2)
-            for sublayer, weights in sublayers.items()
-            for name in weights
-            if (side, sublayer) != ("encoder", "cross_attn")
-        }
-    return names
-
-
-@pytest.mark.parametrize("bias", BIAS_WEIGHTS)
-@pytest.mark.parametrize("norm", NORM_WEIGHTS)
-def test_names(bias, norm):
-    model = build(TINY["mega"], rel_pos_bias=bias, normalization_type=norm)
-    assert set(model.state_dict()) == published_names(bias, norm)
-
-
-@pytest.mark.parametrize(
-    "option, norm", [("normalize_before", "final_norm"), ("normalize_embedding", "embed_norm")]
-)
-def test_names_of_the_other_norms(option, norm):
-    names = set(build(TINY["mega"], **{option: True}).state_dict())
-    extra = {f"{side}.{norm}.norm.{w}" for side in ("encoder", "decoder") for w in WEIGHT_AND_BIAS}
-    assert names == published_names("simple", "layernorm") | extra
+        norms = {"embed_norm", "layers.0.mega_layer.norm", "layers.0.nffn.norm"}
+        assert {f"{side}.{norm}.norm.weight" for norm in norms} <= set(names)
+    assert not any(name.endswith("norm.bias") for name in names)
 
 
 def published(model):
@@ -71,8 +25,7 @@ def published(model):
     return state
 
 
-@pytest.mark.parametrize("arch", TINY)
-@pytest.mark.parametrize("bias", BIAS_WEIGHTS)
+@pytest.mark.parametrize("arch, bias", zip(TINY, BIASES))
 def test_bookkeeping_of_published_checkpoints_is_accepted(arch, bias):
     model = make_model(TINY[arch], rel_pos_bias=bias)
     other = build(TINY[arch], rel_pos_bias=bias).double().eval()
@@ -117,16 +70,6 @@ def test_attention_of_published_models_lines_up_with_the_source():
     attention = model(tokens, None, batch_of(sentences(5, 5)))[1]["attn"][0]
     assert (attention[0, :, tokens[0] == 1] == 0).all()
     assert_close(attention.sum(-1), torch.ones(2, 5, dtype=torch.float64))
-
-
-def test_weights_of_our_own_after_published_ones():
-    """The marks of a published checkpoint go with its weights."""
-    model = make_model(TINY["mega"])
-    own = {name: value.clone() for name, value in model.state_dict().items()}
-    model.load_state_dict(published(model))
-    assert "encoder.version" in model.state_dict()
-    model.load_state_dict(own)
-    assert set(model.state_dict()) == set(own)
 
 
 @pytest.mark.parametrize("arch", TINY)

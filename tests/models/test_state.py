@@ -86,13 +86,6 @@ def test_reading_with_other_options(options, tmp_path):
     assert_close(state.predict(), following, 1e-5)
 
 
-def test_long_pieces_are_read_in_segments():
-    model, lengths = make(), []
-    model.decoder.layers[0].register_forward_hook(lambda _, x, y: lengths.append(y[0].size(1)))
-    model.start().read(text(length=30))
-    assert lengths == [1, 8, 8, 8, 6]
-
-
 # --- saving and restoring -----------------------------------------------------------------------
 
 

@@ -216,30 +216,20 @@ def evaluate(corpus, caplog):
 
 WORD_SCORE = r"(\S+) \[(-[\d.]+)\]"
 LONG_TEXT = ["--task", "mega_language_modeling", "--valid-block"]
-STREAMED = [*LONG_TEXT, "size:60"]
 PARALLEL = ["--task", "language_modeling", "--tokens-per-sample", "60"]
-LARGER_CHUNKS = ["--model-overrides", "{'decoder_chunk_size': 16}"]
 
 
 @pytest.mark.parametrize(
-    "options",
+    "size, options",
     [
-        ["--batch-size", "2", "--softmax-batch", "7", "--post-process", "@@ "],
-        LARGER_CHUNKS,
-        ["--add-bos-token", "--max-tokens", "130", "--output-word-stats"],
+        (60, ["--batch-size", "2", "--softmax-batch", "7", "--post-process", "@@ "]),
+        (60, ["--model-overrides", "{'decoder_chunk_size': 16}"]),
+        (60, ["--add-bos-token", "--max-tokens", "130", "--output-word-stats"]),
+        (40, ["--context-window", "20", "--batch-size", "1"]),  # which fairseq's 60 tokens include
     ],
-    ids=lambda options: options[0],
 )
-def test_eval_lm(options, evaluate):
-    assert_same(
-        evaluate("rotary.pt", *STREAMED, *options), evaluate("rotary.pt", *PARALLEL, *options)
-    )
-
-
-def test_eval_lm_with_a_context_window(evaluate):
-    """Which fairseq's samples of 60 tokens include."""
-    options = ["--context-window", "20", "--batch-size", "1"]
-    streamed = evaluate("rotary.pt", *LONG_TEXT, "size:40", *options)
+def test_eval_lm(size, options, evaluate):
+    streamed = evaluate("rotary.pt", *LONG_TEXT, f"size:{size}", *options)
     assert_same(streamed, evaluate("rotary.pt", *PARALLEL, *options))
 
 
@@ -255,7 +245,7 @@ def assert_same(streamed, parallel, tolerance=2e-5):
 def test_full_attention_in_eval_lm(evaluate):
     says = r"--valid-block is size:60.* 60 tokens.*all of a sample at once.*--model-overrides"
     with pytest.raises(ValueError, match=says):
-        evaluate("full.pt", *STREAMED)
+        evaluate("full.pt", *LONG_TEXT, "size:60")
 
 
 def test_the_published_evaluation_in_segments(evaluate, parity):

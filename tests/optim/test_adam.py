@@ -20,33 +20,14 @@ OPTIONS = (
     f"{TINY['mega_lm']} --lr 1e-2 --lr-scheduler fixed --adam-betas '(0.9, 0.98)' "
     "--weight-decay 0.1 --optimizer"
 )
-# how fairseq builds the optimizer, for which options, the parameters' type, and its precision
+# how fairseq wraps the optimizer, for which options, the parameters' type, and its precision
+HALF, BRAIN, FRUGAL = torch.float16, torch.bfloat16, MemoryEfficientFP16Optimizer
 WAYS = {
-    "float32": (
-        lambda cfg, params: build_optimizer(cfg.optimizer, params),
-        {},
-        torch.float32,
-        1e-6,
-    ),
-    "fp16": (
-        FP16Optimizer.build_optimizer,
-        {"fp16": True, "fp16_no_flatten_grads": True},
-        torch.float16,
-        1e-6,  # of the copies in float32
-    ),
-    "bf16": (FP16Optimizer.build_optimizer, {"bf16": True}, torch.bfloat16, 1e-6),
-    "memory-efficient fp16": (
-        MemoryEfficientFP16Optimizer.build_optimizer,
-        {"fp16": True, "memory_efficient_fp16": True},
-        torch.float16,
-        2.0**-10,
-    ),
-    "memory-efficient bf16": (
-        MemoryEfficientFP16Optimizer.build_optimizer,
-        {"bf16": True, "memory_efficient_bf16": True},
-        torch.bfloat16,
-        2.0**-7,
-    ),
+    "float32": (None, [], torch.float32, 1e-6),
+    "fp16": (FP16Optimizer, ["fp16", "fp16_no_flatten_grads"], HALF, 1e-6),  # of float32 copies
+    "bf16": (FP16Optimizer, ["bf16"], BRAIN, 1e-6),
+    "memory-efficient fp16": (FRUGAL, ["fp16", "memory_efficient_fp16"], HALF, 2.0**-10),
+    "memory-efficient bf16": (FRUGAL, ["bf16", "memory_efficient_bf16"], BRAIN, 2.0**-7),
 }
 
 
@@ -67,11 +48,16 @@ def make_parameters(device, dtype):
 
 def train(names, way, device):
     """The optimizer after as many trainings as ``names``, each resumed from the one before."""
-    make, options, dtype, _ = WAYS[way]
+    wrapper, options, dtype, _ = WAYS[way]
     params, state = make_parameters(device, dtype), None
     generator = torch.Generator().manual_seed(1)
     for name in names:
-        optimizer = make(config(name, **options), params)
+        cfg = config(name, **dict.fromkeys(options, True))
+        optimizer = (
+            wrapper.build_optimizer(cfg, params)
+            if wrapper
+            else build_optimizer(cfg.optimizer, params)
+        )
         if state is not None:
             optimizer.load_state_dict(state)
         for update in range(UPDATES):

@@ -214,15 +214,6 @@ def test_evaluation_asks_the_model_to_stream(make_task, window):
 
 # --- validation in segments ---------------------------------------------------------------------
 
-CRITERIA = [
-    "cross_entropy",
-    "cross_entropy --sentence-avg",
-    "label_smoothed_cross_entropy --label-smoothing 0.1 --report-accuracy",
-    "label_smoothed_cross_entropy --ignore-prefix-size 3",
-    "adaptive_loss --ddp-backend legacy_ddp --adaptive-softmax-cutoff 8,16 "
-    "--adaptive-softmax-factor 2",
-]
-
 
 def sample_of(*lengths):
     rows = sentences(*lengths, words=WORDS)
@@ -249,12 +240,16 @@ class Reads:
 @pytest.mark.parametrize(
     "criterion, lengths",
     [
-        (CRITERIA[0], (29, 3, 17)),
-        (CRITERIA[0], (8,)),
-        (CRITERIA[1], (9, 8)),
-        (CRITERIA[2], (24, 24)),
-        (CRITERIA[3], (30, 12)),
-        (CRITERIA[4], (30,)),
+        ("cross_entropy", (29, 3, 17)),
+        ("cross_entropy", (8,)),
+        ("cross_entropy --sentence-avg", (9, 8)),
+        ("label_smoothed_cross_entropy --label-smoothing 0.1 --report-accuracy", (24, 24)),
+        ("label_smoothed_cross_entropy --ignore-prefix-size 3", (30, 12)),
+        (
+            "adaptive_loss --ddp-backend legacy_ddp --adaptive-softmax-cutoff 8,16 "
+            "--adaptive-softmax-factor 2",
+            (30,),
+        ),
     ],
 )
 def test_validation_in_segments_equals_one_pass(make_task, criterion, lengths):
