@@ -1,11 +1,14 @@
-"""Mega (Moving Average Equipped Gated Attention) for fairseq: what ``--user-dir`` imports.
+"""Mega (Moving Average Equipped Gated Attention) for fairseq: the package for ``--user-dir``.
 
-Registers the models ``mega``, ``mega_lm``, ``mega_masked_lm``, ``lra`` and ``sc_raw`` for
-classification and ``mega_base_patch16_224`` for images, with their presets (``models``), built from
-the layers in ``modules`` and the mathematics in ``ops``; the task ``mega_language_modeling`` for
-long text, ``lra-text``, ``lra-image`` and ``speech_commands`` with their loss (``criterions``), and
-``image_folder`` (``tasks``, ``data``); the learning-rate schedule ``linear_decay`` and the
-optimizer ``mega_adam`` (``optim``); and lets torch load fairseq's checkpoints (``checkpoints``).
+Importing it registers with fairseq
+
+* the models ``mega``, ``mega_lm`` and ``mega_masked_lm``, the classifiers ``lra``, ``sc_raw`` and
+  ``mega_base_patch16_224``, and their presets (``models``);
+* the tasks ``mega_language_modeling``, ``lra-text``, ``lra-image``, ``speech_commands`` and
+  ``image_folder`` (``tasks``), and the loss of classifiers (``criterions``);
+* the learning-rate schedule ``linear_decay`` and the optimizer ``mega_adam`` (``optim``);
+
+and allows ``torch.load`` the types in fairseq's checkpoints (``checkpoints``).
 """
 
 from . import optim

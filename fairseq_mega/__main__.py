@@ -1,7 +1,7 @@
-"""Exports and imports models as safetensors, converts other Mega checkpoints, repairs checkpoint
-folders, lists options, and plots trained models.
+"""Tools for Mega models: lists options, exports and imports models as safetensors, converts other
+Mega checkpoints, repairs checkpoint folders, and plots trained models.
 
-``python -m fairseq_mega`` alone prints the path for fairseq's ``--user-dir``.
+Without a command, prints the folder for fairseq's --user-dir.
 """
 
 import argparse
@@ -27,28 +27,30 @@ EXAMPLES = """examples:
   python -m fairseq_mega curves checkpoints other-checkpoints --out page
 """
 COMMANDS = {
-    "options": "Lists architectures, or the options of one with its defaults.",
-    "export": """Writes the model of a checkpoint to a new folder with model.safetensors, the
-        weights, and config.json, the options and dictionaries. Neither can hold code.""",
-    "import": """Writes a checkpoint from an exported folder, for fairseq-generate, -interactive,
-        -eval-lm and -validate, and for fairseq-train --finetune-from-model. Anything in the folder
-        that export does not write is an error.""",
-    "convert-hf": """Converts a model of the Hugging Face port, MegaForMaskedLM or
-        MegaForSequenceClassification of transformers 4.30 to 4.57, to a new folder with model.pt
-        and dictionaries. An option without an exact equivalent is an error that names it.
-        transformers is not needed.""",
-    "convert-imagenet": """Converts a published ImageNet checkpoint for the task image_folder. Its
-        EMA has another form; if float32 cannot hold the converted one, that is an error.""",
-    "recover": """Repairs a --save-dir before an interrupted training resumes: the newest intact
-        checkpoint replaces a missing or truncated checkpoint_last.pt. Run it before fairseq-train,
-        not during it.""",
-    "inspect": """Plots the weights of a checkpoint: half-lives and kernels of the EMAs and relative
-        biases, with tables of options and parameters. Builds and runs nothing.""",
+    "options": """Lists the architectures, or the options of one architecture with its defaults.""",
+    "export": """Writes a model as safetensors and JSON. The new folder has model.safetensors, the
+        weights, and config.json, the options and dictionaries. Neither file can hold code.""",
+    "import": """Writes a checkpoint from an exported folder. fairseq-generate, -interactive,
+        -eval-lm and -validate read it, and fairseq-train with --finetune-from-model. A folder with
+        anything that export does not write is refused.""",
+    "convert-hf": """Converts a model of the Hugging Face port. The port is MegaForMaskedLM or
+        MegaForSequenceClassification of transformers 4.30 to 4.57; transformers is not needed. The
+        new folder has model.pt and dictionaries. An option without an exact equivalent is refused
+        by name.""",
+    "convert-imagenet": """Converts a published ImageNet checkpoint for the task image_folder. The
+        EMA of the published model has another form; weights that float32 cannot hold in the form
+        of this package are refused.""",
+    "recover": """Repairs the --save-dir of an interrupted training. The newest intact checkpoint
+        replaces a missing or truncated checkpoint_last.pt. Run it before fairseq-train, not during
+        it.""",
+    "inspect": """Plots the weights of a checkpoint. The page shows half-lives and kernels of the
+        EMAs and relative biases, with tables of options and parameters. No model is built or
+        run.""",
     "attend": """Plots what a translation or language model attends to in a text. For a language
-        model, also how unexpected each token is, with and without what the EMAs carry from chunk
-        to chunk.""",
-    "curves": """Plots the logs of trainings with --log-format json or simple: loss, learning rate,
-        gradient norm, speed and memory spans.""",
+        model, the page also shows how unexpected each token is, with and without the EMA's state
+        from earlier chunks.""",
+    "curves": """Plots the logs of trainings. It reads logs with --log-format json or simple and
+        plots loss, learning rate, gradient norm, speed and memory spans.""",
 }
 
 
@@ -61,29 +63,30 @@ def make_parser() -> argparse.ArgumentParser:
     )
     actions = parser.add_subparsers(dest="action", metavar="COMMAND")
     commands = {
-        name: actions.add_parser(name, help=text.partition(":")[0], description=text)
+        name: actions.add_parser(name, help=text.partition(". ")[0].rstrip("."), description=text)
         for name, text in COMMANDS.items()
     }
     add = {name: command.add_argument for name, command in commands.items()}
-    add["options"]("architecture", nargs="?", metavar="ARCH")
-    add["recover"]("folder", type=Path, metavar="SAVE_DIR")
+    help = "an architecture (default: lists all)"
+    add["options"]("architecture", nargs="?", metavar="ARCH", help=help)
+    add["recover"]("folder", type=Path, metavar="SAVE_DIR", help="the folder to repair")
     for name in ("export", "inspect", "attend"):
-        add[name]("checkpoint", type=Path, metavar="CHECKPOINT")
+        add[name]("checkpoint", type=Path, metavar="CHECKPOINT", help="the file to read")
     for name in ("import", "convert-hf"):
         add[name]("folder", type=Path, metavar="FOLDER", help="the folder to read")
     add["convert-imagenet"]("file", type=Path, metavar="FILE", help="the published checkpoint")
     for name in ("export", "convert-hf", "convert-imagenet"):
         add[name]("out", type=Path, metavar="OUT", help="the file or folder to write")
-    help = "the folder of dict.*.txt (default: that of the checkpoint)"
+    help = "the folder with dict.*.txt (default: the checkpoint's folder)"
     add["export"]("--data", type=Path, help=help)
     add["import"]("checkpoint", type=Path, metavar="CHECKPOINT", help="the file to write")
-    help = "a new folder for dict.*.txt"
+    help = "the new folder for dict.*.txt"
     add["import"]("--dictionaries", type=Path, metavar="DIR", help=help)
-    help = "the id of <mask>, if no word is called that"
+    help = "the id of <mask>, if the vocabulary has no such word"
     add["convert-hf"]("--mask-id", type=int, metavar="N", help=help)
     help = (
-        "the model's task, if a file may not choose it, such as denoising; its options are then "
-        "used as they are: name it only for files that you trust"
+        "the model's task, such as denoising, if it is one that files may not choose. Its options "
+        "are used as they are, so give it only for files that you trust"
     )
     for name in ("export", "import", "attend"):
         add[name]("--task", metavar="NAME", help=help)
@@ -93,17 +96,18 @@ def make_parser() -> argparse.ArgumentParser:
         help = "the new folder (default: next to the input)"
         add[name]("--out", type=Path, metavar="DIR", help=help)
     attend = add["attend"]
-    attend("data", type=Path, metavar="DATA-BIN", help="the folder of dict.*.txt")
+    attend("data", type=Path, metavar="DATA-BIN", help="the folder with dict.*.txt")
     sample = commands["attend"].add_mutually_exclusive_group(required=True)
     sample.add_argument("text", nargs="?", metavar="TEXT", help="the text")
-    sample.add_argument("--index", type=int, metavar="N", help="the sample N of the data, from 0")
+    sample.add_argument("--index", type=int, metavar="N", help="sample N of the data, from 0")
     attend("--split", default="test", help="the split of the sample (default: test)")
     attend("--target", metavar="TEXT", help="the text's translation (default: the model's)")
-    help = "as in --layers=-1,0 (default: the first and the last)"
+    help = "layers to plot, as in --layers=-1,0 (default: the first and the last)"
     attend("--layers", type=layer_numbers, default=[0, -1], metavar="N,N", help=help)
-    attend("--bpe", choices=["sentencepiece", "subword_nmt", "fastbpe"])
-    attend("--sentencepiece-model", metavar="FILE", help="for --bpe sentencepiece")
-    attend("--bpe-codes", metavar="FILE", help="for --bpe subword_nmt and fastbpe")
+    help = "how TEXT is split into subwords (default: it is split already)"
+    attend("--bpe", choices=["sentencepiece", "subword_nmt", "fastbpe"], help=help)
+    attend("--sentencepiece-model", metavar="FILE", help="the model for --bpe sentencepiece")
+    attend("--bpe-codes", metavar="FILE", help="the codes for --bpe subword_nmt and fastbpe")
     return parser
 
 
@@ -145,7 +149,7 @@ def _act(args: argparse.Namespace) -> Path | str:
 
 
 def _plot(args: argparse.Namespace) -> Path:
-    """Imports the folder that needs matplotlib, an extra, only for the commands that plot."""
+    """Runs a command that plots; only here is matplotlib, an optional package, imported."""
     try:
         from .inspection import commands
     except ModuleNotFoundError as error:

@@ -13,14 +13,15 @@ PACKAGE = __name__.partition(".")[0]
 
 
 def describe(architecture: Optional[str] = None) -> str:
-    """A table of an architecture's options, by default of all architectures.
+    """A table of the options of an architecture, or of all architectures if none is given.
 
     Raises:
         ValueError: the architecture is unknown.
     """
     models = {n: m for n, m in ARCH_MODEL_REGISTRY.items() if m.__module__.startswith(PACKAGE)}
     if architecture is None:
-        return _table([(name, _summary(name, model)) for name, model in models.items()])
+        rows = [(name, _summary(name, model)) for name, model in models.items()]
+        return _table([("architecture", "description, or base model and changed defaults"), *rows])
     if architecture not in models:
         near = get_close_matches(architecture, models)
         hint = f"did you mean {' or '.join(near)}?" if near else f"it must be in {[*models]}"
@@ -30,7 +31,7 @@ def describe(architecture: Optional[str] = None) -> str:
 
 
 def _summary(name: str, model: type) -> str:
-    """The first line of the model's docstring; for a preset, the options in which it differs."""
+    """The first line of the model's docstring; for a preset, its model and changed defaults."""
     base = model.__mro__[1]
     if base.__module__ != model.__module__:  # a preset is made beside its model
         return (model.__doc__ or "").partition("\n")[0]
@@ -42,7 +43,7 @@ def _summary(name: str, model: type) -> str:
 
 
 def _options(config: type) -> Dict[str, Field]:
-    """The options that have a help text, which command lines can set."""
+    """The options that a command line can set: those with a help text."""
     return {each.name: each for each in fields(config) if "help" in each.metadata}
 
 
@@ -69,5 +70,6 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     lines: List[str] = []
     for *cells, last in rows:
         start = "".join(f"{cell:<{width}}  " for cell, width in zip(cells, widths))
-        lines.append(f"{start}{shorten(last, rest, placeholder=' …')}".rstrip())
+        end = shorten(last, rest, placeholder=" …", break_on_hyphens=False)
+        lines.append(f"{start}{end}".rstrip())
     return "\n".join(lines)

@@ -61,7 +61,3 @@ def test_the_table_of_promises_names_tests():
         assert name in {getattr(node, "name", None) for node in tree.body}, f"{file}::{name}"
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"`make ([\w-]+)`", text)) <= set(targets)
-
-
-def test_the_readme_is_short():
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 150

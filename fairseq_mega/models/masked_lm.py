@@ -61,8 +61,7 @@ class ClassificationHead(nn.Module):
 
 @register("mega_masked_lm", MaskedLMConfig)
 class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
-    """A bidirectional Mega encoder with a head for words or, built for a task of sentences, with
-    heads for classes instead."""
+    """Bidirectional Mega encoder with a head for masked words, or heads for classes of sentences."""
 
     table_options = "--encoder-chunk-size (with -1, --max-positions)"
     text_tasks = {"masked_lm", "sentence_prediction"}
