@@ -61,7 +61,7 @@ class ClassificationHead(nn.Module):
 
 @register("mega_masked_lm", MaskedLMConfig)
 class MegaMaskedLM(MegaCheckpointMixin, BaseFairseqModel):
-    """Bidirectional Mega encoder with a head for masked words, or heads for classes of sentences."""
+    """Bidirectional Mega encoder with a head for masked words or heads for sentence classes."""
 
     table_options = "--encoder-chunk-size (with -1, --max-positions)"
     text_tasks = {"masked_lm", "sentence_prediction"}
