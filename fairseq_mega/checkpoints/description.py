@@ -118,9 +118,8 @@ def describe(
         check_languages(given, path)
         given = typed_options("task", task, given, path)
     else:
-        if (
-            task == "multilingual_denoising" and given.get("langs") is None
-        ):  # as fairseq infers them
+        if task == "multilingual_denoising" and given.get("langs") is None:
+            # As fairseq infers them.
             given["langs"] = ",".join(sorted(each.name for each in data.iterdir() if each.is_dir()))
         found = sorted([*data.glob("dict*.txt"), *data.glob("*/dict*.txt")])
         files = {file.relative_to(data).as_posix(): [] for file in found}

@@ -103,11 +103,8 @@ class _Numbers(np.ndarray):
         self.resize(shape, refcheck=False)
         self[...] = values
 
-    def __reduce__(self) -> Any:
-        """Saves an array of numpy's."""
-        return self.view(np.ndarray).__reduce__()
-
     def __reduce_ex__(self, protocol: Any) -> Any:
+        """Saves an array of numpy's."""
         return self.view(np.ndarray).__reduce_ex__(protocol)
 
 

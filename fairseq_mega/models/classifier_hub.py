@@ -4,6 +4,7 @@ import sys
 from typing import Any, Dict, List, NamedTuple, Sequence
 
 import torch
+from fairseq.utils import apply_to_sample
 from torch import Tensor, nn
 
 from ..data.classification import collate
@@ -75,10 +76,7 @@ class ClassifierHub(nn.Module):
     def _probabilities(self, encoded: List[List[Tensor]]) -> Tensor:
         """``(B, classes)``, in float32."""
         device = next(self.models.parameters()).device
-        batch = {
-            name: {key: value.to(device) for key, value in each.items()}
-            for name, each in collate(encoded, self.task.pad).items()
-        }
+        batch = apply_to_sample(lambda t: t.to(device), collate(encoded, self.task.pad))
         probabilities = [
             model.get_normalized_probs(model(batch), log_probs=False)  # type: ignore[operator]
             for model in self.models
