@@ -1,5 +1,4 @@
-"""Checks of hyperparameters. ``name`` is what the caller calls the value: an argument's name, or
-an option of the command line."""
+"""Checks of hyperparameters. ``name`` is an argument or a command-line option."""
 
 
 def check_positive(**values: float) -> None:

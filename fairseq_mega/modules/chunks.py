@@ -1,5 +1,4 @@
-"""Chunking: a sequence as chunks of equal size, which attention takes for sequences (Mega, section
-"Mega-chunk")."""
+"""Sequences as batches of chunks (Mega, section "Mega-chunk")."""
 
 from typing import Optional
 
@@ -9,7 +8,7 @@ from torch import Tensor
 
 
 def to_chunks(x: Tensor, size: int) -> Tensor:
-    """``(B, L, Z)``, followed by zeros up to a multiple of ``size``, to ``(B chunks, size, Z)``."""
+    """``(B, L, Z)``, padded with zeros to a multiple of ``size``, to ``(B chunks, size, Z)``."""
     excess = -x.size(1) % size
     if torch.compiler.is_compiling() or excess:  # else F.pad copies; one graph for both
         x = F.pad(x, (0, 0, 0, excess))
@@ -19,11 +18,8 @@ def to_chunks(x: Tensor, size: int) -> Tensor:
 def chunk_mask(
     padding_mask: Optional[Tensor], like: Tensor, size: int, bidirectional: bool
 ) -> Optional[Tensor]:
-    """The key padding mask ``(B chunks, size)`` of a sequence ``like (B, L, Z)`` in chunks.
-
-    It hides the zeros after the sequence; where there is no ``padding_mask (B, L)`` the causal mask
-    does, and None will do.
-    """
+    """The key padding mask ``(B chunks, size)`` of a sequence ``like (B, L, Z)`` in chunks, which
+    also hides the zeros after it; None if there is nothing to hide but what a causal mask hides."""
     batch, length, _ = like.shape
     excess = -length % size
     if padding_mask is None:
@@ -42,8 +38,8 @@ def block_diagonal(weights: Tensor, batch: int, length: int) -> Tensor:
 
 
 def join_weights(first: Tensor, rest: Tensor) -> Tensor:
-    """Weights of the positions that fill a chunk ``(B, l, S)`` and of those after it
-    ``(B, L - l, L - l)`` as weights of all: ``(B, L, S + L - l)``."""
+    """Weights ``(B, l, S)`` of the positions that fill a chunk and ``(B, L - l, L - l)`` of those
+    after it as weights of all: ``(B, L, S + L - l)``."""
     above = F.pad(first, (0, rest.size(2)))
     below = F.pad(rest, (first.size(2), 0))
     return torch.cat([above, below], dim=1)

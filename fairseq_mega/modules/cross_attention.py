@@ -20,9 +20,6 @@ class GatedCrossAttention(AttentionSublayer):
         embed_dim, zdim: dimensions ``D`` of the model and values, ``Z`` of queries and keys.
         rel_pos_bias, max_positions: ``rotary``, or ``simple`` with a table of ``max_positions``.
         **sublayer: see ``AttentionSublayer``.
-
-    Raises:
-        ValueError: at a hyperparameter out of range, or an input longer than a ``simple`` bias.
     """
 
     def __init__(
@@ -52,11 +49,10 @@ class GatedCrossAttention(AttentionSublayer):
         """
         Args:
             query: ``(B, L, D)``.
-            key: ``(B, S, D)``, of which keys and values are made.
+            key: ``(B, S, D)``, the input of keys and values; with a state, ``(B / beam, S, D)``.
             key_padding_mask: ``(B, S)``, true at padding.
-            state: ``query`` continues (any number of positions) what it has read. At the first of
-                them it takes over keys, values and mask, of ``B / state.beam`` sentences in
-                ``key``; after that ``key`` and ``key_padding_mask`` are not looked at.
+            state: continues from the positions that it has read. At the first ones it keeps keys,
+                values and mask; later ``key`` and ``key_padding_mask`` are ignored.
             need_weights: also return the attention weights.
 
         Returns:
@@ -78,7 +74,8 @@ class GatedCrossAttention(AttentionSublayer):
             o, weights = self._attend(q, key, key_padding_mask, need_weights)
         else:
             if state.source is None:
-                state.source = self._make_source_cache(key, key_padding_mask, state.beam)
+                keys, values = self.k_proj(key), self.activation(self.v_proj(key))
+                state.source = SourceCache(keys, values, key_padding_mask, state.beam)
             o, weights = self._attend_to(state.source, q, need_weights)
 
         # Y = (1 - u) X + u dropout(activation((O * silu(r)) W_h + b_h))
@@ -96,35 +93,21 @@ class GatedCrossAttention(AttentionSublayer):
         return self.h_proj(paper.reset_gated(o, r))
 
     def _attend(self, q, source, key_padding_mask, need_weights):
-        """Attention of ``q (B, L, Z)`` to K and V = activation(V) of ``source (B, S, D)``."""
+        """Attention of ``q (B, L, Z)`` to ``source (B, S, D)``."""
         k, v = self.k_proj(source), self.v_proj(source)
         return tiled_attention(
             q,
             k,
             v,
             self.rel_pos_bias(q.size(1), k.size(1)),
-            self.attention_activation,
             key_padding_mask=key_padding_mask,
-            dropout=self.attention_dropout.rate,
-            need_weights=need_weights,
             values=lambda v: self.hidden_dropout(self.activation(v)),
+            **self.attention_options(need_weights),
         )
-
-    def _make_source_cache(
-        self, source: Tensor, key_padding_mask: Optional[Tensor], beam: int
-    ) -> SourceCache:
-        keys, values = self.k_proj(source), self.activation(self.v_proj(source))
-        return SourceCache(keys, values, key_padding_mask, beam)
 
     def _attend_to(self, source: SourceCache, q: Tensor, need_weights: bool):
-        """Attention of ``q (B, L, Z)``, the positions after those that have attended before."""
+        """Attention of the next positions ``q (B, L, Z)``."""
         bias = self.rel_pos_bias(q.size(1), source.keys.size(1), source.start)
         source.start += q.size(1)
-        return source.attend(
-            q,
-            self.hidden_dropout(source.values),
-            bias,
-            self.attention_activation,
-            dropout=self.attention_dropout.rate,
-            need_weights=need_weights,
-        )
+        values = self.hidden_dropout(source.values)
+        return source.attend(q, values, bias, **self.attention_options(need_weights))

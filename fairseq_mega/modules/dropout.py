@@ -9,7 +9,7 @@ from ..ops.dropout import DropoutMask, draw_mask, dropout
 
 
 class _Dropout(FairseqDropout):
-    """Being a ``FairseqDropout``, it obeys ``--retain-dropout``."""
+    """Obeys ``--retain-dropout``."""
 
     @property
     def rate(self) -> float:
@@ -30,8 +30,7 @@ class Dropout(_Dropout):
 
 
 class FeatureDropout(_Dropout):
-    """Dropout of whole channels: a channel of ``x (B, L, D)`` is dropped in every position of a
-    sequence."""
+    """Dropout of channels of ``x (B, L, D)``, in all positions of a sequence."""
 
     def forward(self, x: Tensor) -> Tensor:
         rate = self.rate

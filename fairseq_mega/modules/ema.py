@@ -6,14 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.autocast import without_autocast
-from ..ops.ema import (
-    EMACoefficients,
-    EMAParameters,
-    StepCoefficients,
-    ema,
-    ema_segment,
-    ema_step_,
-)
+from ..ops.ema import EMACoefficients, EMAParameters, StepCoefficients, ema, ema_segment, ema_step_
 from .checks import check_longest_memory, check_positive
 from .state import HiddenState, LayerState
 
@@ -31,13 +24,9 @@ class MultiHeadEMA(nn.Module):
         embed_dim: channels ``D``.
         ndim: EMA dimensions ``N`` of a channel.
         bidirectional: adds a second EMA that runs from the end to the start.
-        truncation: kernel taps that are kept; None, 0 or less for all of them. Decoding with a
-            state has no truncation.
+        truncation: kernel taps, None, 0 or less for all of them. Decoding is never truncated.
         longest_memory: spreads the initial memories of a channel's dimensions from 2 to so many
-            tokens; None for the published initial values, whose memories are of 4 or 5 tokens.
-
-    Raises:
-        ValueError: at a hyperparameter out of range.
+            tokens; None for the published initial values, with memories of 4 or 5 tokens.
     """
 
     def __init__(
@@ -79,25 +68,14 @@ class MultiHeadEMA(nn.Module):
             self.delta.copy_(spread_delta(self.delta, self.alpha, self.longest_memory))
 
     def forward(
-        self,
-        x: Tensor,
-        padding_mask: Optional[Tensor] = None,
-        state: Optional[LayerState] = None,
+        self, x: Tensor, padding_mask: Optional[Tensor] = None, state: Optional[LayerState] = None
     ) -> Tensor:
-        """``EMA(x) + omega x``, before its ``silu``, which layers apply with what follows.
+        """``x (B, L, D)`` to ``(B, L, D)``, in the type that ``ema`` returns.
 
         Args:
-            x: ``(B, L, D)``.
-            padding_mask: ``(B, L)``, true at padding, which contributes nothing.
+            padding_mask: ``(B, L)``, true at padding, which contributes nothing to the EMA.
             state: continues from the positions that it has read, and reads these.
-
-        Returns:
-            ``(B, L, D)``, in at least float32 or, from the GPU's kernels, in the type of ``x``.
-
-        Raises:
-            ValueError: where a bidirectional EMA is given a state.
         """
-        # The whole sublayer computes in at least float32, whatever the model's precision.
         with without_autocast(x):
             if state is None:
                 return ema(x, self.ema_parameters(), self.omega, self.truncation, padding_mask)
@@ -136,21 +114,12 @@ class MultiHeadEMA(nn.Module):
 
 
 def spread_delta(delta: Tensor, alpha: Tensor, longest: int) -> Tensor:
-    """``delta`` with which a channel's memories ``1 / (1 - q)`` are spread from 2 to ``longest``
-    tokens, evenly by their logarithms.
+    """``delta (K, N, 1)`` that spreads a channel's memories ``1 / (1 - q)`` from 2 to ``longest``
+    tokens, evenly by their logarithms: each dimension has a random place in an interval of its own.
 
-    Of ``N`` equal intervals of the logarithm, each dimension has one, and a random place in it. A
-    constant input, whose share of the output is ``beta gamma / a``, keeps it: only ``p`` changes.
-
-    Args:
-        delta: published initial values ``~ N(0, 0.2^2)``, ``(K, N, 1)``. They decide the places,
-            so that all other weights of a model come from the same random numbers as without.
-        alpha: ``(K, N, 1)``.
-        longest: in tokens, at least 2.
-
-    Returns:
-        ``(K, N, 1)``, with ``p = 1 / (memory a)``, but at most 0.9: memories are not below
-        ``1 / (0.9 a)``, some 2.2 tokens.
+    Only ``p = 1 / (memory a)`` changes, not the response to a constant input, ``beta gamma / a``.
+    The published initial values ``delta ~ N(0, 0.2^2)`` decide the places, so that the model's
+    other weights keep their random numbers. ``alpha`` is ``(K, N, 1)``.
     """
     intervals = torch.arange(delta.size(1), dtype=delta.dtype, device=delta.device).unsqueeze(1)
     place = torch.special.ndtr(delta / INIT_STD)  # uniform in (0, 1)

@@ -33,9 +33,6 @@ class MovingAverageGatedAttention(AttentionSublayer):
             (of ``C`` when chunked).
         bidirectional: attend and average both ways; else causal.
         **sublayer: see ``AttentionSublayer``.
-
-    Raises:
-        ValueError: at a hyperparameter out of range, or an input longer than a ``simple`` bias.
     """
 
     def __init__(
@@ -81,12 +78,12 @@ class MovingAverageGatedAttention(AttentionSublayer):
         Args:
             x: ``(B, L, D)``.
             padding_mask: ``(B, L)``, true at padding.
-            state: continues (any number of positions) what it has read, and reads these.
+            state: continues from the positions that it has read, and reads these.
             need_weights: also return the attention weights.
 
         Returns:
-            y ``(B, L, D)`` and, if asked for, the weights ``(B, L, S)``: ``S`` is ``L``, preceded
-            with a state by the positions that are in its cache.
+            y ``(B, L, D)`` and, if asked for, the weights ``(B, L, S)``. With a state, ``S`` also
+            counts the positions in its cache.
         """
         if x.numel() == 0:
             keys = x.size(1) + (0 if state is None else state.cache.length)
@@ -130,41 +127,31 @@ class MovingAverageGatedAttention(AttentionSublayer):
     def _attention(self, q, k, v, padding_mask, state, need_weights) -> Attended:
         """Attention to the values of ``v``: ``(B, L, H)`` and the weights or None."""
         if state is None:
-            return self._attend_in_chunks(q, k, v, padding_mask, need_weights, self._values)
+            return self._attend(q, k, v, padding_mask, need_weights, self._values)
         v = self._values(v)
         return self._continue_chunks(state.cache, q, k, v, padding_mask, need_weights)
 
     def _attend(self, q, k, v, padding_mask, need_weights, values: Values = unchanged) -> Attended:
-        """Attention over all positions: ``(B, L, H)`` and the weights ``(B, L, L)`` or None."""
-        causal, length = not self.bidirectional, q.size(1)
-        return tiled_attention(
+        """Attention over all positions, or inside each chunk: ``(B, L, H)`` and the weights
+        ``(B, L, L)`` or None."""
+        batch, length, size = q.size(0), q.size(1), self.chunk_size
+        in_chunks = 0 < size < length
+        if in_chunks:
+            padding_mask = chunk_mask(padding_mask, q, size, self.bidirectional)
+            q, k = to_chunks(q, size), to_chunks(k, size)
+        causal = not self.bidirectional
+        o, weights = tiled_attention(
             q,
             k,
             v,
-            self.rel_pos_bias(length, length, causal=causal),
-            self.attention_activation,
-            causal,
-            padding_mask,
-            self.attention_dropout.rate,
-            need_weights,
-            values=values,
+            self.rel_pos_bias(q.size(1), k.size(1), causal=causal),
+            causal=causal,
+            key_padding_mask=padding_mask,
+            values=(lambda v: to_chunks(values(v), size)) if in_chunks else values,
+            **self.attention_options(need_weights),
         )
-
-    def _attend_in_chunks(
-        self, q, k, v, padding_mask, need_weights, values: Values = unchanged
-    ) -> Attended:
-        """Attention inside each chunk, or over the whole if that is one chunk."""
-        batch, length, size = q.size(0), q.size(1), self.chunk_size
-        if size < 0 or length <= size:
-            return self._attend(q, k, v, padding_mask, need_weights, values)
-        # A causal mask hides the padding of the last chunk; else a key padding mask must.
-        padding_mask = chunk_mask(padding_mask, q, size, self.bidirectional)
-        q, k = to_chunks(q, size), to_chunks(k, size)
-
-        def values_in_chunks(v: Tensor) -> Tensor:
-            return to_chunks(values(v), size)
-
-        o, weights = self._attend(q, k, v, padding_mask, need_weights, values_in_chunks)
+        if not in_chunks:
+            return o, weights
         o = o.reshape(batch, -1, self.hdim)[:, :length]
         return o, None if weights is None else block_diagonal(weights, batch, length)
 
@@ -185,8 +172,8 @@ class MovingAverageGatedAttention(AttentionSublayer):
         return torch.cat([o, o2], dim=1), weights
 
     def _start_chunks(self, cache: BeamKVCache, q, k, v, padding_mask, need_weights) -> Attended:
-        """Attention of positions that begin a chunk; the cache keeps what they leave unfinished."""
-        attended = self._attend_in_chunks(q, k, v, padding_mask, need_weights)
+        """Attention of positions that begin a chunk; the cache keeps an unfinished chunk."""
+        attended = self._attend(q, k, v, padding_mask, need_weights)
         length = q.size(1)
         start = length - length % self.chunk_size if self.chunk_size > 0 else 0
         if start < length:
@@ -195,15 +182,9 @@ class MovingAverageGatedAttention(AttentionSublayer):
         return attended
 
     def _fill_chunk(self, cache: BeamKVCache, q, k, v, padding_mask, need_weights) -> Attended:
-        """Attention of positions that belong to the chunk in the cache, and fit in it."""
+        """Attention of positions that fit in the chunk in the cache."""
         cache.append(k, v, padding_mask)
-        attended = cache.attend(
-            q,
-            self.rel_pos_bias,
-            self.attention_activation,
-            dropout=self.attention_dropout.rate,
-            need_weights=need_weights,
-        )
+        attended = cache.attend(q, self.rel_pos_bias, **self.attention_options(need_weights))
         if cache.length == self.chunk_size:
             cache.clear()
         return attended

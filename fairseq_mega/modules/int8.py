@@ -1,4 +1,4 @@
-"""Linear layers with weights of 8 bits: generation on a CPU in less time."""
+"""Linear layers with int8 weights, for faster generation on a CPU."""
 
 from functools import cache
 from typing import Any, Dict, Optional, Tuple
@@ -14,14 +14,10 @@ LEVELS = 127  # of either sign
 
 
 class Int8Linear(nn.Module):
-    """``x W^T + b`` of a linear layer, with factors that are rounded to 8 bits.
+    """``x W^T + b`` of a linear layer, with ``W`` and ``x`` rounded to int8.
 
-    A row of ``W`` and a row of ``x`` are multiples of a scale of their own, its largest number /
-    127. Their products are sums of integers, which are exact. ``W`` is rounded once; ``x`` at each
-    call, whose rows do not depend on each other.
-
-    Raises:
-        ValueError: where the layer is not in float32 on a CPU, or the CPU has no such products.
+    Each row of ``W`` and of ``x`` has a scale, its largest magnitude / 127. Products of integers
+    and their sums are exact. ``W`` is rounded once, ``x`` at each call.
     """
 
     def __init__(self, linear: nn.Linear):
@@ -40,14 +36,12 @@ class Int8Linear(nn.Module):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight: Tensor
         self.scale: Tensor
-        self.zero: Tensor
         self.bias: Optional[Tensor]
         integers, scale = rounded(weight)
-        self.register_buffer("weight", integers)  # for copies and the state dict
+        self.register_buffer("weight", integers)
         self.register_buffer("scale", scale.flatten())
-        zero = torch.zeros(self.out_features, dtype=torch.int64)  # the scales have no offset
-        self.register_buffer("zero", zero, persistent=False)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+        self._zero = torch.zeros(self.out_features, dtype=torch.int64)  # offsets of the scales
         self._packed = pack_int8_weight(integers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,7 +54,7 @@ class Int8Linear(nn.Module):
         if x.numel() == 0:
             return x.new_zeros(*x.shape[:-1], self.out_features, dtype=torch.float32)
         x, scale = rounded(x.float())
-        y = _product(x, self._packed, self.scale, self.zero).mul_(scale)
+        y = _product(x, self._packed, self.scale, self._zero).mul_(scale)
         return y if self.bias is None else y.add_(self.bias)
 
     def _load_from_state_dict(self, *args) -> None:
@@ -88,20 +82,16 @@ class Int8Linear(nn.Module):
 
 
 def multiply_in_int8_(model: nn.Module) -> None:
-    """Replaces the linear layers of a model that is to generate, and takes no more gradients.
+    """Replaces the linear layers of a model for generation, which has no gradients from then on.
 
-    Embeddings, norms, the EMA and products of two activations stay as they are, and so do layers
-    with hooks, adapters, and other modules than ``nn.Linear``.
-
-    Raises:
-        ValueError: as ``Int8Linear``; and where there is none to replace.
+    Layers with hooks and other modules than ``nn.Linear``, such as adapters, stay as they are.
     """
     found = [
         (parent, name, child)
         for parent in model.modules()
         for name, child in parent.named_children()
         if isinstance(child, nn.Linear)
-        and type(child) in (nn.Linear, PackedLinear)  # but no subclass of others
+        and type(child) in (nn.Linear, PackedLinear)
         and has_no_hooks(child)
     ]
     if not found:
@@ -112,16 +102,16 @@ def multiply_in_int8_(model: nn.Module) -> None:
 
 
 def rounded(x: Tensor) -> Tuple[Tensor, Tensor]:
-    """``x (..., D)`` as integers of 8 bits and the scale ``(..., 1)`` to multiply them by."""
+    """``x (..., D)`` as int8 and the scale ``(..., 1)`` to multiply it by."""
     scale = x.abs().amax(dim=-1, keepdim=True).div_(LEVELS)
-    scale.clamp_(min=torch.finfo(x.dtype).tiny)  # of a row of zeros
+    scale.clamp_(min=torch.finfo(x.dtype).tiny)  # for rows of zeros
     return (x / scale).round_().to(torch.int8), scale
 
 
 @cache
 def is_exact_here() -> bool:
-    """Whether oneDNN multiplies 8 bits on this CPU, and adds up without overflow: on processors
-    without instructions for it, sums of two products have 16 bits."""
+    """Whether oneDNN multiplies int8 on this CPU without overflow: processors without instructions
+    for it keep sums of two products in 16 bits."""
     if not torch.backends.mkldnn.is_available():
         return False
     largest = torch.full((32, 128), LEVELS, dtype=torch.int8)
@@ -133,7 +123,7 @@ def is_exact_here() -> bool:
         return False
 
 
-# torch compiles oneDNN's operator for models of its own quantisation alone, and else fails.
+# torch.compile only knows oneDNN's operator in models of torch's own quantisation.
 _product = operator(
     "int8_product",
     packed_int8_product,

@@ -1,5 +1,4 @@
-"""Linear layers with the published initialisation. They are ``torch.nn.Linear``, so that hooks,
-adapters and quantisers that know it work on them."""
+"""Linear layers with the published initialisation: ``nn.Linear``, for hooks and adapters."""
 
 from torch import nn
 

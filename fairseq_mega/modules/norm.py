@@ -25,10 +25,8 @@ class ScaleNorm(nn.Module):
 
 
 class _OverPositions(BatchNormBase):
-    """Batch normalisation of the last dimension over all others.
-
-    What is recomputed in a backward pass leaves the running statistics alone.
-    """
+    """Batch normalisation over all dimensions but the last. Recomputation in a backward pass leaves
+    the running statistics alone."""
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.size(-1))

@@ -1,4 +1,4 @@
-"""Linear layers for generation on a CPU, which multiply by weights in oneDNN's own layout."""
+"""Linear layers for generation on a CPU, with copies of their weights in oneDNN's own layout."""
 
 from typing import Optional, Tuple
 
@@ -7,24 +7,22 @@ from torch import Tensor, nn
 
 from ..ops.torch_internals import has_global_hooks, pack_weight, packed_product
 
-# Weights of at least so many values are packed: with smaller ones, oneDNN's fixed cost of a call
-# outweighs the gain; and for so many rows at most: with more, plain products are as fast.
+# The smallest weights to pack, because oneDNN's calls have a fixed cost, and the rows above
+# which plain products are as fast.
 LEAST_PACKED, MOST_ROWS = 2**18, 256
 
 
 class PackedLinear(nn.Linear):
     """``nn.Linear``, whose products of few rows without gradients take a packed copy of the weight.
 
-    Such a product takes as long as it takes to read the weights. Measured on two CPU cores, with
-    35M weights interleaved: 5 rows take 0.4, 25 rows 0.55, 200 rows 0.8 of ``F.linear``'s time;
-    packing all of them takes as long as two or three steps.
+    On two CPU cores with 35M weights, 5 rows take 0.4, 25 rows 0.55, 200 rows 0.8 of ``F.linear``'s
+    time; packing takes as long as two or three steps.
 
     The copy is made at first use, and again when the weight has been replaced or changed in place;
-    after a change through ``.data``, call ``pack_linear_layers_`` again. Copies of the module pack
-    their own.
+    after a change through ``.data``, call ``pack_linear_layers_`` again.
     """
 
-    _packed: Optional[Tuple[int, Tensor, Tensor]] = None  # the weight's version, it, the copy
+    _packed: Optional[Tuple[int, Tensor, Tensor]] = None  # version of the weight, weight, copy
 
     def forward(self, x: Tensor) -> Tensor:
         if (
@@ -37,11 +35,9 @@ class PackedLinear(nn.Linear):
         ):
             return super().forward(x)
         weight, packed = self.weight.detach(), self._packed
-        if packed is None or (packed[0], packed[1].data_ptr()) != (
-            weight._version,
-            weight.data_ptr(),
-        ):
-            packed = self._packed = weight._version, weight, pack_weight(weight)
+        version = weight._version
+        if packed is None or (packed[0], packed[1].data_ptr()) != (version, weight.data_ptr()):
+            packed = self._packed = version, weight, pack_weight(weight)
         return packed_product(x, packed[2], self.bias)
 
     def __getstate__(self):
@@ -53,8 +49,8 @@ class PackedLinear(nn.Linear):
 def pack_linear_layers_(model: nn.Module) -> None:
     """Makes the large linear layers of a model ``PackedLinear``, in place, where that is faster.
 
-    Parameters, their names and the results stay as they are. Layers with hooks, adapters and other
-    modules than ``nn.Linear`` are left alone.
+    Parameters keep their names. Layers with hooks and other modules than ``nn.Linear``, such as
+    adapters, stay as they are.
     """
     for module in model.modules():
         if type(module) is nn.Linear and can_pack(module.weight) and has_no_hooks(module):
@@ -64,7 +60,7 @@ def pack_linear_layers_(model: nn.Module) -> None:
 
 
 def can_pack(weight: Tensor) -> bool:
-    """Whether a packed copy is faster: of a large weight, on a CPU that oneDNN knows."""
+    """Whether a packed copy of a weight is possible and faster."""
     return (
         weight.numel() >= LEAST_PACKED
         and weight.device.type == "cpu"

@@ -18,11 +18,8 @@ class RelativePositionalBias(nn.Module):
         raise NotImplementedError
 
     def forward(self, queries: int, keys: int, start: int = 0, causal: bool = False) -> Tensor:
-        """The bias ``(L, S)`` of ``queries`` positions from ``start`` on and ``keys`` from 0 on.
-
-        If ``causal``, it is minus infinity where the key comes after the query; no key comes after
-        the last.
-        """
+        """The bias ``(L, S)`` of ``queries`` positions from ``start`` on and ``keys`` from 0 on; if
+        ``causal``, minus infinity where the key comes after the query."""
         last = keys - 1 - start
         if queries == 1:
             return self.offsets(-start, last).unsqueeze(0)
@@ -31,11 +28,7 @@ class RelativePositionalBias(nn.Module):
 
 
 class SimpleRelativePositionalBias(RelativePositionalBias):
-    """A learned number for each offset, up to ``max_positions - 1`` either way.
-
-    Raises:
-        ValueError: at inputs longer than the table.
-    """
+    """A learned bias for each offset, up to ``max_positions - 1`` either way."""
 
     def __init__(self, max_positions: int):
         super().__init__()

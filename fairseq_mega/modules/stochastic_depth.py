@@ -1,9 +1,8 @@
 """Stochastic depth (Huang et al., 2016), for images: in training, the new value of a sublayer is
-dropped for whole samples, and scaled by ``1 / (1 - p)`` for the others.
+dropped for entire samples, and scaled by ``1 / (1 - p)`` for the others.
 
-As in the published image models, the Mega layer drops ``H`` before its gate: what is left of a
-dropped sample is ``(1 - u) residual``, not the residual. Of a feed-forward sublayer, it is the
-residual.
+As in the published image models, the Mega layer drops ``H`` before its gate, which leaves
+``(1 - u) residual``.
 """
 
 from typing import Optional
@@ -17,12 +16,8 @@ from .sublayer import Sublayer
 
 
 class PathDropout(Dropout):
-    """Another dropout and, in training, dropout of whole samples.
-
-    Args:
-        values: the other dropout, of single values or of whole channels.
-        path_p: the probability of dropping a sample.
-    """
+    """The dropout ``values`` and, in training, dropout of entire samples, with the probability
+    ``path_p``."""
 
     def __init__(self, values: Dropout, path_p: float):
         super().__init__(values.p, module_name=values.module_name)
@@ -32,7 +27,10 @@ class PathDropout(Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, L, D)`` to ``(B, L, D)``."""
-        return self._paths(self.values(x))
+        x = self.values(x)
+        if not self.training or self.path_p == 0:
+            return x
+        return x * dropout(x.new_ones(x.size(0), 1, 1), self.path_p)
 
     def mask(self, x: Tensor) -> Optional[DropoutMask]:
         values = self.values.mask(x)
@@ -43,14 +41,9 @@ class PathDropout(Dropout):
             return DropoutMask(keep.expand(x.shape), scale)
         return DropoutMask(keep & values.keep, scale * values.scale)
 
-    def _paths(self, x: Tensor) -> Tensor:
-        if not self.training or self.path_p == 0:
-            return x
-        return x * dropout(x.new_ones(x.size(0), 1, 1), self.path_p)
-
 
 def drop_paths_(sublayer: Sublayer, p: float) -> None:
-    """Drops the new value of a sublayer for whole samples with the probability ``p``."""
+    """Drops the new value of a sublayer for entire samples with the probability ``p``."""
     dropout = PathDropout(sublayer.dropout, p)
     if isinstance(sublayer, MovingAverageGatedAttention):
         sublayer.output_dropout = dropout

@@ -1,4 +1,6 @@
-"""The parts that sublayers have in common: their norm, their activation, and their dropouts."""
+"""What sublayers share: norm, activation, dropout, and the options of attention."""
+
+from typing import Any, Dict
 
 import torch.nn.functional as F
 from torch import nn
@@ -17,8 +19,7 @@ class Sublayer(nn.Module):
         embed_dim: dimension ``D`` of the model.
         dropout, hidden_dropout: probabilities for the output, and for the values or hidden layer.
         activation: name of the activation function.
-        norm_type, prenorm, norm_affine: the norm, whether it comes before the sublayer, and whether
-            it has weights.
+        norm_type, prenorm, norm_affine: the norm, whether it comes first, and has weights.
         feature_dropout: drop whole channels instead of single values (not in the attention).
     """
 
@@ -69,3 +70,11 @@ class AttentionSublayer(Sublayer):
         self.zdim = zdim
         self.attention_activation = attention_activation
         self.attention_dropout = make_dropout(attention_dropout, self)
+
+    def attention_options(self, need_weights: bool) -> Dict[str, Any]:
+        """Arguments of ``tiled_attention``."""
+        return dict(
+            function=self.attention_activation,
+            dropout=self.attention_dropout.rate,
+            need_weights=need_weights,
+        )

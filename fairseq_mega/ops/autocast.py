@@ -19,9 +19,9 @@ def without_autocast(x: Tensor) -> ContextManager:
 
 
 def in_autocast_type(x: Tensor) -> Tensor:
-    """``x`` as autocast, which must be on, gives it to a matrix product.
+    """``x`` in the type that autocast, which must be on, gives to matrix products.
 
-    A function with a backward pass of its own casts its inputs first and then computes without
-    autocast, so that both passes use the same types: autocast has ended when gradients are taken.
+    Functions with their own backward pass cast their inputs and then compute without autocast,
+    which has ended when gradients are taken: both passes must use the same types.
     """
     return x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(x.device.type))

@@ -1,5 +1,5 @@
-"""How Triton kernels are launched, and operators of torch of our own, ``torch.ops.fairseq_mega.*``,
-which compilers leave alone. The kernels are imported, and Triton, when one first runs."""
+"""Launches of Triton kernels, and custom operators ``torch.ops.fairseq_mega.*``, which compilers
+leave alone. Triton is imported when a kernel first runs."""
 
 from contextlib import nullcontext
 from functools import cache
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-# Triton 3.3, which comes with torch 2.7: before, kernels had no tuples of tensors.
+# The kernels need tuples of tensors, which came with Triton 3.3 and torch 2.7.
 _has_triton = find_spec("triton") is not None and TorchVersion(torch.__version__) >= "2.7"
 _library = torch.library.Library("fairseq_mega", "DEF")
 
@@ -22,11 +22,8 @@ def runs_kernels(x: Tensor) -> bool:
 
 
 def operator(name: str, function: Callable, shapes: Callable) -> Any:
-    """Registers an annotated function as ``torch.ops.fairseq_mega.{name}``.
-
-    Args:
-        shapes: the function on tensors without values, for compilers.
-    """
+    """Registers an annotated function as ``torch.ops.fairseq_mega.{name}``. Compilers call
+    ``shapes`` instead, on tensors without values."""
     _library.define(f"{name}{torch.library.infer_schema(function, mutates_args=())}")
     for key in ("CPU", "MkldnnCPU", "CUDA"):  # MkldnnCPU: with a weight packed for oneDNN
         _library.impl(name, function, key)
@@ -35,17 +32,17 @@ def operator(name: str, function: Callable, shapes: Callable) -> Any:
 
 
 def differentiable_operator(name: str, forward: Callable, backward: Callable) -> Any:
-    """Registers an annotated ``forward``, and ``backward`` as ``{name}_backward``.
+    """Registers annotated functions as ``{name}`` and ``{name}_backward``.
 
     Args:
-        forward: of tensors, masks and sizes, in this order; its result is like the first.
-        backward: of the gradient and the same; its results are like the first tensors, all that
-            have gradients.
+        forward: takes tensors, masks and sizes, in this order; its result is like the first.
+        backward: takes the gradient and the same arguments; its results are like the first tensors,
+            which are all that have gradients.
     """
-    run = operator(name, forward, lambda x, *_: _like(x))
+    run = operator(name, forward, lambda x, *_: like(x))
     outputs = len(get_args(get_type_hints(backward)["return"]))
     gradients = operator(
-        f"{name}_backward", backward, lambda _, *given: tuple(map(_like, given[:outputs]))
+        f"{name}_backward", backward, lambda _, *given: tuple(map(like, given[:outputs]))
     )
 
     def keep(ctx, inputs, output):
@@ -61,8 +58,9 @@ def differentiable_operator(name: str, forward: Callable, backward: Callable) ->
     return run
 
 
-def _like(x: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+def like(x: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
+    """Uninitialised contiguous memory like ``x``."""
+    return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
 
 
 def launch(module: str, kernel: str, x: Tensor, grid: Tuple[int, ...], *args, **constants) -> None:
@@ -76,7 +74,7 @@ load = cache(import_module)
 
 
 def type_within(*tensors: Tensor) -> Any:
-    """Triton's type that kernels of these tensors compute in: float64 if one has it, or float32."""
+    """Triton's type for computing with these tensors: float64 if one has it, else float32."""
     language = load("triton.language")
     exact = any(t.dtype == torch.float64 for t in tensors)
     return language.float64 if exact else language.float32
@@ -88,13 +86,12 @@ def ceil(a: int, b: int) -> int:
 
 
 def power_of_two(n: int) -> int:
-    """The next from ``n`` on."""
+    """The smallest of at least ``n``."""
     return 1 << (n - 1).bit_length()
 
 
 def as_bytes(mask: Optional[Tensor], other: Tensor) -> Tensor:
-    """A mask as Triton reads it; if there is none, the pointer of another tensor, which a kernel
-    does not read."""
+    """A mask as Triton reads it; without a mask, a pointer that kernels do not read."""
     return other if mask is None else mask.view(torch.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Less memory for the backward pass: cheap results of large tensors are recomputed, not kept."""
+"""Recomputation of cheap results in the backward pass, which saves memory."""
 
 from contextlib import contextmanager
 from functools import wraps
@@ -10,25 +10,23 @@ from torch.utils.checkpoint import checkpoint
 
 Step = TypeVar("Step", bound=Callable)
 
-# Smaller tensors are kept. On a CPU these are 4 MB in float32: recomputing smaller ones takes time
-# and saves little memory. An H100 reads and writes 2^23 values of 16 bits in about the time that
-# the host needs for a launch, 10 µs.
-LEAST_ON_CPU = 2**20
-LEAST_ON_GPU = 2**23
+# Values from which recomputation pays. An H100 reads and writes 2^23 in about the 10 µs that the
+# host needs for a launch.
+LEAST_ON_CPU, LEAST_ON_GPU = 2**20, 2**23
 
 
 def is_large(x: Tensor, values: Optional[int] = None) -> bool:
-    """Whether ``x``, or a tensor of so many ``values`` like it, is better recomputed than kept."""
+    """Whether to recompute ``x``, or so many ``values`` on its device, instead of keeping it."""
     values = x.numel() if values is None else values
     return values >= (LEAST_ON_CPU if x.is_cpu else LEAST_ON_GPU)
 
 
 def recomputed(step: Step) -> Step:
-    """Decorates a step of a layer, a method or function whose first tensor is ``(B, L, ...)``.
+    """Decorates a function or method whose first tensor is ``(B, L, ...)``.
 
-    If that tensor is large, training keeps the step's arguments alone, and the backward pass runs
-    the step again up to the last tensor that it needs: not the matrix product that ends it.
-    Dropout drops the same values then. A compiler decides by itself what it keeps.
+    If that tensor is large, training keeps only the arguments, and the backward pass runs the step
+    again, with the same dropout, up to the last tensor that it needs, which excludes a final matrix
+    product. Compilers decide themselves what to keep.
     """
 
     @wraps(step)
@@ -44,7 +42,7 @@ def recomputed(step: Step) -> Step:
 
 
 class RandomNumbers:
-    """A place in a device's random numbers, to draw the same ones again."""
+    """Draws the same random numbers of a device again."""
 
     def __init__(self, device: torch.device):
         self._devices = [device] if device.type == "cuda" else []
@@ -52,7 +50,7 @@ class RandomNumbers:
 
     @contextmanager
     def again(self) -> Iterator[None]:
-        """Draws what was drawn after this object was made; then what would have come without."""
+        """Within it, draws what was drawn after this object was made."""
         with torch.random.fork_rng(self._devices):
             if self._devices:
                 torch.cuda.set_rng_state(self._place, self._devices[0])

@@ -1,4 +1,4 @@
-"""Matrices whose entries depend on the distance of column and row alone."""
+"""Toeplitz matrices: entries depend only on the distance of column and row."""
 
 import math
 
@@ -9,14 +9,10 @@ from torch.autograd.function import once_differentiable
 
 
 def toeplitz(diagonals: Tensor, rows: int, columns: int) -> Tensor:
-    """The matrix ``M[i, j] = diagonals[rows - 1 + j - i]``.
+    """The matrices ``M[i, j] = diagonals[rows - 1 + j - i]``, ``(..., rows, columns)``.
 
-    Args:
-        diagonals: ``(..., rows + columns - 1)``, from the lower left corner to the upper right;
-            minus infinity where the last ones are left out.
-
-    Returns:
-        ``(..., rows, columns)``.
+    ``diagonals (..., rows + columns - 1)`` run from the lower left corner to the upper right. The
+    last ones may be missing: they are minus infinity.
     """
     missing = rows + columns - 1 - diagonals.size(-1)
     if missing:
@@ -26,7 +22,7 @@ def toeplitz(diagonals: Tensor, rows: int, columns: int) -> Tensor:
         return diagonals[..., rows - 1 + j - i.unsqueeze(1)]
     if diagonals.is_cpu:
         return toeplitz_matrix(diagonals, columns)
-    return _Toeplitz.apply(diagonals, columns)  # there, one thread would sum a whole diagonal
+    return _Toeplitz.apply(diagonals, columns)  # on a GPU, one thread would sum a whole diagonal
 
 
 def toeplitz_matrix(diagonals: Tensor, columns: int) -> Tensor:
@@ -35,11 +31,10 @@ def toeplitz_matrix(diagonals: Tensor, columns: int) -> Tensor:
 
 
 def diagonal_sums(matrix: Tensor) -> Tensor:
-    """The sums along the diagonals of ``(..., rows, columns)``, in the order of ``toeplitz``: the
-    gradient of its diagonals."""
+    """The gradient of ``toeplitz``: sums along the diagonals of ``(..., rows, columns)``."""
     rows, columns = matrix.shape[-2:]
-    # Rows are laid out at a distance that leaves zeros between them. Read at a distance that is
-    # one longer, each starts one diagonal further on, and diagonals have become columns.
+    # Rows are written with zeros between them. Read at a distance that is one longer, each row
+    # starts one diagonal later: diagonals become columns.
     diagonals = distance = rows + columns - 1
     matrices = matrix.reshape(-1, rows, columns)
     size = rows - 1 + rows * distance

@@ -168,7 +168,7 @@ def test_slow_averages_stay_accurate_in_float32(kernels):
 
 def test_compilers_know_their_shapes_and_types(kernels):
     parameters = Parameters(False)
-    args = *(t.detach().float() for t in (*parameters.all, parameters.omega)), 7, None
+    args = *(t.detach().float() for t in (*parameters.all, parameters.omega)), None, 7
     x = randn(40, 2, DIM, dtype=torch.bfloat16).transpose(0, 1)
     found = torch.ops.fairseq_mega.ema(x, *args)
     told = torch.ops.fairseq_mega.ema(

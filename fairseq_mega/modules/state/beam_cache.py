@@ -1,6 +1,5 @@
 """The KV cache of self-attention, which the hypotheses of beam search share."""
 
-import math
 from typing import Optional, Tuple
 
 import torch
@@ -16,13 +15,9 @@ FIRST_CAPACITY = 32  # positions
 class BeamKVCache:
     """A growing list of keys ``(B, S, Z)`` and values ``(B, S, H)``, with their padding.
 
-    In beam search, every ``beam`` consecutive rows are the hypotheses of one sentence. Reordering
-    does not move keys: each position holds the keys of all beam slots of its sentence, and
-    ``ancestry`` marks, for each hypothesis, the slot that belongs to its own past. The cache holds
-    no gradients.
-
-    Args:
-        beam: the number of rows that share; 1 if none do.
+    Reordering hypotheses does not move keys: each position holds the keys of all beam slots of its
+    sentence, and ``_ancestry`` marks the slot that belongs to a hypothesis's own past. The cache
+    holds no gradients.
     """
 
     def __init__(self, beam: int = 1):
@@ -30,22 +25,22 @@ class BeamKVCache:
         self._keys, self._values = _Buffer(), _Buffer()  # (B / beam, S, beam, Z or H)
         self._key_padding_mask: Optional[Tensor] = None  # (B, S), or None before any padding
         self._ancestry: Optional[Tensor] = None  # (B, S, beam): 0, or minus infinity
-        self._own: Optional[Tensor] = None  # (B, 1, beam): that of a position that was just read
+        self._own: Optional[Tensor] = None  # (B, 1, beam): ancestry of a new position
 
     @property
     def keys(self) -> Tensor:
         """``(B / beam, S beam, Z)``: the beam slots are interleaved in each position."""
-        return self._keys.first(self.length).flatten(1, 2)
+        return self._keys.data[:, : self.length].flatten(1, 2)
 
     @property
     def values(self) -> Tensor:
         """``(B / beam, S beam, H)``."""
-        return self._values.first(self.length).flatten(1, 2)
+        return self._values.data[:, : self.length].flatten(1, 2)
 
     def append(self, keys: Tensor, values: Tensor, key_padding_mask: Optional[Tensor]) -> None:
         """Appends ``keys (B, L, Z)``, ``values (B, L, H)``, ``key_padding_mask (B, L)`` or None.
 
-        Reading several positions at once, or padding, ends the sharing of hypotheses.
+        Padding, or several positions at once after others, end the sharing of hypotheses.
         """
         padded = self._key_padding_mask is not None or key_padding_mask is not None
         if self.length > 0 and (keys.size(1) > 1 or padded):
@@ -62,15 +57,8 @@ class BeamKVCache:
     def attend(
         self, q: Tensor, bias: RelativePositionalBias, function: str, **options
     ) -> Tuple[Tensor, Optional[Tensor]]:
-        """Causal attention of the last ``L`` positions to all that their own hypothesis has read.
-
-        Args:
-            q: ``(B, L, Z)``; ``L`` is 1 where hypotheses share.
-            **options: for ``tiled_attention``.
-
-        Returns:
-            ``(B, L, H)`` and the weights ``(B, L, S)`` or None.
-        """
+        """Causal attention of the last positions ``q (B, L, Z)`` to all that their own hypothesis
+        has read: ``(B, L, H)`` and the weights ``(B, L, S)`` or None."""
         batch, queries, zdim = q.shape
         keys, start = self.length, self.length - queries
         # Autocast may have begun or ended since earlier steps.
@@ -100,7 +88,7 @@ class BeamKVCache:
         self._key_padding_mask = self._ancestry = None
 
     def reorder(self, order: Reordering) -> None:
-        """Keeps the rows that ``order`` names, which may repeat or leave out some."""
+        """Continues from the rows that ``order`` names."""
         if self.beam > 1 and order.sentences is None:
             self.separate()
         if self.length == 0:
@@ -110,16 +98,16 @@ class BeamKVCache:
         index = order.rows
         if self._ancestry is not None and order.sentences is not None:
             self._ancestry = persistent(self._ancestry.index_select(0, order.rows))
-            if not order.moves(self._keys.sentences):
+            if not order.moves(self._keys.data.size(0)):
                 return
             index = order.sentences
         self._keys.reorder(index)
         self._values.reorder(index)
 
     def separate(self) -> None:
-        """Gives every row its own keys and values: from then on, the beam is 1."""
+        """Gives every row its own keys and values: the beam becomes 1."""
         if self._ancestry is not None:
-            slot = self._ancestry.argmax(-1)  # (B, S): the hypothesis that read the position
+            slot = self._ancestry.argmax(-1)  # (B, S)
             self._keys.separate(slot)
             self._values.separate(slot)
         self.beam, self._ancestry = 1, None
@@ -133,11 +121,10 @@ class BeamKVCache:
         self._key_padding_mask = persistent(torch.cat([before, mask], dim=1))
 
     def _own_slots(self, x: Tensor) -> Tensor:
-        """Ancestry ``(B, L, beam)`` of positions ``x (B, L, Z)`` that were just read."""
+        """Ancestry ``(B, L, beam)`` of new positions ``x (B, L, Z)``."""
         own = self._own
         if own is None or (own.size(0), own.dtype, own.device) != (x.size(0), x.dtype, x.device):
-            others = ~torch.eye(self.beam, dtype=torch.bool, device=x.device)
-            own = x.new_zeros(others.shape).masked_fill(others, -math.inf)
+            own = torch.eye(self.beam, dtype=x.dtype, device=x.device).log()
             own = self._own = persistent(own.repeat(x.size(0) // self.beam, 1).unsqueeze(1))
         return own.expand(-1, x.size(1), -1)
 
@@ -147,50 +134,32 @@ class BeamKVCache:
 
 
 class _Buffer:
-    """Memory for ``(G, S, W, Z)``, of which the first positions ``S`` are in use.
-
-    Its capacity doubles when it grows, and reordering alternates between two allocations.
-    """
+    """Memory for ``(G, S, W, Z)``, of which the first positions ``S`` are in use, and which doubles
+    when it grows."""
 
     def __init__(self) -> None:
-        self._data = self._spare = torch.empty(0, 0, 0, 0)
-
-    @property
-    def sentences(self) -> int:
-        return self._data.size(0)
-
-    def first(self, positions: int) -> Tensor:
-        return self._data[:, :positions]
+        self.data = torch.empty(0, 0, 0, 0)
 
     def write(self, start: int, new: Tensor) -> None:
         """Writes ``new (G, L, W, Z)`` from position ``start`` on."""
         sentences, length, *rest = new.shape
         end = start + length
-        if start == 0 and not self._fits(new):  # another batch, beam, type or device
-            self._data = empty_buffer(new, sentences, max(end, FIRST_CAPACITY), *rest)
-        elif self._data.size(1) < end:
-            grown = empty_buffer(self._data, sentences, max(end, 2 * start), *rest)
-            grown[:, :start] = self._data[:, :start]
-            self._data = grown
-        self._data[:, start:end] = new
-
-    def _fits(self, new: Tensor) -> bool:
-        data = self._data
-        same = data.dtype == new.dtype and data.device == new.device
-        return same and (data.size(0), *data.shape[2:]) == (new.size(0), *new.shape[2:])
+        if start == 0:
+            self.data = empty_buffer(new, sentences, max(end, FIRST_CAPACITY), *rest)
+        elif self.data.size(1) < end:
+            grown = empty_buffer(self.data, sentences, max(end, 2 * start), *rest)
+            grown[:, :start] = self.data[:, :start]
+            self.data = grown
+        self.data[:, start:end] = new
 
     def reorder(self, rows: Tensor) -> None:
-        shape = rows.numel(), *self._data.shape[1:]
-        reusable = self._spare.shape == shape and self._spare.dtype == self._data.dtype
-        if not reusable or self._spare is self._data:
-            self._spare = empty_buffer(self._data, *shape)
-        torch.index_select(self._data, 0, rows, out=self._spare)
-        self._data, self._spare = self._spare, self._data
+        new = empty_buffer(self.data, rows.numel(), *self.data.shape[1:])
+        self.data = torch.index_select(self.data, 0, rows, out=new)
 
     def separate(self, slot: Tensor) -> None:
-        """Keeps one beam slot of each position, which ``slot (B, S)`` names."""
+        """Keeps the beam slot ``slot (B, S)`` of each position."""
         batch, positions = slot.shape
-        sentence = torch.arange(batch, device=slot.device).unsqueeze(1) // self._data.size(2)
+        sentence = torch.arange(batch, device=slot.device).unsqueeze(1) // self.data.size(2)
         position = torch.arange(positions, device=slot.device)
-        own = self._data[sentence, position, slot].unsqueeze(2)  # (B, S, 1, Z)
-        self._data = empty_buffer(own, *own.shape).copy_(own)
+        own = self.data[sentence, position, slot].unsqueeze(2)  # (B, S, 1, Z)
+        self.data = empty_buffer(own, *own.shape).copy_(own)

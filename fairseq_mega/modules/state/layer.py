@@ -12,22 +12,14 @@ from .reordering import Reordering, empty_buffer, persistent
 
 
 class LayerState:
-    """What a decoder layer keeps of the positions that it has read. It holds no gradients.
-
-    Args:
-        beam: the number of consecutive rows that are hypotheses of one sentence.
-
-    Attributes:
-        ema: the EMA's hidden state, None before the first position.
-        cache: keys and values of the self-attention.
-        source: keys and values of the cross attention, None before the first position.
-    """
+    """The past of a decoder layer, without gradients. ``beam`` consecutive rows are hypotheses of
+    one sentence."""
 
     def __init__(self, beam: int = 1):
         self.beam = beam
-        self.ema: Optional[HiddenState] = None
+        self.ema: Optional[HiddenState] = None  # before the first position
         self.cache = BeamKVCache(beam)
-        self.source: Optional[SourceCache] = None
+        self.source: Optional[SourceCache] = None  # before the first position
 
     def reorder(self, order: Tensor | Reordering) -> None:
         """Continues from rows ``order (B,)``, which may repeat or omit some."""
@@ -72,13 +64,8 @@ class HiddenState:
 
 
 class SourceCache:
-    """Keys and values of the source sentences, computed once: all hypotheses of a sentence share
-    them.
-
-    Args:
-        keys, values: ``(B / beam, S, Z)`` and ``(B / beam, S, D)``.
-        key_padding_mask: ``(B / beam, S)`` or None.
-    """
+    """Keys ``(B / beam, S, Z)``, values ``(B / beam, S, D)`` and the key padding mask of the source
+    sentences, ``(B / beam, S)`` or None, which all hypotheses of a sentence share."""
 
     def __init__(self, keys: Tensor, values: Tensor, key_padding_mask: Optional[Tensor], beam: int):
         self.keys, self.values = persistent(keys), persistent(values)
@@ -87,18 +74,10 @@ class SourceCache:
         self.start = 0  # position of the next query
 
     def attend(
-        self, q: Tensor, v: Tensor, bias: Tensor, function: str, **options
+        self, q: Tensor, v: Tensor, bias: Tensor, **options
     ) -> Tuple[Tensor, Optional[Tensor]]:
-        """Attention of queries ``q (B, L, Z)``; a sentence's hypotheses form one matrix.
-
-        Args:
-            v: the values, after dropout.
-            bias: ``(L, S)``.
-            **options: for ``tiled_attention``.
-
-        Returns:
-            ``(B, L, D)`` and the weights ``(B, L, S)`` or None.
-        """
+        """Attention of ``q (B, L, Z)`` to ``v (B / beam, S, D)``, the values after dropout, with
+        ``bias (L, S)``: ``(B, L, D)`` and the weights ``(B, L, S)`` or None."""
         batch, length, _ = q.shape
         if length > 1:
             bias = bias.repeat(self.beam, 1)
@@ -107,7 +86,6 @@ class SourceCache:
             self.keys.to(q.dtype),
             v.to(q.dtype),
             bias.expand(self.beam * length, -1),
-            function,
             key_padding_mask=self.key_padding_mask,
             **options,
         )

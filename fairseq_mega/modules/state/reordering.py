@@ -9,12 +9,12 @@ from torch import Tensor
 class Reordering(NamedTuple):
     """Row ``b`` of the new state continues row ``rows[b]`` of the old one.
 
-    In beam search every ``beam`` consecutive rows are the hypotheses of one sentence. As long as
-    they all continue hypotheses of one sentence, ``sentences`` names each sentence's old place.
+    Every ``beam`` consecutive rows are the hypotheses of one sentence, if they continue hypotheses
+    of one sentence.
     """
 
     rows: Tensor  # (B,)
-    sentences: Optional[Tensor]  # (B / beam,); None: rows no longer share anything
+    sentences: Optional[Tensor]  # (B / beam,): old places; None: rows no longer share anything
     sentence_list: List[int]  # the same on the host
 
     @classmethod
@@ -33,16 +33,13 @@ class Reordering(NamedTuple):
 
 
 def persistent(x: Tensor) -> Tensor:
-    """``x`` without gradients, for a state to keep.
-
-    Tensors made in ``torch.inference_mode`` are limited to it, so a state keeps copies of them.
-    """
+    """``x`` without gradients, for a state to keep; a copy if it is limited to inference mode."""
     if not x.is_inference():
         return x.detach()
     return empty_buffer(x, *x.shape).copy_(x)
 
 
 def empty_buffer(like: Tensor, *shape: int) -> Tensor:
-    """Uninitialised memory that can be written in place inside and outside of inference mode."""
+    """Uninitialised memory that is not limited to inference mode."""
     with torch.inference_mode(False):
         return torch.empty(shape, dtype=like.dtype, device=like.device)

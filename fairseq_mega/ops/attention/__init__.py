@@ -1,5 +1,4 @@
-"""Single-head attention with a positional bias (Mega, sections "Moving Average Equipped Gated
-Attention" and "Laplace Attention Function"): ``naive`` as the paper has it, ``tiled`` fast."""
+"""Single-head attention with a positional bias (Mega, section "Laplace Attention Function")."""
 
 from .functions import ATTENTION_FUNCTIONS
 from .tiled import tiled_attention, unchanged

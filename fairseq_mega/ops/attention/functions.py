@@ -1,5 +1,4 @@
-"""The three attention functions, and the scores that they are applied to (Mega, sections "Moving
-Average Equipped Gated Attention" and "Laplace Attention Function")."""
+"""The three attention functions and their scores (Mega, section "Laplace Attention Function")."""
 
 import math
 from typing import Optional
@@ -34,11 +33,9 @@ ATTENTION_FUNCTIONS = {"softmax": softmax, "relu2": relu2, "laplace": laplace}
 def attention_scale(
     function: str, q: Tensor, keys: int, causal: bool, key_padding_mask: Optional[Tensor]
 ) -> float | Tensor:
-    """What the products of queries and keys are multiplied by: ``1 / sqrt(Z)`` for softmax, else
-    ``1 / n`` with ``n`` the keys that a query sees, at least 1, ``(1 or B, L, 1)``.
-
-    Arguments are as of ``tiled_attention``; ``keys`` is ``S``.
-    """
+    """The factor of ``q k^T``: ``1 / sqrt(Z)`` for softmax, else ``1 / n (1 or B, L, 1)`` with
+    ``n`` the number of keys that a query sees. Arguments: see ``tiled_attention``; ``keys`` is
+    ``S``."""
     if function == "softmax":
         return q.size(-1) ** -0.5
     queries = q.size(1)
@@ -54,25 +51,13 @@ def attention_scale(
 
 
 def attention_scores(
-    q: Tensor,
-    k: Tensor,
-    bias: Tensor,
-    function: str,
-    scale: float = 1.0,
-    key_padding_mask: Optional[Tensor] = None,
+    q: Tensor, k: Tensor, bias: Tensor, function: str, scale: float, mask: Optional[Tensor]
 ) -> Tensor:
-    """``scale q k^T + bias`` with the masks applied: ``(B, L, S)``.
-
-    Args:
-        q: ``(B, L, Z)``.
-        k: ``(B, S, Z)``.
-        bias: ``(L, S)`` or ``(B, L, S)``, minus infinity where the causal mask hides a key.
-        scale: one for all queries; else they are to be multiplied before.
-        key_padding_mask: ``(B, S)``, true at padding, or None. Scores there become minus infinity;
-            for softmax the lowest finite number, so that rows of padding alone stay finite.
-    """
+    """``scale q k^T + bias``, masked, ``(B, L, S)``, of ``q (B, L, Z)``, ``k (B, S, Z)``, ``bias``
+    ``(L, S)`` or ``(B, L, S)`` with the causal mask, and the key padding mask ``(B, S)``."""
     scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scale)
-    if key_padding_mask is None:
+    if mask is None:
         return scores
+    # A softmax over padding only must stay finite.
     hidden = torch.finfo(scores.dtype).min if function == "softmax" else -math.inf
-    return scores.masked_fill(key_padding_mask.unsqueeze(1), hidden)
+    return scores.masked_fill(mask.unsqueeze(1), hidden)

@@ -1,7 +1,4 @@
-"""Single-head attention as the paper prints it: the whole table of scores, one line an equation.
-
-The fast form in ``tiled`` is held to this one.
-"""
+"""Single-head attention as the paper prints it. Tests compare ``tiled`` with it."""
 
 import math
 from typing import Optional, Tuple

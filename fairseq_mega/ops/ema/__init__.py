@@ -4,9 +4,8 @@
     y_t[d]   = sum_n gamma[d,n] h_t[d,n] / sqrt(N)
 
 ``D`` is the number of channels, ``N`` the EMA dimensions of a channel, ``h`` the hidden state.
-``naive`` has this as it stands; ``convolution``, ``blocks``, ``fused`` and ``step`` compute it
-faster. The functions here take the fastest: ``ema`` of a whole sequence, ``ema_segment`` of one
-that continues, ``ema_step_`` of one position. Sequences are ``(B, L, D)``.
+The functions here take the fastest form: ``ema`` for a full sequence, ``ema_segment`` for one that
+continues, ``ema_step_`` for one position. Sequences are ``(B, L, D)``.
 """
 
 from typing import Optional, Tuple
@@ -33,14 +32,10 @@ __all__ = [
     "half_lives",
 ]
 
-# Which form is fastest, forward and backward: on a GPU with Triton, the fused one; else, as
-# measured on two CPU cores with D 512 and N 16,
-# - a matrix: up to LONGEST_MATRIX positions, if the batch is large enough to pay for it;
-# - blocks: whole kernels from SHORTEST positions on, of one direction or of both;
-# - FFTs: all else, truncated kernels above all.
-# Larger blocks take more products and keep fewer states: faster where the batch has many positions.
-LONGEST_MATRIX = 64
-SHORTEST = {1: 512, 2: 1024}
+# The fastest forms on two CPU cores with D 512 and N 16: a matrix up to LONGEST_MATRIX positions if
+# the batch is large; blocks from SHORTEST[directions] positions on, large blocks if the batch has
+# MANY_POSITIONS; FFTs otherwise and for truncated kernels.
+LONGEST_MATRIX, SHORTEST = 64, {1: 512, 2: 1024}
 BLOCK, LARGE_BLOCK, MANY_POSITIONS = 32, 64, 8192
 
 
@@ -51,18 +46,15 @@ def ema(
     truncation: Optional[int] = None,
     padding_mask: Optional[Tensor] = None,
 ) -> Tensor:
-    """The EMA of a whole sequence, ``y_t (+ omega x_t)``.
+    """The EMA of a full sequence, ``y_t (+ omega x_t)``: ``(B, L, D)`` in at least float32, or from
+    the fused form in the type of ``x``.
 
     Args:
         x: ``(B, L, D)``.
         parameters: of the forward EMA, and of the backward EMA if bidirectional.
         omega: ``(D,)`` or None.
         truncation: taps of the kernels that are kept; None for all.
-        padding_mask: ``(B, L)``, true at padding, of which the averages see nothing, or None.
-
-    Returns:
-        ``(B, L, D)``, in at least float32; the fused form's is in the type of ``x``, as it is all
-        that form writes.
+        padding_mask: ``(B, L)``, true at padding, which averages read as zero, or None.
     """
     if operators.runs_kernels(x):
         if torch.compiler.is_compiling():
@@ -80,15 +72,8 @@ def ema(
 
 
 def ema_segment(x: Tensor, coefficients: EMACoefficients, h: Tensor) -> Tuple[Tensor, Tensor]:
-    """The causal EMA of a sequence that goes on: ``naive.ema_recurrence``, never truncated.
-
-    Args:
-        x: ``(B, L, D)``, any number of positions.
-        h: the hidden state before them, ``(B, D, N)``.
-
-    Returns:
-        y ``(B, L, D)`` and the hidden state after the last position ``(B, D, N)``.
-    """
+    """``naive.ema_recurrence`` of ``x (B, L, D)`` from the hidden state ``h (B, D, N)`` on: y and
+    the new hidden state."""
     if x.numel() == 0:
         return x.clone(), h
     if operators.runs_kernels(x) and not torch.is_grad_enabled():
@@ -99,7 +84,7 @@ def ema_segment(x: Tensor, coefficients: EMACoefficients, h: Tensor) -> Tuple[Te
 def _fastest(
     x: Tensor, parameters: EMAParameters, omega: Optional[Tensor], truncation: Optional[int]
 ) -> Tensor:
-    """``ema`` without padding, by all forms but the fused one."""
+    """``ema`` without padding and without the fused form."""
     batch, length, channels = x.shape
     taps, directions = min(length, truncation or length), len(parameters.gamma) // channels
     compiling = torch.compiler.is_compiling()

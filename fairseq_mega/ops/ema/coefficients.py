@@ -1,4 +1,4 @@
-"""Coefficients of the EMA, as the fast forms need them."""
+"""Coefficients of the EMA for the fast forms."""
 
 import math
 from typing import List, NamedTuple, Tuple
@@ -8,8 +8,7 @@ from torch import Tensor
 
 
 class EMAParameters(NamedTuple):
-    """What is learned: of ``K`` channels, ``D``, or ``2 D`` if bidirectional, the forward EMA's
-    first."""
+    """Of ``K = D`` channels, or ``2 D`` if bidirectional: first those of the forward EMA."""
 
     delta: Tensor  # (K, N, 1)
     alpha: Tensor  # (K, N, 1)
@@ -40,25 +39,21 @@ class EMACoefficients(NamedTuple):
 def ema_coefficients(delta: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor) -> EMACoefficients:
     """Coefficients ``(D, N)``, in at least float32, from the parameters."""
     delta, alpha, beta, gamma = EMAParameters(delta, alpha, beta, gamma).precise()
-    p, _, change = damping(delta, alpha)
+    p, change = damping(delta, alpha)
     log_decay, input_weight = torch.log1p(change).squeeze(2), (p * beta).squeeze(2)
     return EMACoefficients(log_decay, input_weight, gamma * gamma.size(-1) ** -0.5)
 
 
-def damping(delta: Tensor, alpha: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-    """``p``, ``a`` and ``q - 1 = -p a``, in the shape of ``delta``.
+def damping(delta: Tensor, alpha: Tensor) -> Tuple[Tensor, Tensor]:
+    """``p`` and ``q - 1 = -p a``, in the shape of ``delta``.
 
-    ``log1p(q - 1)`` keeps all digits of a ``q`` near 1, a long memory, and those of a ``q`` near 0
-    that can be seen in ``q h_{t-1} + p beta x_t``. A ``q`` of 0 becomes the rounding error of 1.
+    ``log1p(q - 1)`` keeps the digits of a ``q`` near 1, a long memory. A ``q`` of 0 becomes the
+    rounding error of 1.
     """
-    p, a = torch.sigmoid(delta), torch.sigmoid(alpha)
-    return p, a, p * a * (torch.finfo(p.dtype).eps - 1)
+    p = torch.sigmoid(delta)
+    return p, p * torch.sigmoid(alpha) * (torch.finfo(p.dtype).eps - 1)
 
 
 def half_lives(log_decay: Tensor) -> Tensor:
-    """After how many positions half of what went into an EMA is left, ``ln 2 / -ln q``.
-
-    Args:
-        log_decay: ``log q``, of any shape; where it is 0 but for rounding, the result is finite.
-    """
+    """Positions after which half of an input is left, ``ln 2 / -ln q``, from ``log q``; finite."""
     return math.log(2) / (-log_decay).clamp(min=torch.finfo(log_decay.dtype).tiny)

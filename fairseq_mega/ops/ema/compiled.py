@@ -1,8 +1,5 @@
-"""Operators for a compiler, which leaves them alone: the EMA on a GPU, and the convolution by FFTs.
-
-They choose how to compute when they run, whatever the shapes, and keep their arguments alone for
-the backward pass.
-"""
+"""Operators that compilers leave alone: the EMA on a GPU, and the convolution by FFTs. They keep
+only their arguments for the backward pass."""
 
 from typing import Optional, Tuple
 

@@ -1,9 +1,8 @@
-"""The EMA as a convolution with its kernel: for short sequences, and for truncated kernels.
+"""The EMA as a convolution, for short sequences and truncated kernels: a product with a Toeplitz
+matrix for each channel, or a product of spectra.
 
-    k[d, tau] = sum_n p beta gamma q^tau / sqrt(N)
-
-The convolution is a product with one Toeplitz matrix for each channel, or a product of spectra.
-Kernels are ``(D, T)`` with ``T <= L`` taps, or ``(2 D, T)`` with those of the backward EMA.
+Kernels ``k[d, tau] = sum_n p beta gamma q^tau / sqrt(N)`` are ``(K, T)`` with ``T <= L`` taps:
+``K`` is ``D``, or ``2 D`` with the backward EMA.
 """
 
 from typing import Optional, Sequence, Tuple
@@ -24,12 +23,11 @@ FINE = 64  # taps whose powers of q have an exponential each
 def kernel_taps(parameters: EMAParameters, taps: int) -> Tensor:
     """The kernel ``(K, taps)``.
 
-    With ``tau = j FINE + i``, ``q^tau = q^(j FINE) q^i``: a product of a ``(taps/FINE, N)`` and an
-    ``(N, FINE)`` matrix for each channel takes far fewer exponentials than the definition, and no
-    ``(K, N, taps)`` tensor.
+    Products of ``q^tau = q^(j FINE) q^i``, ``tau = j FINE + i``, take fewer exponentials than the
+    definition, and no ``(K, N, taps)`` tensor.
     """
     delta, alpha, beta, gamma = parameters
-    p, _, change = damping(delta, alpha)  # (K, N, 1)
+    p, change = damping(delta, alpha)  # (K, N, 1)
     log_decay, weight = torch.log1p(change), p * beta * gamma.unsqueeze(2) * gamma.size(1) ** -0.5
     tau = torch.arange(min(taps, FINE), dtype=p.dtype, device=p.device)
     if taps > FINE:
@@ -48,8 +46,7 @@ def convolve_by_matrix(x: Tensor, kernel: Tensor, omega: Optional[Tensor] = None
 def kernel_diagonals(
     kernel: Tensor, channels: int, size: int, omega: Optional[Tensor] = None
 ) -> Tensor:
-    """The diagonals ``(D, 2 C - 1)`` of the matrix that convolves ``C`` positions, for
-    ``toeplitz``."""
+    """The diagonals ``(D, 2 C - 1)`` of the Toeplitz matrix that convolves ``C`` positions."""
     rest = size - kernel.size(-1)
     diagonals = F.pad(kernel[:channels], (size - 1, rest))  # of an input at this position or before
     if len(kernel) > channels:
@@ -85,9 +82,7 @@ def fft_forward(
     """y, and for ``fft_backward`` the conjugate spectra of ``x`` ``(D, B, n/2 + 1)`` and of the
     kernel ``(D, 1, n/2 + 1)``.
 
-    The convolution is circular, on a circle of ``n`` so long that what runs over its end misses
-    ``0 .. L-1``. Both kernels make one circular kernel, with the tap for ``x_{t+tau}`` at
-    ``n - tau``.
+    Both kernels form one circular kernel, with the tap for ``x_{t+tau}`` at ``n - tau``.
     """
     _, length, channels = x.shape
     taps = kernel.size(-1)
@@ -107,10 +102,8 @@ def fft_forward(
 def fft_backward(
     kept: Sequence[Tensor], grad_y: Tensor, rows: int, taps: int
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """The gradients of ``x``, of the kernel ``(rows, taps)`` and of ``omega``.
-
-    Three FFTs of real numbers, as in ``fft_forward``; torch's own gradients take complex ones.
-    """
+    """The gradients of ``x``, of the kernel ``(rows, taps)`` and of ``omega``, with FFTs of real
+    numbers; torch's own gradients take complex ones."""
     x_conj, kernel_conj = kept
     _, length, channels = grad_y.shape
     n = fast_length(length + taps - 1)

@@ -1,12 +1,10 @@
-"""Channels first, ``(D, B, L)``: the layout of FFTs along ``L`` and of products batched over ``D``.
-
-Each way is one transposition of a matrix, and so is its gradient.
-"""
+"""Channels first, ``(D, B, L)``: the layout of FFTs along ``L`` and of products batched over
+``D``. Matrix transpositions are faster than ``contiguous()``, also for gradients."""
 
 import torch
 from torch import Tensor
 
-FEW = 2**13  # so few values need no fast transposition
+FEW = 2**13  # values that need no fast transposition
 
 
 def channels_first(x: Tensor) -> Tensor:

@@ -1,9 +1,7 @@
-"""The damped EMA as the paper prints it: slow, literal, and what the fast forms are held to.
+"""The damped EMA as the paper prints it. Tests compare the fast forms with it.
 
 The paper's alpha is sigmoid(delta) here, its delta is sigmoid(alpha), and eta is gamma / sqrt(N).
-
-Everything is computed from the parameters themselves, ``delta, alpha, beta: (D, N, 1)`` and
-``gamma: (D, N)``. Sequences are ``(B, L, D)``. Autograd differentiates all of it.
+Parameters are ``delta, alpha, beta: (D, N, 1)`` and ``gamma: (D, N)``; sequences ``(B, L, D)``.
 """
 
 import math
@@ -20,12 +18,7 @@ def damping(delta: Tensor, alpha: Tensor) -> Tuple[Tensor, Tensor]:
 
 
 def ema_recurrence(
-    x: Tensor,
-    delta: Tensor,
-    alpha: Tensor,
-    beta: Tensor,
-    gamma: Tensor,
-    h: Optional[Tensor] = None,
+    x: Tensor, delta: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor, h: Optional[Tensor] = None
 ) -> Tuple[Tensor, Tensor]:
     """The recurrence, position after position.
 

@@ -1,4 +1,4 @@
-"""One position at a time: the recurrence in generation, where every call is a step."""
+"""The recurrence in generation, one position at a time."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from .coefficients import EMACoefficients
 
 
 class StepCoefficients(NamedTuple):
-    """``(N, D)`` each: with channels last, as in ``x``, sums over ``N`` add up whole vectors."""
+    """``(N, D)`` each: sums over ``N`` are faster with channels last."""
 
     decay: Tensor  # q - 1, of which float32 holds more digits where q is near 1
     input_weight: Tensor  # p beta
@@ -22,15 +22,9 @@ class StepCoefficients(NamedTuple):
 
 
 def ema_step_(x: Tensor, coefficients: StepCoefficients, h: Tensor, scratch: Tensor) -> Tensor:
-    """One step of ``naive.ema_recurrence``, without gradients.
+    """One step of ``naive.ema_recurrence`` for ``x (B, D)``, without gradients: y ``(B, D)``.
 
-    Args:
-        x: ``(B, D)``.
-        h: the hidden state ``(B, N, D)``, which the new one replaces in place.
-        scratch: memory of the same shape, which is overwritten.
-
-    Returns:
-        y ``(B, D)``.
+    Updates the hidden state ``h (B, N, D)`` in place; ``scratch`` is memory of the same shape.
     """
     h.addcmul_(coefficients.decay, h).addcmul_(coefficients.input_weight, x.unsqueeze(1))
     return torch.mul(h, coefficients.output_weight, out=scratch).sum(1)

@@ -1,5 +1,4 @@
-"""The gates and the values between projections (Mega, section "Moving Average Equipped Gated
-Attention"): ``naive`` has the formulas, ``fused`` each of them as one kernel for a GPU.
+"""The formulas between projections (Mega, section "Moving Average Equipped Gated Attention").
 
 The paper's kappa and mu are gamma and beta here, its gates gamma and phi are r and u.
 """
@@ -18,7 +17,7 @@ recomputed_update = recomputed(naive.gated_update)
 
 
 def split(x: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
-    """``naive.split``, of large tensors copies: the memory of each is free after its last use."""
+    """``naive.split``, as copies if ``x`` is large: each is freed after its last use."""
     parts = naive.split(x, sizes)
     if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and is_large(x)):
         return parts
@@ -26,7 +25,7 @@ def split(x: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
 
 
 def gated_update(residual, hx, h, u, activation, dropout) -> Tensor:
-    """``naive.gated_update``, which keeps ``hx + h`` for the backward pass, not both."""
+    """``naive.gated_update``, which keeps ``hx + h`` for the backward pass instead of both."""
     h = h if hx is None else hx + h
     return recomputed_update(residual, None, h, u, activation, dropout)
 
@@ -35,16 +34,11 @@ plain = SimpleNamespace(**{**vars(naive), "split": split, "gated_update": gated_
 
 
 def formulas(x: Tensor, plain_silu: bool):
-    """The formulas that a layer uses in one pass: ``plain``, or ``fused`` on a GPU, which keeps its
-    arguments alone for the backward pass.
+    """The formulas that a layer uses in one pass: ``plain``, or on a GPU ``fused``.
 
-    A step of generation, one position without gradients, is plain: the host launches torch's few
-    kernels sooner than one of Triton's. So is what a compiler fuses.
-
-    Args:
-        x: the layer's input ``(B, L, D)``.
-        plain_silu: whether its activation is ``silu`` and its dropout is of single values, as the
-            kernels compute it.
+    Steps of generation are plain, because launching a Triton kernel takes the host longer than
+    launching torch's few kernels. Compilers fuse the plain formulas themselves.
+    The kernels know ``plain_silu`` layers: with ``silu``, and dropout of single values.
     """
     if not plain_silu or not operators.runs_kernels(x) or torch.compiler.is_compiling():
         return plain

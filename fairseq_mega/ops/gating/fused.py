@@ -1,6 +1,7 @@
-"""``naive`` on a GPU: a kernel for each formula, and one for its backward pass, which computes the
-activation again. Functions take the arguments of the formula: tensors ``(B, L, D)``, ``silu`` as
-the activation, and a dropout module whose ``mask`` draws which values are kept.
+"""``naive`` on a GPU: two kernels for each formula, whose backward pass recomputes the activation.
+
+The arguments are those of ``naive``, with ``silu`` as the activation, and a dropout module whose
+``mask`` draws which values are kept.
 """
 
 from typing import Any, Optional, Sequence, Tuple
@@ -10,19 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..operators import (
-    as_bytes,
-    ceil,
-    channels_together,
-    launch,
-    power_of_two,
-    type_within,
-)
+from ..operators import as_bytes, ceil, channels_together, launch, like, power_of_two, type_within
 from . import naive
 
 KERNELS = f"{__package__}.kernels"
-# Numbers of a tile, and columns of it at most.
-TILE, COLUMNS = 2048, 1024
+TILE, COLUMNS = 2048, 1024  # values of a tile, and its columns at most
 
 
 def activated(x: Tensor, activation: Any, dropout: Any) -> Tensor:
@@ -33,7 +26,8 @@ def ema_output(y: Tensor, dtype: torch.dtype, dropout: Any) -> Tensor:
     keep, scale = _mask(y, dropout)
     if keep is None and y.dtype == dtype:  # torch's silu keeps its argument alone, too
         return F.silu(y)
-    return _Activated.apply(channels_together(y), dtype, keep, scale)
+    y = channels_together(y)
+    return _Formula.apply("activated", dtype, (as_bytes(keep, y),), dict(SCALE=scale), y)
 
 
 split = naive.split
@@ -44,7 +38,8 @@ def queries_and_keys(z: Tensor, gamma: Tensor, beta: Tensor) -> Tuple[Tensor, Te
 
 
 def reset_gated(o: Tensor, r: Tensor) -> Tensor:
-    return _ResetGated.apply(channels_together(o), channels_together(r))
+    dtype = torch.promote_types(o.dtype, r.dtype)
+    return _Formula.apply("reset_gated", dtype, (), {}, channels_together(o), channels_together(r))
 
 
 def gated_update(
@@ -56,51 +51,36 @@ def gated_update(
 
 
 def _mask(x: Tensor, dropout: Any) -> Tuple[Optional[Tensor], float]:
-    """Which values are kept, as one piece of memory, and their scale."""
+    """Which values are kept, contiguous, and their scale."""
     mask = dropout.mask(x)
     return (None, 1.0) if mask is None else (mask.keep.contiguous(), mask.scale)
 
 
-class _Activated(torch.autograd.Function):
+class _Formula(torch.autograd.Function):
+    """A kernel with one output, and ``{kernel}_backward``, which writes all inputs' gradients."""
+
     @staticmethod
-    def forward(ctx, x, dtype, keep, scale):
-        ctx.save_for_backward(x, keep)
-        ctx.scale, y = scale, _like(x, dtype)
-        _launch("activated", (x,), (), (as_bytes(keep, x), y), SCALE=scale)
+    def forward(ctx, kernel, dtype, mask, constants, *inputs):
+        ctx.save_for_backward(*inputs, *mask)
+        ctx.kernel, ctx.constants, ctx.inputs = kernel, constants, len(inputs)
+        y = like(inputs[0], dtype)
+        _launch(kernel, inputs, (), (*mask, y), **constants)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, keep = ctx.saved_tensors
-        grad_x = _like(x)
-        others = as_bytes(keep, x), grad_x
-        _launch("activated_backward", (x,), (grad,), others, SCALE=ctx.scale)
-        return grad_x, None, None, None
-
-
-class _ResetGated(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, o, r):
-        ctx.save_for_backward(o, r)
-        y = _like(o, torch.promote_types(o.dtype, r.dtype))
-        _launch("reset_gated", (o, r), (), (y,))
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        o, r = ctx.saved_tensors
-        grads = _like(o), _like(r)
-        _launch("reset_gated_backward", (o, r), (grad,), grads)
-        return grads
+        inputs, mask = ctx.saved_tensors[: ctx.inputs], ctx.saved_tensors[ctx.inputs :]
+        grads = [like(x) for x in inputs]
+        _launch(f"{ctx.kernel}_backward", inputs, (grad,), (*mask, *grads), **ctx.constants)
+        return None, None, None, None, *grads
 
 
 class _GatedUpdate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, residual, hx, h, u, keep, scale):
         ctx.save_for_backward(residual, hx, h, u, keep)
-        ctx.options, y = dict(ADD=hx is not None, SCALE=scale), _like(residual)
+        ctx.options, y = dict(ADD=hx is not None, SCALE=scale), like(residual)
         inputs = residual, h if hx is None else hx, h, u
         _launch("gated_update", inputs, (), (as_bytes(keep, h), y), **ctx.options)
         return y
@@ -109,7 +89,7 @@ class _GatedUpdate(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         residual, hx, h, u, keep = ctx.saved_tensors
-        grad_residual, grad_h, grad_u = grads = _like(residual), _like(h), _like(u)
+        grad_residual, grad_h, grad_u = grads = like(residual), like(h), like(u)
         inputs = residual, h if hx is None else hx, h, u
         others = as_bytes(keep, h), *grads
         _launch("gated_update_backward", inputs, (grad,), others, **ctx.options)
@@ -123,7 +103,7 @@ class _QueriesAndKeys(torch.autograd.Function):
         gamma, beta = gamma.contiguous(), beta.contiguous()
         ctx.save_for_backward(z, gamma)
         dtype = torch.promote_types(z.dtype, gamma.dtype)
-        q, k = _like(z, dtype), _like(z, dtype)
+        q, k = like(z, dtype), like(z, dtype)
         _launch("queries_and_keys", (z,), (), (gamma, beta, q, k))
         return q, k
 
@@ -131,9 +111,9 @@ class _QueriesAndKeys(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_q, grad_k):
         z, gamma = ctx.saved_tensors
-        grad_z, dim = _like(z), z.size(-1)
+        grad_z, dim = like(z), z.size(-1)
         programs = ceil(z.numel() // dim, _tile(dim)[0])
-        # The gradients of gamma and beta, by the rows of each program.
+        # Gradients of gamma and beta from each program's positions.
         sums = z.new_empty(programs, 4, dim, dtype=torch.promote_types(z.dtype, torch.float32))
         _launch("queries_and_keys_backward", (z,), (grad_q, grad_k), (gamma, grad_z, sums))
         grad_gamma, grad_beta = sums.sum(0).to(gamma.dtype).split(2)
@@ -144,8 +124,7 @@ def _launch(
     kernel: str, inputs: Sequence[Tensor], grads: Sequence[Tensor], others: Sequence[Tensor],
     **constants,
 ):  # fmt: skip
-    """Positions of ``inputs`` and ``grads`` are at any distance in memory, of ``grads`` channels,
-    too; ``others`` are contiguous."""
+    """``grads`` have any strides, ``inputs`` contiguous channels; ``others`` are contiguous."""
     x = inputs[0]
     batch, length, dim = x.shape
     strides = [n for t in inputs for n in t.stride()[:2]]
@@ -160,7 +139,3 @@ def _tile(dim: int) -> Tuple[int, int]:
     """Positions and columns of a tile."""
     columns = min(power_of_two(dim), COLUMNS)
     return TILE // columns, columns
-
-
-def _like(x: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
-    return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)

@@ -1,9 +1,8 @@
-"""Triton kernels of ``naive``: each reads its arguments once, and writes its results once.
+"""Triton kernels of ``naive``, with their backward passes.
 
 A program has a tile of ``R`` positions and ``C`` columns of tensors ``(B, L, D)``, with ``rows = B
-L`` positions in all. ``x_b``, ``x_l`` and ``x_d`` are the strides of ``x``; where one is missing
-it is that of a contiguous tensor. Arguments come in the order of ``fused._launch``. A program
-computes in ``T``, and rounds once. Backward passes compute the activations again.
+L``. ``x_b``, ``x_l`` and ``x_d`` are strides of ``x``, by default those of a contiguous tensor.
+Programs compute in ``T`` and round once.
 """
 
 import triton
@@ -11,13 +10,13 @@ import triton.language as tl
 
 from ..kernel_memory import read, write
 
-VARYING = ["rows", "length"]  # from batch to batch: the compiler is not to know them
+VARYING = ["rows", "length"]  # from batch to batch
 
 
 @triton.jit
 def _tile(rows, length, dim, R: tl.constexpr, C: tl.constexpr):
-    """Sequence and position in it, ``(R, 1)``, and column ``(1, C)`` of each number; where it is in
-    a contiguous tensor; and whether there is one."""
+    """Sequence, position ``(R, 1)`` and column ``(1, C)`` of each value; its place in a contiguous
+    tensor; and whether it exists."""
     row = (tl.program_id(0) * R + tl.arange(0, R))[:, None]
     column = (tl.program_id(1) * C + tl.arange(0, C))[None, :]
     b, i = (row // length).to(tl.int64), (row % length).to(tl.int64)
@@ -37,7 +36,7 @@ def _silu_slope(x):
 
 @triton.jit
 def _dropped(values, keep, place, inside, SCALE: tl.constexpr):
-    """``values`` after dropout, which multiplies by 0 or ``SCALE``: 1 where nothing is dropped."""
+    """``values`` after dropout; ``SCALE`` is 1 without dropout."""
     if SCALE != 1.0:
         values *= tl.load(keep + place, inside, 0).to(values.dtype) * SCALE
     return values
@@ -150,7 +149,7 @@ def queries_and_keys_backward(
     grad_q_b, grad_q_l, grad_q_d, grad_k_b, grad_k_l, grad_k_d,
     T: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """``sums (programs, 4, dim)``: gradients of ``gamma`` and ``beta`` by these positions."""
+    """``sums (programs, 4, dim)`` are gradients of ``gamma`` and ``beta``."""
     b, i, column, place, inside = _tile(rows, length, dim, R, C)
     raw = read(z, b * z_b + i * z_l + column, inside, T)
     z = _silu(raw)

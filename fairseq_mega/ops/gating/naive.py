@@ -15,12 +15,12 @@ def activated(x: Tensor, activation: Elementwise, dropout: Elementwise) -> Tenso
 
 
 def ema_output(y: Tensor, dtype: torch.dtype, dropout: Elementwise) -> Tensor:
-    """``X' = dropout(silu(y))`` of ``y = EMA(X) + omega X``, in the layer's type."""
+    """``X' = dropout(silu(y))`` of ``y = EMA(X) + omega X``, in the type of the layer."""
     return dropout(F.silu(y).to(dtype))
 
 
 def split(x: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
-    """The gates ``u, z, r, hx``, next to each other in ``x (B, L, D + Z + H + D)``."""
+    """``u, z, r, hx`` of ``x (B, L, D + Z + H + D)``."""
     return x.split(sizes, dim=-1)
 
 
@@ -39,7 +39,7 @@ def queries_and_keys(z: Tensor, gamma: Tensor, beta: Tensor) -> Tuple[Tensor, Te
 
 
 def reset_gated(o: Tensor, r: Tensor) -> Tensor:
-    """``O silu(r)``: the attention's output behind the reset gate, ``(B, L, H)``."""
+    """``O silu(r)``: the attention's output after the reset gate, ``(B, L, H)``."""
     return F.silu(r) * o
 
 
@@ -53,8 +53,7 @@ def gated_update(
 ) -> Tensor:
     """``(1 - u) residual + u dropout(activation(hx + h))`` with ``u = sigmoid(u)``: ``(B, L, D)``.
 
-    ``hx`` is the EMA's share before the activation, None in cross attention. The result has the
-    residual's type, whatever autocast made of the other tensors.
+    ``hx`` is the EMA's share, None in cross attention. The result has the residual's type.
     """
     new = dropout(activation(h if hx is None else hx + h)).to(residual.dtype)
     return torch.lerp(residual, new, torch.sigmoid(u).to(residual.dtype))
