@@ -46,17 +46,13 @@ class GatedCrossAttention(AttentionSublayer):
         state: Optional[LayerState] = None,
         need_weights: bool = False,
     ) -> Tuple[Tensor, Optional[Tensor]]:
-        """
+        """``query (B, L, D)`` to y ``(B, L, D)`` and the attention weights ``(B, L, S)`` or None.
+
         Args:
-            query: ``(B, L, D)``.
             key: ``(B, S, D)``, the input of keys and values; with a state, ``(B / beam, S, D)``.
             key_padding_mask: ``(B, S)``, true at padding.
             state: continues from the positions that it has read. At the first ones it keeps keys,
                 values and mask; later ``key`` and ``key_padding_mask`` are ignored.
-            need_weights: also return the attention weights.
-
-        Returns:
-            y ``(B, L, D)`` and, if asked for, the weights ``(B, L, S)``.
         """
         if query.numel() == 0:
             known = None if state is None else state.source

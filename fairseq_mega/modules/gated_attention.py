@@ -74,16 +74,12 @@ class MovingAverageGatedAttention(AttentionSublayer):
         state: Optional[LayerState] = None,
         need_weights: bool = False,
     ) -> Attended:
-        """
+        """``x (B, L, D)`` to y ``(B, L, D)`` and the attention weights ``(B, L, S)`` or None, where
+        ``S`` also counts the positions in the cache of a state.
+
         Args:
-            x: ``(B, L, D)``.
             padding_mask: ``(B, L)``, true at padding.
             state: continues from the positions that it has read, and reads these.
-            need_weights: also return the attention weights.
-
-        Returns:
-            y ``(B, L, D)`` and, if asked for, the weights ``(B, L, S)``. With a state, ``S`` also
-            counts the positions in its cache.
         """
         if x.numel() == 0:
             keys = x.size(1) + (0 if state is None else state.cache.length)

@@ -34,10 +34,8 @@ def operator(name: str, function: Callable, shapes: Callable) -> Any:
 def differentiable_operator(name: str, forward: Callable, backward: Callable) -> Any:
     """Registers annotated functions as ``{name}`` and ``{name}_backward``.
 
-    Args:
-        forward: takes tensors, masks and sizes, in this order; its result is like the first.
-        backward: takes the gradient and the same arguments; its results are like the first tensors,
-            which are all that have gradients.
+    ``forward`` takes tensors, masks and sizes, in this order; its result is like the first.
+    ``backward`` also takes the gradient; its results are like the tensors that have gradients.
     """
     run = operator(name, forward, lambda x, *_: like(x))
     outputs = len(get_args(get_type_hints(backward)["return"]))

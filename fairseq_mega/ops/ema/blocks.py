@@ -30,7 +30,7 @@ class BlockMatrices(NamedTuple):
     within: Tensor  # (D, C, C): output at column i for the input at row j
     to_state: Tensor  # (D, C, K): p beta q^(C-1-j), the share of the input at row j
     decay: Tensor  # (D, 1, K): q^C - 1, of which float32 holds more digits where q is near 1
-    from_state: Tensor  # (D, K, C): gamma q^(i+1), the output at column i for the state before
+    from_state: Tensor  # (D, K, C): gamma q^(i+1), the output at column i for h before
 
 
 def block_matrices(
