@@ -4,7 +4,7 @@ from dataclasses import Field, fields
 from difflib import get_close_matches
 from enum import EnumMeta
 from shutil import get_terminal_size
-from textwrap import shorten
+from textwrap import TextWrapper
 from typing import Dict, List, Optional, Sequence, get_args
 
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
@@ -21,7 +21,7 @@ def describe(architecture: Optional[str] = None) -> str:
     models = {n: m for n, m in ARCH_MODEL_REGISTRY.items() if m.__module__.startswith(PACKAGE)}
     if architecture is None:
         rows = [(name, _summary(name, model)) for name, model in models.items()]
-        return _table([("architecture", "description, or base model and changed defaults"), *rows])
+        return _table([("architecture", "model, or the options that a preset sets"), *rows])
     if architecture not in models:
         near = get_close_matches(architecture, models)
         hint = f"did you mean {' or '.join(near)}?" if near else f"it must be in {[*models]}"
@@ -31,15 +31,20 @@ def describe(architecture: Optional[str] = None) -> str:
 
 
 def _summary(name: str, model: type) -> str:
-    """The first line of the model's docstring; for a preset, its model and changed defaults."""
+    """The first line of the model's docstring; for a preset, its model and options."""
     base = model.__mro__[1]
     if base.__module__ != model.__module__:  # a preset is made beside its model
-        return (model.__doc__ or "").partition("\n")[0]
+        return (model.__doc__ or "").partition("\n")[0].replace("``", "")
     config = MODEL_DATACLASS_REGISTRY[name]
     usual, own = _options(config.__mro__[1]), _options(config)
-    changed = [f"{_flag(each)} {each.default}" for n, each in own.items()
-               if each.default != usual[n].default]  # fmt: skip
-    return " ".join([base.__name__, *changed])
+    changed = [_setting(each) for n, each in own.items() if each.default != usual[n].default]
+    names = [n for n, each in ARCH_MODEL_REGISTRY.items() if each is base]
+    return " ".join([*(names or [base.__name__]), *changed])
+
+
+def _setting(option: Field) -> str:
+    """The words that set an option's default on a command line."""
+    return _flag(option) if option.default is True else f"{_flag(option)} {option.default}"
 
 
 def _options(config: type) -> Dict[str, Field]:
@@ -64,12 +69,13 @@ def _flag(option: Field) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns; the last one is cut to the width of the terminal."""
+    """Aligned columns; the last one is wrapped at the width of the terminal."""
     widths = [max(map(len, column)) for column in zip(*rows)][:-1]
-    rest = max(get_terminal_size((160, 0)).columns - sum(widths) - 2 * len(widths), 20)
+    indent = " " * (sum(widths) + 2 * len(widths))
+    columns = max(get_terminal_size((160, 0)).columns, len(indent) + 20)
+    wrapper = TextWrapper(columns, subsequent_indent=indent, break_on_hyphens=False)
     lines: List[str] = []
     for *cells, last in rows:
         start = "".join(f"{cell:<{width}}  " for cell, width in zip(cells, widths))
-        end = shorten(last, rest, placeholder=" …", break_on_hyphens=False)
-        lines.append(f"{start}{end}".rstrip())
+        lines += wrapper.wrap(start + last)
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from fairseq_mega.__main__ import main
 
 def test_options_of_an_architecture(capsys, monkeypatch):
     """Each option with its type and the default of this architecture."""
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "500")  # each option on one line
     main(["options", "mega_wmt_en_de_big"])
     rows = [re.split(r"  +", line) for line in capsys.readouterr().out.splitlines()]
     found = {row[0]: row[1:] for row in rows}
@@ -23,13 +23,14 @@ def test_options_of_an_architecture(capsys, monkeypatch):
 
 
 def test_the_list_of_architectures(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "120")
     main(["options"])
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in lines]
     assert {"mega", "mega_wmt_en_de", "mega_lm_long", "mega_listops", "mega_masked_lm"} <= {*names}
-    assert "transformer" not in names and max(map(len, lines)) <= 100
-    assert "--attention-dropout 0.1" in lines[names.index("mega_wmt_en_de")]
+    assert "transformer" not in names and max(map(len, lines)) <= 120
+    assert " mega --attention-dropout 0.1 " in lines[names.index("mega_wmt_en_de")]
+    assert "--normalize-before --decoder-chunk-size 512" in lines[names.index("mega_lm_long") + 1]
 
 
 @pytest.mark.parametrize(
