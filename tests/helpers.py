@@ -1,6 +1,8 @@
 """What several tests do: build modules with telling weights, compare results, run in segments."""
 
 import copy
+import inspect
+import itertools
 import shlex
 import warnings
 from functools import cache
@@ -70,6 +72,35 @@ FEED_FORWARD = {
     "prenorm": True,
     "activation": "silu",
 }
+
+
+def pairwise(**choices):
+    """Parametrises a test with few cases in which any two parameters take all pairs of values.
+
+    Each case is the one of the full product that has most of the pairs still missing. Parameters
+    that the test does not name reach it in the dictionary `options`.
+    """
+
+    def pairs_of(case):  # of places in `choices`, as values need no hash
+        return set(itertools.combinations(enumerate(case), 2))
+
+    product = list(itertools.product(*(range(len(values)) for values in choices.values())))
+    missing, cases = set().union(*map(pairs_of, product)), []
+    while missing:
+        best = max(product, key=lambda case: len(missing & pairs_of(case)))
+        missing -= pairs_of(best)
+        cases.append({name: choices[name][i] for name, i in zip(choices, best)})
+
+    def parametrise(test):
+        named = [name for name in inspect.signature(test).parameters if name in choices]
+        rest = [name for name in choices if name not in named]
+        rows = [[case[name] for name in named] for case in cases]
+        if rest:
+            rows = [[*row, {name: case[name] for name in rest}] for row, case in zip(rows, cases)]
+        ids = ["-".join(map(str, case.values())) for case in cases]
+        return pytest.mark.parametrize(named + ["options"] * bool(rest), rows, ids=ids)(test)
+
+    return parametrise
 
 
 def scatter(module, seed=0):

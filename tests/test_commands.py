@@ -88,7 +88,7 @@ def pairs(tmp_path_factory):
             write(folder / f"{split}.tgt", [row[::-1] for row in rows])
         prefixes = f"--trainpref {folder}/train --validpref {folder}/valid"
         prefixes += f" --testpref {folder}/test,{folder}/test1 --destdir {folder}/bin"
-        run("preprocess", "-s src -t tgt --joined-dictionary", prefixes)
+        run_warm("preprocess", "-s src -t tgt --joined-dictionary", prefixes)
 
     return made_once(tmp_path_factory, "pairs", make) / "bin"
 
@@ -104,14 +104,16 @@ def text(tmp_path_factory):
             rows = [[WORDS[j % 12] for j in range(first, first + n)] for first, n in runs]
             write(folder / split, rows)
         prefixes = f"--trainpref {folder}/train --validpref {folder}/valid"
-        run(
-            "preprocess",
-            "--only-source",
-            prefixes,
-            f"--testpref {folder}/test --destdir {folder}/bin",
-        )
+        prefixes += f" --testpref {folder}/test --destdir {folder}/bin"
+        run_warm("preprocess", "--only-source", prefixes)
 
     return made_once(tmp_path_factory, "text", make) / "bin"
+
+
+def trained(folder, data, **more):
+    """What tests need of a training whose output is in `folder`."""
+    log, last = (folder / "log").read_text(), folder / "checkpoint_last.pt"
+    return SimpleNamespace(data=data, folder=folder, last=last, log=log, **more)
 
 
 @pytest.fixture(scope="session")
@@ -132,19 +134,13 @@ def translation(tmp_path_factory, pairs):
 
     folder = made_once(tmp_path_factory, "translation", make)
     (middle,) = folder.glob("checkpoint_*_100.pt")
-    return SimpleNamespace(
-        data=pairs,
-        folder=folder,
-        last=folder / "checkpoint_last.pt",
-        middle=middle,
-        log=(folder / "log").read_text(),
-    )
+    return trained(folder, pairs, middle=middle)
 
 
 @pytest.fixture(scope="session")
 def language_model(tmp_path_factory, text):
     def make(folder):
-        output = run(
+        output = run_warm(
             "train",
             text,
             MEGA_LM,
@@ -153,13 +149,7 @@ def language_model(tmp_path_factory, text):
         )
         (folder / "log").write_text(output)
 
-    folder = made_once(tmp_path_factory, "language_model", make)
-    return SimpleNamespace(
-        data=text,
-        folder=folder,
-        last=folder / "checkpoint_last.pt",
-        log=(folder / "log").read_text(),
-    )
+    return trained(made_once(tmp_path_factory, "language_model", make), text)
 
 
 @pytest.fixture(scope="session")
@@ -195,7 +185,7 @@ def test_bfloat16(pairs, tmp_path):
 
 def test_a_resumed_training_continues_exactly(translation, tmp_path):
     """From a checkpoint in the middle of an epoch, with dropout."""
-    output = run(
+    output = run_warm(
         "train",
         translation.data,
         MEGA,
@@ -220,30 +210,8 @@ def test_a_resumed_training_continues_exactly(translation, tmp_path):
     assert_equal(*({name: each[name] for name in ("loss", "nll_loss", "gnorm")} for each in sums))
 
 
-ENWIK8 = "--arch mega_lm_enwik8_base --share-decoder-input-output-embed"
-WIKI103 = (
-    "--arch mega_lm_wiki103 --criterion adaptive_loss --ddp-backend legacy_ddp "
-    "--adaptive-input-cutoff 6,10 --adaptive-softmax-cutoff 6,10"
-)
-
-
-def check_learning(data, folder, options):
-    """A language model of a preset, made small, learns from a few updates."""
-    small = MEGA_LM.replace("--arch mega_lm", options)
-    output = run_warm("train", data, small, TRAIN, f"--save-dir {folder} --max-update 20")
-    curve = losses(output)
-    assert curve[20] < 0.9 * curve[1], output[-1500:]
-    return torch.load(folder / "checkpoint_last.pt")["model"]
-
-
-def test_adaptive_softmax_and_input(text, tmp_path):
-    weights = check_learning(text, tmp_path, WIKI103)
-    embeddings = "decoder.embed_tokens.embeddings"
-    assert [weights[f"{embeddings}.{band}.0.weight"].size(0) for band in (0, 1)] == [6, 4]
-
-
 def test_bytes_as_vocabulary(tmp_path):
-    """fairseq's own encoder takes the text apart, and its decoder puts it together again."""
+    """fairseq's own decoder puts together what the examples take apart."""
     lines = ["naïve: a → b"] * 60
     (tmp_path / "train").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     for kind, encoder, pieces in (("characters", Characters, 12), ("bytes", Bytes, 15)):
@@ -251,10 +219,6 @@ def test_bytes_as_vocabulary(tmp_path):
         rows = (tmp_path / kind / "train").read_text(encoding="utf-8").splitlines()
         assert [encoder.decode(row) for row in rows] == lines
         assert {len(row.split()) for row in rows} == {pieces}
-    data = tmp_path / "bin"
-    run_warm("preprocess", f"--only-source --trainpref {tmp_path}/bytes/train --destdir {data}")
-    weights = check_learning(data, tmp_path, ENWIK8)
-    assert weights["decoder.embed_tokens.weight"].size(0) == 12 + 4
 
 
 def assert_equal(ours, theirs):
@@ -342,44 +306,29 @@ def test_validate(translation):
 
 
 HYDRA = """
-common: {user_dir: PLUGIN, cpu: true}
-checkpoint: {save_dir: FOLDER}
-dataset: {batch_size: 16, required_batch_size_multiple: 1, num_workers: 0, disable_validation: true}
-optimization: {lr: [0.005], max_update: 5}
-optimizer: {_name: adam}
-lr_scheduler: {_name: linear_decay, warmup_updates: 2}
-criterion: {_name: cross_entropy}
-task: {_name: TASK, data: DATA}
+common: {{user_dir: {plugin}, cpu: true}}
+checkpoint: {{save_dir: {folder}}}
+dataset: {{batch_size: 16, num_workers: 0, disable_validation: true}}
+optimization: {{lr: [0.005], max_update: 5}}
+optimizer: {{_name: adam}}
+lr_scheduler: {{_name: linear_decay, warmup_updates: 2}}
+criterion: {{_name: cross_entropy}}
+task: {{_name: mega_language_modeling, data: {data}}}
 model:
-  _name: ARCH
-  SIDE_layers: 1
-  SIDE_embed_dim: 16
-  SIDE_hidden_dim: 24
-  SIDE_ffn_embed_dim: 24
-  SIDE_z_dim: 8
-  SIDE_chunk_size: 4
+  _name: mega_lm
+  decoder_layers: 1
+  decoder_embed_dim: 16
+  decoder_z_dim: 8
   rel_pos_bias: rotary
   ema_init: spread
   ema_longest: 100000
-hydra: {run: {dir: FOLDER/hydra}}
+hydra: {{run: {{dir: {folder}/hydra}}}}
 """
 
 
-@pytest.mark.parametrize(
-    "arch, side, task, data",
-    [
-        ("mega", "encoder", "translation", "pairs"),
-        ("mega_lm", "decoder", "language_modeling", "text"),
-        ("mega_lm", "decoder", "mega_language_modeling", "text"),
-    ],
-)
-def test_hydra_train(arch, side, task, data, request, tmp_path):
+def test_hydra_train(text, tmp_path):
     """From a YAML file of options; those that it lacks have their defaults."""
-    config = HYDRA
-    values = {"ARCH": arch, "SIDE": side, "TASK": task, "FOLDER": tmp_path, "PLUGIN": PLUGIN}
-    values["DATA"] = request.getfixturevalue(data)
-    for name, value in values.items():
-        config = config.replace(name, str(value))
+    config = HYDRA.format(plugin=PLUGIN, folder=tmp_path, data=text)
     (tmp_path / "toy.yaml").write_text(config)
     output = run("hydra-train", f"--config-dir {tmp_path} --config-name toy")
     checkpoint = torch.load(tmp_path / "checkpoint_last.pt")
@@ -449,14 +398,6 @@ def test_beam_search_scores_are_those_of_the_model(translation, beam, load):
     assert "BLEU4" in beam.output
 
 
-def test_batches_do_not_change_hypotheses(translation, beam):
-    options = "--beam 4 --batch-size 1 --print-alignment --max-len-b 20"
-    alone = generate(translation.data, translation.last, options)
-    assert alone.hypotheses == beam.hypotheses
-    assert alone.scores == pytest.approx(beam.scores, abs=2e-4)
-    assert alone.alignments == beam.alignments
-
-
 def test_alignments_point_into_the_source(beam):
     points = set()
     for i, hypothesis in beam.hypotheses.items():
@@ -499,14 +440,9 @@ def test_retain_dropout(translation, beam):
 
 def test_interactive_from_elsewhere_with_the_printed_user_dir(translation, beam, tmp_path):
     """``python -m fairseq_mega`` prints what ``--user-dir`` wants."""
-    printed = subprocess.run(
-        [sys.executable, "-m", "fairseq_mega"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    program = [sys.executable, "-m", "fairseq_mega"]
+    printed = subprocess.check_output(program, cwd=tmp_path, env=environment, text=True).strip()
     assert Path(printed) == PLUGIN
     output = run(
         "interactive",
@@ -530,16 +466,19 @@ def test_a_sentence_that_is_too_long_is_reported(translation):
 # --- language models ----------------------------------------------------------------------------
 
 
+def evaluated(trained, *options):
+    """The loss in base 2 of the validation set by fairseq-eval-lm."""
+    path = f"--path {trained.last} --gen-subset valid"
+    output = run_warm("eval-lm", trained.data, path, *options)
+    return float(re.findall(r"Loss \(base 2\): ([\d.]+)", output)[-1])
+
+
 def test_eval_lm(language_model):
     """The same loss as training reports."""
-    output = run_warm(
-        "eval-lm",
-        language_model.data,
-        f"--path {language_model.last} --gen-subset valid --tokens-per-sample 32",
-        "--sample-break-mode none --batch-size 3",
+    options = "--tokens-per-sample 32 --sample-break-mode none --batch-size 3"
+    assert evaluated(language_model, options) == pytest.approx(
+        valid_loss(language_model.log), abs=2e-3
     )
-    (loss,) = re.findall(r"Loss \(base 2\): ([\d.]+)", output)
-    assert float(loss) == pytest.approx(valid_loss(language_model.log), abs=2e-3)
 
 
 # --- language modeling on long text -------------------------------------------------------------
@@ -549,6 +488,7 @@ LONG_TEXT = MEGA_LM.replace("language_modeling", "mega_language_modeling").repla
     "--variant-block-multiple-min 2 --variant-block-multiple-max 6 --max-tokens 48 "
     "--sample-break-mode complete --valid-block splits:3 --max-target-positions 40",
 )
+STREAMS = "--task mega_language_modeling --valid-block splits:3 --sample-break-mode complete"
 # A plugin that notes epoch, update and samples of each update, and may end its process in one.
 RECORDING = """
 import json, os, signal
@@ -606,13 +546,7 @@ def long_text(tmp_path_factory, text):
         assert [update for _, update, _ in read_record(folder)] == list(range(38))
         (folder / "log").write_text(finish(start_recorded(folder, text)))
 
-    folder = made_once(tmp_path_factory, "long_text", make)
-    return SimpleNamespace(
-        data=text,
-        folder=folder,
-        last=folder / "checkpoint_last.pt",
-        log=(folder / "log").read_text(),
-    )
+    return trained(made_once(tmp_path_factory, "long_text", make), text)
 
 
 def epoch_blocks(data, epoch):
@@ -677,28 +611,15 @@ def test_streams_are_validated_and_evaluated_as_in_one_pass(long_text):
         "validate", long_text.data, options, "--valid-subset valid --log-format simple"
     )
     assert float(re.findall(r"valid \| .*\| loss ([\d.]+)", output)[-1]) == expected
-    output = run_warm(
-        "eval-lm",
-        long_text.data,
-        options,
-        "--gen-subset valid --valid-block splits:3 --sample-break-mode complete",
-        "--softmax-batch 30",
-    )
-    assert float(re.findall(r"Loss \(base 2\): ([\d.]+)", output)[-1]) == expected
+    assert evaluated(long_text, STREAMS, "--max-tokens 20 --softmax-batch 30") == expected
 
 
 def test_published_evaluation(long_text):
     """--test-chunk-size is the model's chunk size, --chunk-nums only bounds memory."""
-    options = f"--task mega_language_modeling --path {long_text.last} --gen-subset valid"
-    options += " --valid-block splits:3 --sample-break-mode complete"
-
-    def loss(more):
-        output = run_warm("eval-lm", long_text.data, options, more)
-        return float(re.findall(r"Loss \(base 2\): ([\d.]+)", output)[-1])
-
-    published = loss("--test-chunk-size 16 --chunk-nums 3")
-    assert published == loss("--model-overrides \"{'decoder_chunk_size': 16}\"")
-    assert published != loss("")
+    published = evaluated(long_text, STREAMS, "--test-chunk-size 16 --chunk-nums 3")
+    overrides = "--model-overrides \"{'decoder_chunk_size': 16}\""
+    assert published == evaluated(long_text, STREAMS, overrides)
+    assert published != pytest.approx(valid_loss(long_text.log), abs=1e-3)
 
 
 # --- continuing prompts --------------------------------------------------------------------------
@@ -813,12 +734,8 @@ def test_translations_with_weights_of_8_bits(translation, beam):
 
 @needs_int8
 def test_texts_with_weights_of_8_bits(language_model):
-    exact, rounded = (
-        run_warm("eval-lm", language_model.data, f"--path {language_model.last} {options}")
-        for options in ("", EIGHT_BITS)
-    )
-    found = [float(re.findall(r"Perplexity: ([\d.]+)", output)[-1]) for output in (exact, rounded)]
-    assert exact != rounded and found[1] == pytest.approx(found[0], rel=0.05)
+    exact, rounded = (evaluated(language_model, options) for options in ("", EIGHT_BITS))
+    assert exact != rounded and rounded == pytest.approx(exact, abs=0.05)
 
 
 def test_a_bad_value_for_weights_of_8_bits(translation):
@@ -879,7 +796,6 @@ def test_missing_checkpoints_are_named(translation, tmp_path):
             "--adaptive-softmax-cutoff 4,8",
             ["--adaptive-softmax-cutoff is 4,8", "use --criterion adaptive_loss"],
         ),
-        ("mega", "--rel-pos-bias alibi", ["argument --rel-pos-bias", "alibi", "rotary"]),
     ],
 )
 def test_bad_options_end_before_training(arch, options, says, request, tmp_path):

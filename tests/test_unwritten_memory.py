@@ -18,6 +18,7 @@ from helpers import (
     make_gated,
     make_model,
     padding,
+    pairwise,
     randn,
     run_segments,
     sentences,
@@ -89,19 +90,15 @@ def test_averages(filled, length, taps, bidirectional):
     check(filled, work)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize("bias", BIASES)
-@pytest.mark.parametrize("chunk, bidirectional", [(-1, False), (-1, True), (4, False), (4, True)])
-def test_layers(filled, function, bias, chunk, bidirectional):
-    module, _ = make_gated(
-        attention_activation=function,
-        rel_pos_bias=bias,
-        chunk_size=chunk,
-        bidirectional=bidirectional,
-        dropout=0.1,
-        attention_dropout=0.1,
-        hidden_dropout=0.1,
-    )
+@pairwise(
+    attention_activation=FUNCTIONS,
+    rel_pos_bias=BIASES,
+    chunk_size=[-1, 4],
+    bidirectional=[False, True],
+)
+def test_layers(filled, bidirectional, options):
+    dropouts = dict.fromkeys(("dropout", "attention_dropout", "hidden_dropout"), 0.1)
+    module, _ = make_gated(bidirectional=bidirectional, **dropouts, **options)
     x, mask = randn(3, 11, 6), padding(11, [11, 5, 1])
 
     def work():

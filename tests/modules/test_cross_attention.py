@@ -5,14 +5,13 @@ import reference
 import torch
 from helpers import (
     BIASES,
-    CROSS,
     FUNCTIONS,
     NORMS,
     assert_close,
     assert_same_function,
-    autocast,
     make_cross,
     padding,
+    pairwise,
     randn,
     retain_dropout,
     tensors_of,
@@ -20,7 +19,6 @@ from helpers import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq_mega.modules import GatedCrossAttention
 from fairseq_mega.modules.state import LayerState
 
 functions = pytest.mark.parametrize("attention_activation", FUNCTIONS)
@@ -49,21 +47,17 @@ def check_against_reference(length, source, mask, **options):
     assert_close(without[some], y[some])
 
 
-@functions
-@biases
-@pytest.mark.parametrize("prenorm", [True, False])
-@pytest.mark.parametrize("length, source", [(1, 1), (7, 3), (3, 8)])
-@pytest.mark.parametrize("padded", ["none", "right", "left"])
-def test_equals_reference(attention_activation, rel_pos_bias, prenorm, length, source, padded):
+@pairwise(
+    attention_activation=FUNCTIONS,
+    rel_pos_bias=BIASES,
+    prenorm=[True, False],
+    lengths=[(1, 1), (7, 3), (3, 8)],
+    padded=["none", "right", "left"],
+)
+def test_equals_reference(lengths, padded, options):
+    length, source = lengths
     mask = None if padded == "none" else padding(source, [source, 1], left=padded == "left")
-    check_against_reference(
-        length,
-        source,
-        mask,
-        attention_activation=attention_activation,
-        rel_pos_bias=rel_pos_bias,
-        prenorm=prenorm,
-    )
+    check_against_reference(length, source, mask, **options)
 
 
 def test_equals_reference_whatever_the_memory_layout():
@@ -197,7 +191,7 @@ def test_states_and_layers_do_not_leak_into_each_other():
         assert_close(torch.cat(output, dim=1), layers[1](layers[0](query, key)[0], key)[0])
 
 
-# --- Dropout, precision, construction -------------------------------------------------------------
+# --- Dropout, lengths -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("feature_dropout", [False, True])
@@ -241,46 +235,6 @@ def test_feature_dropout_leaves_attention_dropout_alone():
         torch.manual_seed(3)
         outputs.append(module.train()(*inputs(6, 7, 2))[0])
     assert_close(outputs[0], outputs[1])
-
-
-@functions
-@biases
-def test_bfloat16_is_close_to_float32(attention_activation, rel_pos_bias):
-    """bfloat16 keeps 8 bits: 4% of the largest output."""
-    module, _ = make_cross(
-        torch.float32, attention_activation=attention_activation, rel_pos_bias=rel_pos_bias
-    )
-    query, key = inputs(30, 40, 2, dtype=torch.float32)
-    mask = padding(40, [40, 25])
-    expected = module(query, key, mask)[0]
-    with autocast():
-        mixed = module(query, key, mask)[0]
-    assert_close(mixed.float(), expected, 0.04)
-    module.to(torch.bfloat16)
-    y = module(query.bfloat16(), key.bfloat16(), mask)[0]
-    assert y.dtype == torch.bfloat16
-    assert_close(y.float(), expected, 0.04)
-
-
-@pytest.mark.parametrize(
-    "argument, value",
-    [
-        ("embed_dim", 0),
-        ("zdim", 0),
-        ("activation", "swoosh"),
-        ("norm_type", "evennorm"),
-        ("rel_pos_bias", "alibi"),
-        ("attention_activation", "hardmax"),
-    ],
-)
-def test_bad_arguments_are_named(argument, value):
-    with pytest.raises(ValueError, match=rf"{argument}.*{value}"):
-        GatedCrossAttention(**{**CROSS, argument: value})
-
-
-def test_rotary_needs_an_even_zdim():
-    with pytest.raises(ValueError, match="zdim.*5"):
-        GatedCrossAttention(**{**CROSS, "zdim": 5, "rel_pos_bias": "rotary"})
 
 
 @pytest.mark.parametrize("length, source", [(9, 2), (2, 9)])

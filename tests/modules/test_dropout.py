@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import assert_close, randn
+from helpers import assert_close, pairwise, randn
 
 from fairseq_mega.modules.dropout import make_dropout
 from fairseq_mega.ops.dropout import LEAST_FOR_BITS, DropoutMask, apply_mask, draw_mask, dropout
@@ -57,9 +57,11 @@ def test_values_are_dropped_independently(shape):
         assert abs(both - 0.09) < 5 * (0.09 * 0.91 / dropped.numel()) ** 0.5
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("shape", [(), (1,), (7, 3), (2, 5, 9), (0, 4), (129, 129)])
-@pytest.mark.parametrize("drop", [dropout, by_mask])
+@pairwise(
+    dtype=[torch.float64, torch.float32, torch.bfloat16, torch.float16],
+    shape=[(), (7, 3), (2, 5, 9), (0, 4), (129, 129)],
+    drop=[dropout, by_mask],
+)
 def test_gradients_of_dropped_values_are_zero(drop, shape, dtype):
     x = torch.ones(shape, dtype=dtype, requires_grad=True)
     y = drop(x, 0.4)

@@ -10,20 +10,23 @@ from helpers import (
     make_feed_forward,
     make_gated,
     padding,
+    pairwise,
     randn,
 )
 
 from fairseq_mega.modules.state import LayerState
 
-shapes = pytest.mark.parametrize("length, batch", [(0, 2), (5, 0), (0, 0)])
 
-
-@shapes
-@pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"chunk_size": 3}], ids=str)
-@pytest.mark.parametrize("masked", [False, True])
-def test_mega_layer(length, batch, function, options, masked):
-    layer, _ = make_gated(attention_activation=function, **options)
+@pairwise(
+    shape=[(0, 2), (5, 0), (0, 0)],
+    attention_activation=FUNCTIONS,
+    bidirectional=[False, True],
+    chunk_size=[-1, 3],
+    masked=[False, True],
+)
+def test_mega_layer(shape, masked, options):
+    layer, _ = make_gated(**options)
+    length, batch = shape
     x = randn(batch, length, 6, requires_grad=True)
     mask = padding(length, [length] * batch) if masked and batch else None
     y, weights = layer(x, mask, need_weights=True)
@@ -31,7 +34,7 @@ def test_mega_layer(length, batch, function, options, masked):
     layer(x, mask)[0].sum().backward()
 
 
-@shapes
+@pytest.mark.parametrize("length, batch", [(0, 2), (5, 0), (0, 0)])
 def test_other_layers(length, batch):
     x, source = randn(batch, length, 6, requires_grad=True), randn(batch, 4, 6)
     for make in (make_ema, make_feed_forward, make_cross):

@@ -8,8 +8,8 @@ from helpers import (
     NORMS,
     assert_close,
     assert_same_function,
-    autocast,
     make_feed_forward,
+    pairwise,
     randn,
     retain_dropout,
     tensors_of,
@@ -18,13 +18,15 @@ from helpers import (
 from fairseq_mega.modules import NormalizedFeedForwardNetwork
 
 
-@pytest.mark.parametrize("norm_type", NORMS)
-@pytest.mark.parametrize("prenorm", [True, False])
-@pytest.mark.parametrize("activation", ["silu", "relu", "tanh", "gelu"])
-@pytest.mark.parametrize("length, batch", [(1, 1), (5, 3)])
-def test_equals_reference(norm_type, prenorm, activation, length, batch):
-    module, config = make_feed_forward(norm_type=norm_type, prenorm=prenorm, activation=activation)
-    x = randn(batch, length, 6, requires_grad=True)
+@pairwise(
+    norm_type=NORMS,
+    prenorm=[True, False],
+    activation=["silu", "relu", "tanh", "gelu"],
+    shape=[(1, 1, 6), (3, 5, 6)],
+)
+def test_equals_reference(shape, options):
+    module, config = make_feed_forward(**options)
+    x = randn(*shape, requires_grad=True)
     expected = reference.feed_forward(tensors_of(module), config, x)
     assert_same_function(module(x), expected, {"x": x, **dict(module.named_parameters())})
 
@@ -68,31 +70,6 @@ def test_dropout_is_for_training_and_retained_generation(kind, feature_dropout):
     assert_close(module(x), expected)
     retain_dropout(module)
     assert (module(x) - module(x)).abs().max() > 1e-3
-
-
-def test_bfloat16_is_close_to_float32():
-    module, _ = make_feed_forward(torch.float32)
-    x = randn(2, 30, 6, dtype=torch.float32)
-    expected = module(x)
-    with autocast():
-        assert_close(module(x).float(), expected, 0.02)
-    y = module.to(torch.bfloat16)(x.bfloat16())
-    assert y.dtype == torch.bfloat16
-    assert_close(y.float(), expected, 0.02)
-
-
-@pytest.mark.parametrize(
-    "argument, value",
-    [
-        ("embed_dim", 0),
-        ("ffn_hidden_dim", -1),
-        ("activation", "swoosh"),
-        ("norm_type", "evennorm"),
-    ],
-)
-def test_bad_arguments_are_named(argument, value):
-    with pytest.raises(ValueError, match=rf"{argument}.*{value}"):
-        NormalizedFeedForwardNetwork(**{**FEED_FORWARD, argument: value})
 
 
 def test_names_and_initialisation():

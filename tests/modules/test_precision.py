@@ -18,6 +18,8 @@ from helpers import (
     run_segments,
 )
 
+from fairseq_mega.ops.operators import runs_kernels
+
 LENGTH, BATCH, DIM = 33, 2, 6
 # Of the largest output; gradients, which add up over positions, of the largest gradient.
 BOUNDS = {torch.float32: (5e-6, 2e-5), torch.float16: (0.01, 0.02), torch.bfloat16: (0.06, 0.2)}
@@ -84,6 +86,20 @@ def test_outputs_and_gradients_are_those_of_float64(make, options, dtype):
     assert_close(y, expected, of_output)
     for name, gradient in gradients.items():
         assert_close(gradient, expected_gradients[name], of_gradient, f"gradient of {name}")
+
+
+@layers
+def test_weights_in_bfloat16(make, options):
+    """The layer itself, without autocast: 5% of the largest output. Steps of decoding too."""
+    exact, run_exact = make(torch.float64, **options)
+    rough, run = make(torch.bfloat16, **options)
+    x, mask = randn(BATCH, LENGTH, DIM, dtype=torch.bfloat16), padding(LENGTH, [LENGTH, LENGTH - 9])
+    y, expected = run(x, mask), run_exact(x.double(), mask)
+    assert y.dtype == (torch.bfloat16 if make is not ema or runs_kernels(x) else torch.float32)
+    assert_close(y[~mask].double(), expected[~mask], 0.05)
+    if make is gated and not options["bidirectional"]:
+        steps = run_segments(rough, x[:1], [20] + [1] * (LENGTH - 20))
+        assert_close(steps.double(), expected[:1], 0.05)
 
 
 @layers

@@ -3,7 +3,7 @@
 import helpers
 import pytest
 import torch
-from helpers import FUNCTIONS, assert_close, assert_same_function, padding, randn
+from helpers import FUNCTIONS, assert_close, assert_same_function, padding, pairwise, randn
 
 from fairseq_mega.ops.attention.naive import attention, visible_keys
 from fairseq_mega.ops.attention.tiled import make_tiles, tiled_attention
@@ -37,16 +37,16 @@ def hide_future(bias, causal):
     return bias.masked_fill(future, -torch.inf) if causal else bias
 
 
-@functions
-@masks
-@pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("of_each", [False, True])
-@pytest.mark.parametrize("queries, keys", [(11, 11), (3, 11), (1, 4), (1, 1)])
-@pytest.mark.parametrize("tile_sizes", [None, "default", (256, 0), (4, 1), (4, 0), (256, 1)])
-def test_tiles_equal_the_paper(
-    function, causal, padded, of_each, queries, keys, tile_sizes, request
-):
-    tiles = None
+@pairwise(
+    lengths=[(11, 11), (3, 11), (1, 4), (1, 1)],
+    tile_sizes=[None, "default", (256, 0), (4, 1), (4, 0), (256, 1)],
+    function=FUNCTIONS,
+    causal=[False, True],
+    padded=[False, True],
+    of_each=[False, True],
+)
+def test_tiles_equal_the_paper(lengths, tile_sizes, function, causal, padded, of_each, request):
+    (queries, keys), tiles = lengths, None
     if tile_sizes == "default":
         request.getfixturevalue("recomputing")
     else:
@@ -84,10 +84,12 @@ def turned(v):
     return torch.tanh(v.squeeze(0).transpose(0, 1))
 
 
-@functions
-@masks
-@sizes
-@pytest.mark.parametrize("need_weights", [False, True])
+@pairwise(
+    function=FUNCTIONS,
+    causal=[False, True],
+    tile_sizes=[None, (256, 0), (4, 1)],
+    need_weights=[False, True],
+)
 def test_values_can_be_a_function(function, causal, tile_sizes, need_weights):
     """Which tiles compute again, and of which they keep the argument alone."""
     queries, keys = 7, 11
@@ -139,9 +141,11 @@ def test_values_have_the_same_type_in_both_passes(function, tile_sizes):
     assert set(seen) == {(torch.bfloat16, torch.bfloat16)} and len(seen) == (2 if tiles else 1)
 
 
-@functions
-@masks
-@sizes
+@pairwise(
+    function=FUNCTIONS,
+    causal=[False, True],
+    tile_sizes=[None, (256, 0), (4, 1)],
+)
 def test_the_backward_pass_drops_the_same_weights(function, causal, tile_sizes):
     q, k, v, bias = inputs(5, 5)
     tiles = tiles_of(5, 5, causal, tile_sizes)
@@ -194,9 +198,7 @@ def test_a_scale_that_is_given_is_used(function):
     assert_close(given, without)
 
 
-@functions
-@masks
-@pytest.mark.parametrize("autocast", [False, True])
+@pairwise(function=FUNCTIONS, causal=[False, True], autocast=[False, True])
 def test_half_precision_gradients_add_up_in_float32(function, causal, autocast):
     """The error does not grow with the number of tiles."""
     exact = [t.detach() for t in inputs(64, 64)]
