@@ -41,11 +41,12 @@ class Parameters:
         return y
 
 
-def check(form, length, bidirectional, taps=None, batch=2):
-    """`form(x, parameters)` is `EMA(x) + omega x`."""
+def check(form, length, bidirectional, taps=None, batch=2, mask=None):
+    """`form(x, parameters)` is `EMA(x) + omega x`; the EMA takes what is masked for zeros."""
     parameters = Parameters(bidirectional)
     x = randn(batch, length, DIM, requires_grad=True)
-    slow = parameters.naive(x, taps) + parameters.omega * x
+    heard = x if mask is None else x.masked_fill(mask.unsqueeze(-1), 0.0)
+    slow = parameters.naive(heard, taps) + parameters.omega * x
     assert_same_function(form(x, parameters), slow, {"x": x, **parameters.leaves})
 
 

@@ -1,8 +1,19 @@
 """The layers compile and export as one graph, and compute the same then."""
 
+import itertools
+
 import pytest
 import torch
-from helpers import assert_close, first, make_cross, make_feed_forward, make_gated, padding, randn
+from helpers import (
+    assert_close,
+    first,
+    make_cross,
+    make_feed_forward,
+    make_gated,
+    padding,
+    pairwise,
+    randn,
+)
 from torch._dynamo.testing import CompileCounterWithBackend
 
 KINDS = {
@@ -14,7 +25,6 @@ KINDS = {
     "cross": (make_cross, {}),
     "feed forward": (make_feed_forward, {}),
 }
-kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 @pytest.fixture(autouse=True)
@@ -33,9 +43,7 @@ def make(kind, padded, length=10, **options):
     return layer, (x,) if kind == "feed forward" else (x, mask)
 
 
-@kinds
-@pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("training", [False, True])
+@pairwise(kind=list(KINDS), padded=[False, True], training=[False, True])
 def test_compiled_layers_compute_the_same(kind, padded, training):
     """With gradients in training."""
     layer, (x, *rest) = make(kind, padded)
@@ -62,7 +70,7 @@ def test_one_graph_serves_all_lengths(kind):
     layer, _ = make(kind, True)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counter)
-    for length in (10, 13, 33):
+    for length in (10, 33):
         _, inputs = make(kind, True, length)
         assert_close(first(compiled(*inputs)), first(layer(*inputs)), 1e-5)
     assert counter.frame_count <= 2
@@ -81,8 +89,7 @@ def test_dropout_compiles(kind):
     assert all(torch.isfinite(p.grad).all() for p in layer.parameters())
 
 
-@kinds
-@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("kind, padded", zip(KINDS, itertools.cycle([True, False])))
 def test_exported_layers_compute_the_same(kind, padded):
     layer, inputs = make(kind, padded)
     exported = torch.export.export(layer, inputs).module()

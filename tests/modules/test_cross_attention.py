@@ -13,7 +13,6 @@ from helpers import (
     padding,
     pairwise,
     randn,
-    retain_dropout,
     tensors_of,
 )
 from hypothesis import given, settings
@@ -176,35 +175,7 @@ def test_reordered_state_continues_the_reordered_input(order, rel_pos_bias):
     assert_close(torch.cat(steps, dim=1), expected)
 
 
-def test_states_and_layers_do_not_leak_into_each_other():
-    layers = [make_cross(rel_pos_bias=bias)[0] for bias in BIASES]
-    sentences = inputs(6, 7, 1), inputs(6, 4, 3)
-    states = [[LayerState(), LayerState()] for _ in sentences]
-    outputs = [], []
-    for t in range(6):
-        for (query, key), state, output in zip(sentences, states, outputs):
-            y = query[:, t : t + 1]
-            for layer, layer_state in zip(layers, state):
-                y, _ = layer(y, key, state=layer_state)
-            output.append(y)
-    for (query, key), output in zip(sentences, outputs):
-        assert_close(torch.cat(output, dim=1), layers[1](layers[0](query, key)[0], key)[0])
-
-
 # --- Dropout, lengths -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("feature_dropout", [False, True])
-@pytest.mark.parametrize("kind", ["dropout", "attention_dropout", "hidden_dropout"])
-def test_dropout_is_for_training_and_retained_generation(kind, feature_dropout):
-    query, key = inputs(6, 7, 2)
-    expected = make_cross()[0](query, key)[0]
-    module, _ = make_cross(feature_dropout=feature_dropout, **{kind: 0.5})
-    assert_close(module(query, key)[0], expected)
-    assert (module.train()(query, key)[0] - expected).abs().max() > 1e-3
-    module.eval()
-    retain_dropout(module)
-    assert (module(query, key)[0] - module(query, key)[0]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("feature_dropout", [False, True])
@@ -226,15 +197,6 @@ def test_feature_dropout_drops_whole_channels(feature_dropout):
         assert not (always[0] == always[1]).all()
     else:
         assert not always.any()
-
-
-def test_feature_dropout_leaves_attention_dropout_alone():
-    outputs = []
-    for feature_dropout in (False, True):
-        module, _ = make_cross(attention_dropout=0.5, feature_dropout=feature_dropout)
-        torch.manual_seed(3)
-        outputs.append(module.train()(*inputs(6, 7, 2))[0])
-    assert_close(outputs[0], outputs[1])
 
 
 @pytest.mark.parametrize("length, source", [(9, 2), (2, 9)])

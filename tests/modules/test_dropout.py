@@ -1,8 +1,19 @@
 """Dropout drops what it should, how often it should, and the same in the backward pass."""
 
+import itertools
+
 import pytest
 import torch
-from helpers import assert_close, pairwise, randn
+from helpers import (
+    assert_close,
+    first,
+    make_cross,
+    make_feed_forward,
+    make_gated,
+    pairwise,
+    randn,
+    retain_dropout,
+)
 
 from fairseq_mega.modules.dropout import make_dropout
 from fairseq_mega.ops.dropout import LEAST_FOR_BITS, DropoutMask, apply_mask, draw_mask, dropout
@@ -135,3 +146,43 @@ def test_layouts_are_kept_apart_from_order(shape):
     mask = draw_mask(x, 0.5)
     other = x.transpose(0, 2).contiguous().transpose(0, 2)
     assert torch.equal(apply_mask(x, mask), apply_mask(other, mask))
+
+
+# --- In layers ----------------------------------------------------------------------------------
+
+LAYERS = {
+    "gated": lambda **options: make_gated(**options)[0],
+    "chunks": lambda **options: make_gated(chunk_size=4, **options)[0],
+    "cross": lambda **options: make_cross(**options)[0],
+    "feed forward": lambda **options: make_feed_forward(**options)[0],
+}
+
+
+@pytest.mark.parametrize("feature_dropout", [False, True])
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        *itertools.product(LAYERS, ("dropout", "hidden_dropout")),
+        *itertools.product(("gated", "chunks", "cross"), ("attention_dropout",)),
+    ],
+)
+def test_layers_drop_in_training_and_in_generation_that_retains_it(name, kind, feature_dropout):
+    x, source = randn(2, 10, 6), randn(2, 7, 6, seed=2)
+
+    def run(layer):
+        torch.manual_seed(3)
+        first_run = first(layer(x, source) if name == "cross" else layer(x))
+        second_run = first(layer(x, source) if name == "cross" else layer(x))
+        return first_run, (first_run - second_run).abs().max()
+
+    layer = LAYERS[name](feature_dropout=feature_dropout, **{kind: 0.5})
+    expected = first(run(LAYERS[name]().train()))
+    assert_close(first(run(layer)), expected)
+    dropped, difference = run(layer.train())
+    assert difference > 1e-3
+    if kind == "attention_dropout":  # drops weights, never features
+        assert_close(dropped, first(run(LAYERS[name](attention_dropout=0.5).train())))
+    retain_dropout(layer.eval(), names=["NoModuleOfThisName"])
+    assert_close(first(run(layer)), expected)
+    retain_dropout(layer, names=[type(layer).__name__] if feature_dropout else None)
+    assert run(layer)[1] > 1e-3

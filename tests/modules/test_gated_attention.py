@@ -418,20 +418,6 @@ def test_states_and_layers_do_not_leak_into_each_other(chunk_size):
 # --- Dropout --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chunk_size", [-1, 4])
-def test_dropout_is_for_training_alone(chunk_size):
-    x = randn(2, 10, 6)
-    expected = make_gated(chunk_size=chunk_size)[0](x)[0]
-    for name in ("dropout", "attention_dropout", "hidden_dropout"):
-        for feature_dropout in (False, True):
-            module, _ = make_gated(
-                chunk_size=chunk_size, feature_dropout=feature_dropout, **{name: 0.5}
-            )
-            assert_close(module(x)[0], expected)
-            assert (module.train()(x)[0] - expected).abs().max() > 1e-3, name
-    assert_close(make_gated(chunk_size=chunk_size)[0].train()(x)[0], expected)
-
-
 def dropped_of_value(**options):
     """What the dropouts leave of a value of 1 everywhere: the layer made to pass it through.
 
@@ -482,26 +468,6 @@ def test_dropout_falls_on_the_average_and_on_the_update():
     torch.manual_seed(0)
     dropped = dropped_of_average(dropout=0.3).abs() < 1e-12
     assert dropped.double().mean().item() == pytest.approx(1 - 0.7**2, abs=0.05)
-
-
-def test_feature_dropout_leaves_attention_dropout_alone():
-    outputs = []
-    for feature_dropout in (False, True):
-        module, _ = make_gated(attention_dropout=0.5, feature_dropout=feature_dropout)
-        torch.manual_seed(3)
-        outputs.append(module.train()(randn(2, 10, 6))[0])
-    assert_close(outputs[0], outputs[1])
-
-
-@pytest.mark.parametrize("feature_dropout", [False, True])
-@pytest.mark.parametrize("kind", ["dropout", "attention_dropout", "hidden_dropout"])
-def test_dropout_can_be_retained_in_generation(kind, feature_dropout):
-    x = randn(2, 10, 6)
-    module, _ = make_gated(feature_dropout=feature_dropout, **{kind: 0.5})
-    retain_dropout(module, names=["NoModuleOfThisName"])
-    assert_close(module(x)[0], module(x)[0])
-    retain_dropout(module, names=["MovingAverageGatedAttention"] if feature_dropout else None)
-    assert (module(x)[0] - module(x)[0]).abs().max() > 1e-3
 
 
 @torch.no_grad()

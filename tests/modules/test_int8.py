@@ -29,7 +29,7 @@ def as_integers(x):
     return (x.double() / scale).round(), scale
 
 
-@pytest.mark.parametrize("rows", [(1,), (7,), (3, 5), (300,), (0,)])
+@pytest.mark.parametrize("rows", [(1,), (3, 5), (300,), (0,), (2, 0)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_products_are_those_of_integers(rows, bias):
     linear = make_linear(40, 24, bias)
@@ -61,11 +61,6 @@ def test_zeros_stay_zeros_and_what_is_not_finite_stays_so():
     assert (layer(torch.zeros(2, 8)) == 0).all()
     assert not layer(torch.full((1, 8), torch.inf)).isfinite().any()
     assert not layer(torch.full((1, 8), torch.nan)).isfinite().any()
-
-
-def test_no_rows():
-    for shape in ((0, 8), (2, 0, 8)):
-        assert Int8Linear(make_linear(8, 5))(torch.zeros(shape)).shape == (*shape[:-1], 5)
 
 
 def test_weights_of_zeros_give_the_bias():

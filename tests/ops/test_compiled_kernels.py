@@ -31,17 +31,14 @@ def test_the_kernels_compile_for_a_gpu():
     assert {waits for name, waits in compiled if name in EMA.split()} == {"0"}
 
 
-@pytest.mark.parametrize(
-    "version, known", [("2.6.0", False), ("2.7.1", True), ("2.10.0+cu130", True)]
-)
-def test_the_triton_of_torch_2_6_does_not_know_their_language(version, known):
+def test_the_triton_of_torch_2_6_does_not_know_their_language():
     """In a process of its own, as it is found out once."""
-    program = f"""import torch, types
-torch.__version__ = torch.torch_version.TorchVersion({version!r})
+    program = """import torch, types
+torch.__version__ = torch.torch_version.TorchVersion("2.6.0")
 from fairseq_mega.ops import operators
 print(operators.runs_kernels(types.SimpleNamespace(is_cuda=True)))"""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     output = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
     ).stdout
-    assert output.split()[-1] == str(known)
+    assert output.split()[-1] == "False"

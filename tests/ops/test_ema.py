@@ -3,7 +3,7 @@
 import pytest
 import torch
 from ema_parameters import DIM, NDIM, Parameters, check
-from helpers import assert_close, assert_same_function, make_ema, padding, randn
+from helpers import assert_close, assert_same_function, make_ema, pairwise, randn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,9 +35,7 @@ def test_naive_coefficients_are_the_papers():
     assert h.item() == y[0, -1].item() / 2
 
 
-@pytest.mark.parametrize("size", [1, 3, 8, 32])
-@both_directions
-@pytest.mark.parametrize("length", [1, 2, 31, 33, 65, 100])
+@pairwise(size=[1, 3, 8, 32], bidirectional=[False, True], length=[1, 2, 31, 33, 65])
 def test_blocks(length, bidirectional, size):
     def by_blocks(x, p):
         return ema_by_blocks(x, block_matrices(p.coefficients(), size, p.omega), bidirectional)
@@ -45,13 +43,15 @@ def test_blocks(length, bidirectional, size):
     check(by_blocks, length, bidirectional)
 
 
-@both_directions
-@pytest.mark.parametrize("with_omega", [False, True])
-@pytest.mark.parametrize(
-    "length, taps", [(1, 1), (7, 7), (40, 40), (40, 1), (40, 13), (100, 64), (150, 129)]
+@pairwise(
+    lengths=[(1, 1), (7, 7), (40, 40), (40, 1), (40, 13), (100, 64), (150, 129)],
+    form=[convolve_by_matrix, convolve_by_fft],
+    with_omega=[False, True],
+    bidirectional=[False, True],
 )
-@pytest.mark.parametrize("form", [convolve_by_matrix, convolve_by_fft])
-def test_convolutions_with_the_kernel(form, length, taps, with_omega, bidirectional):
+def test_convolutions_with_the_kernel(form, lengths, with_omega, bidirectional):
+    length, taps = lengths
+
     def by_kernel(x, p):
         if with_omega:
             return form(x, kernel_taps(p.all, taps), p.omega)
@@ -61,47 +61,26 @@ def test_convolutions_with_the_kernel(form, length, taps, with_omega, bidirectio
 
 
 @both_directions
-@pytest.mark.parametrize("length", [1, 33, 64, 65, 100])
+@pytest.mark.parametrize("length", [1, 64, 65])
 def test_the_form_for_a_compiler(length, bidirectional):
     """In the graph for short sequences, an operator for long ones."""
     compiled = torch.compile(ema, fullgraph=True, dynamic=True, backend="aot_eager")
     check(lambda x, p: compiled(x, p.all, p.omega), length, bidirectional)
 
 
-@both_directions
-@pytest.mark.parametrize("truncation", [None, 1, 50, 2000])
-@pytest.mark.parametrize("length, batch", [(1, 1), (64, 2), (64, 16), (65, 1), (1030, 1)])
-def test_the_form_that_is_chosen(length, batch, truncation, bidirectional):
+@pairwise(
+    shape=[(1, 1), (2, 64), (16, 64), (1, 65), (1, 1030)],
+    truncation=[None, 1, 50, 2000],
+    bidirectional=[False, True],
+)
+def test_the_form_that_is_chosen(shape, truncation, bidirectional):
+    batch, length = shape
     taps = None if truncation is None or truncation >= length else truncation
 
     def chosen(x, p):
         return ema(x, p.all, p.omega, truncation)
 
     check(chosen, length, bidirectional, taps, batch)
-
-
-@both_directions
-@pytest.mark.parametrize("length, taps", [(9, None), (100, 7), (1030, None)])
-def test_the_operator_of_compiled_graphs(length, taps, bidirectional):
-    def operator(x, p):
-        return torch.ops.fairseq_mega.ema(x, *p.all, p.omega, None, taps)
-
-    check(operator, length, bidirectional, taps)
-
-
-@both_directions
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("padded", [False, True])
-def test_compilers_are_told_what_the_operator_does(padded, dtype, bidirectional):
-    """Its shapes, types and strides, for any length; its gradients under autograd."""
-    parameters = Parameters(bidirectional).module.to(dtype)
-    mask = padding(9, [9, 4]) if padded else None
-    x = randn(9, 2, DIM, dtype=dtype).transpose(0, 1).requires_grad_()
-    args = x, *parameters.ema_parameters(), parameters.omega, mask, None
-    torch.library.opcheck(torch.ops.fairseq_mega.ema.default, args)
-    grad = randn(2, 9, DIM, dtype=dtype)
-    args = [arg.detach() if isinstance(arg, torch.Tensor) else arg for arg in (grad, *args)]
-    torch.library.opcheck(torch.ops.fairseq_mega.ema_backward.default, args)
 
 
 @both_directions

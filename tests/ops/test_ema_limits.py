@@ -79,7 +79,7 @@ def test_the_factors_give_the_decays():
 
 
 @dtypes
-@pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 63, 64, 65, 1023, 1025])
+@pytest.mark.parametrize("length", [1, 2, 32, 33, 64, 65, 1025])
 @torch.no_grad()
 def test_all_forms(length, dtype):
     forms = {**FORMS, "matrix": by_kernel(convolve_by_matrix)} if length <= 64 else FORMS

@@ -77,12 +77,6 @@ def joined(out):
 
 @pytest.mark.parametrize("case", CASES)
 def test_outputs_and_gradients(case):
-    fast, slow, args, leaves = forms(case)
-    assert_same_function(joined(fast(*args)), joined(slow(*args)), leaves)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_parts_of_wider_tensors(case):
     """Columns of a projection, and gradients whose positions are apart."""
     fast, slow, args, _ = forms(case)
     wide = randn(BATCH, LENGTH, 4 * DIM, seed=9).requires_grad_()
@@ -92,8 +86,15 @@ def test_parts_of_wider_tensors(case):
     assert_same_function(*outputs, {"wide": wide})
 
 
-@pytest.mark.parametrize("axes", [(1, 0, 2), (2, 0, 1), (0, 2, 1)])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case, axes",
+    [
+        *((case, (1, 0, 2)) for case in CASES),
+        ("gated_update", (2, 0, 1)),
+        ("gated_update", (0, 2, 1)),
+        ("queries_and_keys", (0, 2, 1)),
+    ],
+)
 def test_gradients_and_arguments_of_any_strides(case, axes):
     """Time first, and of a product's backward pass; and of a sum, which repeat one number."""
     fast, slow, args, leaves = forms(case)
@@ -143,8 +144,14 @@ def test_kernels_keep_their_arguments_alone(case):
     assert kept and {t.data_ptr() for t in kept} <= given
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case, dtype",
+    [
+        *((case, torch.bfloat16) for case in CASES),
+        ("gated_update", torch.float16),
+        ("queries_and_keys", torch.float16),
+    ],
+)
 def test_half_precision_is_rounded_once(case, dtype):
     """Each number by half of its last digit (Triton's interpreter cuts bfloat16 off, by up to a
     digit); gradients of parameters, which are sums, by 2^-7 of the largest."""
@@ -204,8 +211,15 @@ def output(name, layer, x, mask):
     return first(layer(x, x.flip(1), mask) if name == "cross attention" else layer(x, mask))
 
 
-@pytest.mark.parametrize("options", [{"activation": "tanh"}, {"feature_dropout": True}], ids=str)
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("Mega", {"activation": "tanh"}),
+        ("Mega, chunks", {"feature_dropout": True}),
+        ("cross attention", {"activation": "tanh"}),
+        ("feed-forward", {"feature_dropout": True}),
+    ],
+)
 def test_other_activations_and_dropouts_take_the_formulas(name, options, monkeypatch):
     layer = LAYERS[name](dropout=0.3, hidden_dropout=0.3, **options).double()
     x, mask = leaf(1, BATCH, LENGTH, DIM - 1), padding(LENGTH, [LENGTH, 5, 9])
@@ -218,8 +232,7 @@ def test_other_activations_and_dropouts_take_the_formulas(name, options, monkeyp
     assert_close(*results)
 
 
-@pytest.mark.parametrize("how", ["recomputed", "kept"])
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name, how", zip(LAYERS, 2 * ("recomputed", "kept")))
 def test_the_backward_pass_of_layers_drops_the_same(name, how, request):
     if how == "recomputed":
         request.getfixturevalue("recomputing")
@@ -233,8 +246,17 @@ def test_the_backward_pass_of_layers_drops_the_same(name, how, request):
     assert torch.autograd.gradcheck(dropped, x, fast_mode=True)
 
 
-@pytest.mark.parametrize("how", ["recomputed", "kept", "compiled"])
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    "name, how",
+    [
+        ("Mega", "kept"),
+        ("Mega", "compiled"),
+        ("Mega, chunks", "recomputed"),
+        ("cross attention", "recomputed"),
+        ("cross attention", "compiled"),
+        ("feed-forward", "kept"),
+    ],
+)
 def test_layers(name, how, monkeypatch):
     """With padding; results kept for the backward pass, or recomputed; compiled, where only the EMA
     has kernels."""

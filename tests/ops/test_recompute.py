@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fairseq_mega.modules.dropout import make_dropout
 from fairseq_mega.ops.dropout import LEAST_FOR_BITS
-from fairseq_mega.ops.gating import naive, plain, recomputed_update
+from fairseq_mega.ops.gating import naive, plain
 from fairseq_mega.ops.recompute import LEAST_ON_CPU, LEAST_ON_GPU, is_large, recomputed
 
 SHAPE, LARGE = (3, 5, 4), (50, 100, 4)  # of which dropout takes other random numbers
@@ -319,9 +319,3 @@ def test_only_what_is_large_is_recomputed_and_only_in_training():
     with torch.no_grad():
         step(least)
     assert len(calls) == 1
-
-
-@recomputing
-def test_a_decorated_step_keeps_its_name_and_its_documentation():
-    assert Layer.recomputed_step.__name__ == "recomputed_step"
-    assert recomputed_update.__doc__ == naive.gated_update.__doc__
