@@ -41,10 +41,11 @@ class MegaModel(MegaCheckpointMixin, FairseqEncoderDecoderModel):
                 target, o.decoder_input_dim, "--decoder-embed-path", o.decoder_embed_path
             )
         alignments = learns_alignments(task)
+        encoder = MegaEncoder(o, source, encoder_embedding)  # first: seeds decide initial weights
         decoder = MegaDecoder(
             o, target, decoder_embedding, cross_attention=True, attention_in_training=alignments
         )
-        model = cls(MegaEncoder(o, source, encoder_embedding), decoder)
+        model = cls(encoder, decoder)
         model.added_positions = (o.required_seq_len_multiple or 1) - 1
         log_utilisation(model, o)
         return model
