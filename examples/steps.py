@@ -7,6 +7,7 @@ deletes. So whatever interrupts a run, the same command continues with the step 
 import argparse
 import errno
 import json
+import logging
 import os
 import shutil
 import sys
@@ -20,6 +21,7 @@ from filelock import FileLock, Timeout
 
 ROOT = Path(__file__).resolve().parents[1]
 SPLITS = ("train", "valid", "test")
+logging.getLogger("filelock").setLevel(logging.WARNING)  # fairseq sets the root to DEBUG
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
