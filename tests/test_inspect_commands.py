@@ -1,4 +1,4 @@
-"""``python -m fairseq_mega inspect``, ``attend`` and ``curves``."""
+"""The commands ``python -m fairseq_mega inspect``, ``attend`` and ``curves``."""
 
 import base64
 import csv
@@ -19,7 +19,7 @@ def command(*words):
 
 
 def refused(*words):
-    """What the command says when it ends with an error."""
+    """Returns the command's error message."""
     with pytest.raises(SystemExit) as end:
         command(*words)
     return str(end.value)
@@ -31,7 +31,7 @@ def read_csv(path):
 
 
 def check_page(folder, *figures):
-    """A page that needs nothing else and contains these figures, each with its files beside it."""
+    """Checks that a page is complete and contains these figures, next to which are their files."""
     page = (folder / "index.html").read_text()
     assert "<script" not in page and not re.search(r'(?:src|href)="(?!data:)', page)
     images = dict(re.findall(r'<img id="([^"]+)".*?base64,([^"]+)"', page))
@@ -95,7 +95,7 @@ def test_nothing_half_written_is_left(tmp_path, parity):
     out = tmp_path / "nosuch/out"
     assert str(out.parent) in refused("inspect", checkpoint, "--out", out)
     assert str(tmp_path / "file") in refused("inspect", checkpoint, "--out", tmp_path / "file")
-    # ... which is said before the checkpoint is read.
+    # The checkpoint has not been read yet.
     said = refused("attend", tmp_path / "other.pt", tmp_path, "a", "--out", tmp_path / "file")
     assert str(tmp_path / "file") in said and "TransformerModel" not in said
     assert set(tmp_path.iterdir()) == before and (tmp_path / "file").read_text() == "mine"
@@ -104,7 +104,9 @@ def test_nothing_half_written_is_left(tmp_path, parity):
 def test_options_that_do_not_go_together(parity):
     folder = parity / "translation"
     words = ["attend", folder / "checkpoint.pt", folder / "data-bin"]
-    assert "--target is the translation of a TEXT" in refused(*words, "--index", 1, "--target", "a")
+    assert "--target is 'a', but a sample has a translation" in refused(
+        *words, "--index", 1, "--target", "a"
+    )
     words += ["a", "--bpe", "sentencepiece"]
-    assert "needs --sentencepiece-model or --bpe-codes" in refused(*words)
+    assert "needs a model: give --sentencepiece-model or --bpe-codes" in refused(*words)
     assert "nosuch" in refused(*words, "--sentencepiece-model", "nosuch")

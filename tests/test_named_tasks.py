@@ -1,4 +1,4 @@
-"""Models of tasks that a file may not choose load, and are exchanged, where the caller names it."""
+"""Models are loaded and exchanged if the caller names a task that files may not choose."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ MASKED = "--arch mega_masked_lm --encoder-layers 1 --max-positions 32 " + " ".jo
 )
 TASKS = {
     "denoising": (MegaModel, f"{TINY['mega']} --tokens-per-sample 32"),
-    # The languages are those of the data's folders.
+    # The folders of the data give the languages.
     "multilingual_denoising": (MegaModel, f"{TINY['mega']} --add-lang-token"),
     "translation_multi_simple_epoch": (
         MegaModel,
@@ -34,7 +34,7 @@ def task(request):
 
 @pytest.fixture
 def folder(task, tmp_path):
-    """A folder of data, and a checkpoint as fairseq-train writes it."""
+    """Writes a folder of data, and a checkpoint like fairseq-train's."""
     data = tmp_path / "data"
     for file in ("dict.txt", "dict.aa.txt", "dict.bb.txt", "input0/dict.txt"):
         (data / file).parent.mkdir(parents=True, exist_ok=True)
@@ -89,8 +89,7 @@ def test_attend_to_a_text_of_a_named_task(task, folder):
 @pytest.mark.parametrize(
     "part, name, value, says",
     [
-        ("options", "bpe", "${oc.env:HOME}", "stands for something else"),
-        ("options", "bpe", ["a", {"b": "${x}"}], "stands for something else"),
+        ("options", "bpe", ["a", {"b": "${oc.env:HOME}"}], "stands for something else"),
         ("dictionaries", "../dict.txt", [], "no file of a dictionary"),
         ("dictionaries", "/dict.txt", [], "no file of a dictionary"),
     ],

@@ -1,1 +1,1 @@
-"""fairseq's side: the loss of classification."""
+"""The loss of classification, for fairseq."""

@@ -1,38 +1,24 @@
 """The criterion ``lra_cross_entropy``: cross entropy of classes, and accuracy."""
 
 import math
-from dataclasses import dataclass
 from typing import Dict, List
 
 import torch.nn.functional as F
-from fairseq.criterions import FairseqCriterion, register_criterion
-from fairseq.dataclass import FairseqDataclass
+from fairseq.criterions import register_criterion
+from fairseq.criterions.cross_entropy import CrossEntropyCriterion, CrossEntropyCriterionConfig
 from fairseq.logging import metrics
-from omegaconf import II
 
 
-@dataclass
-class LRACrossEntropyConfig(FairseqDataclass):
-    sentence_avg: bool = II("optimization.sentence_avg")
+@register_criterion("lra_cross_entropy", dataclass=CrossEntropyCriterionConfig)
+class LRACrossEntropyCriterion(CrossEntropyCriterion):
+    """Sums ``-log p(target)`` over a batch, for ``model(sample)``. The gradients are divided by the
+    number of samples with ``--sentence-avg``, otherwise by the number of symbols.
 
-
-@register_criterion("lra_cross_entropy", dataclass=LRACrossEntropyConfig)
-class LRACrossEntropyCriterion(FairseqCriterion):
-    """The sum of ``-log p(target)`` over a batch, for ``model(sample)``.
-
-    Published checkpoints name the optimiser's state after this class.
-
-    Args:
-        sentence_avg: gradients are divided by the number of samples, else by that of their symbols.
+    Published checkpoints name the optimizer's state after this class.
     """
 
-    def __init__(self, task, sentence_avg: bool):
-        super().__init__(task)
-        self.sentence_avg = sentence_avg
-
     def forward(self, model, sample: Dict, reduce: bool = True):
-        """The loss (of each sample ``(B,)`` if not ``reduce``), by what to divide it, and what to
-        log."""
+        """Returns the loss (``(B,)`` if not ``reduce``), its divisor, and the logging output."""
         lprobs = model.get_normalized_probs(model(sample), log_probs=True)  # (B, classes)
         target = sample["target"]
         loss = F.nll_loss(lprobs, target, reduction="sum" if reduce else "none")
@@ -56,7 +42,3 @@ class LRACrossEntropyCriterion(FairseqCriterion):
         sample_size, sentences = total("sample_size"), total("nsentences")
         metrics.log_scalar("loss", total("loss") / sample_size / math.log(2), sample_size, round=3)
         metrics.log_scalar("accuracy", 100.0 * total("ncorrect") / sentences, sentences, round=3)
-
-    @staticmethod
-    def logging_outputs_can_be_summed() -> bool:
-        return True

@@ -1,1 +1,1 @@
-"""fairseq's side: a text as samples of a language model, and sequences with classes."""
+"""Datasets for fairseq: texts for language models, and sequences and images with classes."""

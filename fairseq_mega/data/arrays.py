@@ -1,8 +1,7 @@
-"""Rows of numbers on disk, read through memory maps in the type in which they are stored.
+"""Arrays on disk, read through memory maps in the type in which they are stored.
 
-A file that cannot be mapped, such as text, is copied once into the cache. The cache's name holds
-the size and the last changes of its source, and it gets this name when it is complete. If several
-processes need it, one makes it while the others wait.
+A file that cannot be mapped, such as text, is copied once. The name of the copy contains a hash of
+the source's size and times of change, so that an outdated copy is never used.
 """
 
 import hashlib
@@ -20,20 +19,14 @@ logger = logging.getLogger(__name__)
 
 
 class Numbers:
-    """Rows of an array ``(n, L)`` in a file; a copy in another process maps the file too.
+    """Rows of an array ``(n, L)`` in a file; pickled, only the path is copied.
 
     Args:
-        path: the file.
-        read: maps it: ``path`` to array.
-        scale: a row ``(L,)`` to what the model reads, in float32.
+        read: maps the file at ``path`` to an array.
+        scale: converts a row ``(L,)`` to the model's input in float32.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        read: Callable[[Path], np.ndarray],
-        scale: Callable[[np.ndarray], Tensor],
-    ):
+    def __init__(self, path: Path, read: Callable[[Path], np.ndarray], scale: Callable):
         self.path, self.read, self.scale = path, read, scale
         self.array = read(path)
         self.sizes = np.full(len(self.array), self.array.shape[1], dtype=np.int64)
@@ -50,11 +43,7 @@ class Numbers:
 
 
 def as_numbers(document, what: str) -> np.ndarray:
-    """An array or nested lists of numbers as one row ``(L,)``.
-
-    Raises:
-        ValueError: if it is something else; calls it ``what``.
-    """
+    """Flattens an array or nested lists of numbers to ``(L,)``; errors call it ``what``."""
     try:
         row = np.array(document).reshape(-1)
     except ValueError:  # rows of different lengths
@@ -65,14 +54,11 @@ def as_numbers(document, what: str) -> np.ndarray:
 
 
 def cached(source: Path, folder: Optional[str], write: Callable[[Path, BinaryIO], None]) -> Path:
-    """The cache of ``source``, which is made if it is not there.
+    """Returns the copy of ``source``, and makes it first if it is missing.
 
     Args:
-        folder: the folder of the cache; None for the folder of the source.
+        folder: the folder of the copy (default: the source's).
         write: copies the source to an open file, in numpy's format.
-
-    Raises:
-        OSError: if the cache cannot be written; says what to do.
     """
     state = source.stat()
     stem = source.name if folder is None else f"{source.name}.{_digest(source.resolve())}"
@@ -83,7 +69,7 @@ def cached(source: Path, folder: Optional[str], write: Callable[[Path, BinaryIO]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f"{stem}.lock")):
-            if not target.exists():  # another process may have made it meanwhile
+            if not target.exists():  # another process may have made it
                 logger.info(f"preparing {target}, once, from {source}")
                 with replaced_file(target) as part, open(part, "wb") as file:
                     write(source, file)
@@ -92,8 +78,8 @@ def cached(source: Path, folder: Optional[str], write: Callable[[Path, BinaryIO]
                         other.unlink()
     except OSError as error:
         raise OSError(
-            f"the cache {target} cannot be written ({error.strerror or error}): give --cache-dir, "
-            "a folder that can be written, with room for it"
+            f"the cache {target} cannot be written ({error.strerror or error}): set --cache-dir "
+            "to a writable folder with enough free space"
         ) from error
     return target
 

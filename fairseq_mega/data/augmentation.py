@@ -1,7 +1,4 @@
-"""Random changes of training images, by torchvision.
-
-Importing torchvision takes a second of processor time, so that only ``--augment`` loads this file.
-"""
+"""Augments training images with torchvision, whose slow import only ``--augment`` needs."""
 
 from torchvision import transforms
 
@@ -9,8 +6,7 @@ from .images import normalise
 
 
 def make_augmentation(size: int) -> transforms.Compose:
-    """Random crops, flips, RandAugment (2 of magnitude 9) and erasing (probability 0.25), of a
-    Pillow image to ``(3, size, size)``."""
+    """Returns a transform of a Pillow image to ``(3, size, size)``."""
     return transforms.Compose(
         [
             transforms.RandomResizedCrop(size, interpolation=transforms.InterpolationMode.BICUBIC),

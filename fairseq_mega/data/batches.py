@@ -1,4 +1,4 @@
-"""Batches that hold every sample."""
+"""Batches that contain every sample."""
 
 from typing import List
 
@@ -7,8 +7,8 @@ from fairseq.data import FairseqDataset
 
 
 class EveryBatch(FairseqDataset):
-    """A dataset that loses no samples where their number is no multiple of
-    ``--required-batch-size-multiple``, 8 by default: what fairseq leaves out is a last batch."""
+    """A dataset whose samples that fairseq would leave out, to fill the last batches to a multiple
+    of ``--required-batch-size-multiple``, form a last batch."""
 
     def batch_by_size(self, indices: np.ndarray, *limits, **more_limits) -> List[np.ndarray]:
         batches = super().batch_by_size(indices, *limits, **more_limits)

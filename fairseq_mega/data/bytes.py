@@ -1,4 +1,4 @@
-"""How many bytes of text tokens stand for, to compare models of different vocabularies."""
+"""Counts the bytes of text that tokens represent, to compare models with different vocabularies."""
 
 import re
 from typing import List, Tuple
@@ -13,14 +13,11 @@ SPACE = "▁"
 class ByteCounter:
     """Counts the bytes, in UTF-8, of the detokenised text.
 
-    A token has bytes of its own, and a space stands between two tokens where the first may end a
-    word and the second starts one. ``</s>`` is a newline; fairseq's other symbols are empty.
+    Each token has its own bytes, and a space separates two tokens if the first may end a word and
+    the second starts one. ``</s>`` is a newline; fairseq's other symbols are empty.
 
     Args:
-        unit: what the dictionary's entries are, one of ``UNITS``.
-
-    Raises:
-        ValueError: if the entries are something else.
+        unit: the kind of the dictionary's entries, one of ``UNITS``.
     """
 
     def __init__(self, unit: str, dictionary):
@@ -28,8 +25,8 @@ class ByteCounter:
         text = [each for each in entries if not each.startswith("madeupword")]  # fairseq's padding
         if not _fits(unit, text):
             raise ValueError(
-                f"--bits-per-byte is {unit}, but the dictionary's entries, such as "
-                f"{', '.join(text[:5])}, are something else: give one of {', '.join(UNITS)}"
+                f"--bits-per-byte is {unit}, but the dictionary has other entries, such as "
+                f"{', '.join(text[:5])}: give one of {', '.join(UNITS)}"
             )
         rows = [(0, False, False)] * dictionary.nspecial
         rows += [_size(unit, each) for each in entries]
@@ -38,17 +35,13 @@ class ByteCounter:
         self.unk = dictionary.unk()
 
     def __call__(self, source: Tensor, target: Tensor) -> int:
-        """The bytes of ``target``, any shape, each of whose tokens comes after that in ``source``.
-
-        Raises:
-            ValueError: at an unknown token.
-        """
+        """Counts the bytes of ``target``, whose tokens follow those in ``source``, of any shape."""
         source, target = source.cpu(), target.cpu()
         if (target == self.unk).any():
             raise ValueError(
-                "the text has <unk> tokens, whose bytes are unknown, so its bits per byte are "
-                "undefined: use a vocabulary that covers it, such as bytes or SentencePiece with "
-                "byte fallback, or leave --bits-per-byte out"
+                "the text has <unk> tokens of unknown length, so its bits per byte are undefined: "
+                "use a vocabulary that covers the text, such as bytes or SentencePiece with byte "
+                "fallback, or leave --bits-per-byte out"
             )
         spaces = self.ends[source] & self.starts[target]
         return int(self.sizes[target].sum() + spaces.sum())
@@ -65,7 +58,7 @@ def _fits(unit: str, entries: List[str]) -> bool:
 
 
 def _size(unit: str, entry: str) -> Tuple[int, bool, bool]:
-    """The bytes of an entry, whether it starts a word, and whether a word may end with it."""
+    """Returns an entry's bytes, whether it starts a word, and whether it may end one."""
     if unit == "bytes" or unit == "sentencepiece" and re.fullmatch("<0x[0-9A-F]{2}>", entry):
         return 1, False, unit == "sentencepiece"
     if unit == "characters":

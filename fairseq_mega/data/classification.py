@@ -9,32 +9,25 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .batches import EveryBatch
 
-SPREAD = 0.1  # how far lengths in a training batch may differ, as a part of the length
+SPREAD = 0.1  # how far lengths in a training batch may differ, relative to the length
 
 
 class ClassificationDataset(EveryBatch):
     """Samples of one or two sequences and a class.
 
-    In the order ``random``, for training, samples of similar lengths are put together in batches,
-    in another way in every epoch. fairseq's seed and the epoch decide how, so that all processes
-    agree, and a resumed training continues with the same batches.
+    In the order ``random``, batches contain samples of similar lengths, and are redrawn for each
+    epoch from fairseq's seed and the epoch. All processes and resumed trainings draw the same ones.
 
     Args:
-        documents: one or two sets of sequences, of which the same rows belong together: texts of
-            symbols, or ``Numbers``, each with ``sizes``.
+        documents: one or two sets of sequences with ``sizes``, either texts or ``Numbers``.
         classes: ``(n,)``, the class of each row.
         rows: the rows that are samples.
-        order: ``random``, ``by_length``, or ``by_row``: how samples are put together in batches.
-        pad: what sequences are padded with.
+        order: ``random``, ``by_length`` or ``by_row``.
+        pad: the padding value.
     """
 
     def __init__(
-        self,
-        documents: Sequence,
-        classes: np.ndarray,
-        rows: np.ndarray,
-        order: str = "by_length",
-        pad: int = 0,
+        self, documents: Sequence, classes: np.ndarray, rows: np.ndarray, order: str, pad: int
     ):
         super().__init__()
         self.documents, self.classes, self.rows = documents, classes, rows
@@ -51,15 +44,12 @@ class ClassificationDataset(EveryBatch):
 
     def __getitem__(self, index: int) -> Dict:
         row = self.rows[index]
-        return {
-            "id": int(row),
-            "documents": [each[row] for each in self.documents],
-            "target": int(self.classes[row]),
-        }
+        documents = [each[row] for each in self.documents]
+        return {"id": int(row), "documents": documents, "target": int(self.classes[row])}
 
     def collater(self, samples: List[Dict]) -> Dict:
-        """A batch: ``id``, ``target`` ``(B,)``; ``net_input``, for pairs also ``net_input1``, see
-        ``collate``; ``nsentences``; ``ntokens``, of both sequences of a pair."""
+        """Returns a batch: ``id``, ``target`` ``(B,)``, the inputs (see ``collate``),
+        ``nsentences``, and ``ntokens``, which counts both sequences of a pair."""
         if not samples:  # in the last batch of some workers
             return {}
         inputs = collate([sample["documents"] for sample in samples], self.pad)
@@ -87,11 +77,11 @@ class ClassificationDataset(EveryBatch):
 
 
 def collate(samples: List[List[Tensor]], pad: int) -> Dict[str, Dict[str, Tensor]]:
-    """What the model reads: ``net_input``, for pairs also ``net_input1``, each of ``src_tokens``
-    ``(B, L)``, padded on the right, and ``src_lengths`` ``(B,)``.
+    """Pads the one or two sequences ``(L,)`` of each sample on the right.
 
-    Args:
-        samples: the one or two sequences ``(L,)`` of each sample.
+    Returns:
+        ``net_input``, and for pairs ``net_input1``, each with ``src_tokens (B, L)`` and
+        ``src_lengths (B,)``.
     """
     inputs = [
         {
@@ -104,8 +94,7 @@ def collate(samples: List[List[Tensor]], pad: int) -> Dict[str, Dict[str, Tensor
 
 
 def held_out_rows(classes: np.ndarray, fraction: float) -> np.ndarray:
-    """Which rows are held out: ``(n,)``, true at the ``fraction`` of each class that a generator of
-    its own draws, the same whatever the training's seed."""
+    """Marks a random ``fraction`` of each class, ``(n,)``, the same for every training's seed."""
     held_out = np.zeros(len(classes), dtype=bool)
     generator = np.random.default_rng(0)
     for each in np.unique(classes):

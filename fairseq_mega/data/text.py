@@ -1,4 +1,4 @@
-"""Datasets of a text cut into samples: drawn anew every epoch, or long streams."""
+"""Datasets of a text cut into samples, redrawn for each epoch, or into long streams."""
 
 from typing import Optional, Tuple
 
@@ -11,12 +11,11 @@ from .cutting import cut_into_samples, line_ends, most_samples
 
 
 class TextSlices(TokenBlockDataset):
-    """fairseq's dataset of slices of a text (its "token blocks"), which are given, not computed.
+    """fairseq's ``TokenBlockDataset`` with given slices of the text.
 
     Args:
         lines: dataset of the text's lines.
-        slices: ``(samples, 2)``, from which offset in the text to which each sample goes.
-        pad, eos: what stands before the text's first token.
+        slices: ``(samples, 2)``, the offsets in the text at which each sample starts and ends.
     """
 
     def __init__(self, lines: FairseqDataset, slices: np.ndarray, pad: int, eos: int):
@@ -33,7 +32,7 @@ class TextSlices(TokenBlockDataset):
 
 
 class CutText(EveryBatch, BaseWrapperDataset):
-    """fairseq's dataset for language modeling, cut in another way."""
+    """fairseq's dataset for language modeling, cut in other places."""
 
     def __init__(self, dataset: MonolingualDataset):
         super().__init__(dataset)
@@ -47,16 +46,15 @@ class CutText(EveryBatch, BaseWrapperDataset):
 
 
 class EpochSamples(CutText):
-    """Blocks whose lengths are drawn anew in every epoch; the seed and the epoch decide them.
+    """Samples whose lengths are redrawn for each epoch from the seed and the epoch.
 
     Args:
         unit, multiples: lengths are ``unit`` times a number from the first of ``multiples`` to the
             second.
         break_mode: see ``cut_into_samples``.
-        epoch: the first one.
     """
 
-    can_reuse_epoch_itr_across_epochs = False  # so that fairseq makes batches in every epoch
+    can_reuse_epoch_itr_across_epochs = False  # fairseq then makes batches for each epoch
 
     def __init__(
         self,
@@ -69,31 +67,26 @@ class EpochSamples(CutText):
     ):
         super().__init__(dataset)
         self.unit, self.multiples = unit, multiples
-        self.break_mode = break_mode
-        self.seed = seed
+        self.break_mode, self.seed = break_mode, seed
         self.epoch: Optional[int] = None
         self.set_epoch(epoch)
 
     def set_epoch(self, epoch: int) -> None:
         super().set_epoch(epoch)
-        if epoch != self.epoch:
-            self.epoch = epoch
-            self.cut(cut_into_samples(self.ends, self._draw_lengths(), self.break_mode))
-
-    def _draw_lengths(self) -> np.ndarray:
-        low, high = self.multiples
+        if epoch == self.epoch:
+            return
+        self.epoch, (low, high) = epoch, self.multiples
         count = most_samples(self.ends, self.unit * low, self.break_mode)
-        generator = np.random.default_rng([self.seed, self.epoch or 0])
-        return self.unit * generator.integers(low, high, count, endpoint=True)
+        generator = np.random.default_rng([self.seed, epoch])
+        lengths = self.unit * generator.integers(low, high, count, endpoint=True)
+        self.cut(cut_into_samples(self.ends, lengths, self.break_mode))
 
 
 class Streams(BaseWrapperDataset):
-    """Samples of any length, which the model reads in segments, side by side in a batch.
+    """Samples of any length, of which the model reads ``segment_length`` tokens at a time.
 
     Args:
-        dataset: the samples.
-        segment_length: tokens of each sample that are read at a time.
-        **net_input: what the model is told beside the tokens.
+        **net_input: more inputs of the model.
     """
 
     def __init__(self, dataset: FairseqDataset, segment_length: int, **net_input):
@@ -111,7 +104,7 @@ class Streams(BaseWrapperDataset):
     def batch_by_size(
         self, indices, max_tokens=None, max_sentences=None, required_batch_size_multiple=1
     ):
-        """As many samples as fit with a segment each, at least one; none is left out."""
+        """Puts as many samples in a batch as fit with a segment each, at least one."""
         rows = [max_sentences] if max_sentences else []
         if max_tokens is not None:
             rows.append(max(1, max_tokens // self.segment_length))

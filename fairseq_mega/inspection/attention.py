@@ -18,7 +18,7 @@ from ..models.mega import MegaModel
 from ..models.mega_lm import MegaLanguageModel
 from ..models.streaming import target_scores
 
-LONGEST_TEXT = 1024  # tokens: a map has their square
+LONGEST_TEXT = 1024  # tokens; the size of a map is its square
 
 
 class AttentionMap(NamedTuple):
@@ -32,11 +32,8 @@ class AttentionMap(NamedTuple):
 
 
 class Surprisal(NamedTuple):
-    """How unexpected each token was to a language model: ``-log2 p``, bits, ``(L,)``.
-
-    In ``cut``, each chunk is read from an empty state, so that no EMA carries anything over its
-    border.
-    """
+    """Surprisal ``-log2 p`` of each token in bits, ``(L,)``; for ``cut``, each chunk is read from
+    an empty state, so that no EMA carries anything across the border."""
 
     tokens: List[str]
     carried: Tensor
@@ -45,8 +42,8 @@ class Surprisal(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Token ids ``(S,)`` of the source, None for language models, and ``(L,)`` of the decoder's
-    input and of its target."""
+    """Token ids of the source ``(S,)``, which language models lack, and of the decoder's input and
+    target, both ``(L,)``."""
 
     source: Optional[Tensor]
     previous: Tensor
@@ -57,24 +54,21 @@ class Sample(NamedTuple):
 
 
 def load(checkpoint: Path, data: Path, options: Dict[str, Any]) -> GeneratorHubInterface:
-    """fairseq's hub interface to the model in a checkpoint.
+    """Loads fairseq's hub interface to the model in a checkpoint.
 
     Args:
         data: the folder of its dictionaries.
-        options: of ``from_pretrained``, such as ``bpe``.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: the checkpoint holds another model; nothing has been built then.
+        options: options of ``from_pretrained``, such as ``bpe``.
     """
     path = str(checkpoint)
     name = check_model(chosen(read_checkpoint(path), "model"), PluginModel, path)
     kind = ARCH_MODEL_REGISTRY[name]
     if not issubclass(kind, (MegaModel, MegaLanguageModel)):
         raise ValueError(
-            f"{path} holds the model {name}, but attend is for translation and language models"
+            f"{path} holds the model {name}, but attend is for translation and language models: "
+            "give another checkpoint"
         )
-    # fairseq looks for a path that begins with a dot in the checkpoint's folder.
+    # fairseq takes a path that begins with a dot as relative to the checkpoint's folder.
     folder = str(data.resolve())
     return kind.from_pretrained(str(checkpoint.parent), checkpoint.name, folder, **options).eval()
 
@@ -82,11 +76,7 @@ def load(checkpoint: Path, data: Path, options: Dict[str, Any]) -> GeneratorHubI
 def sample_of_text(
     hub: GeneratorHubInterface, text: str, translation: Optional[str] = None
 ) -> Sample:
-    """The sample of a text and its ``translation``, by default the model's own (beam 5).
-
-    Raises:
-        ValueError: a token is unknown.
-    """
+    """Encodes a text and its ``translation``, by default the model's own (beam 5)."""
     task, tokens = hub.task, _encode(hub, text, hub.task.source_dictionary)
     if isinstance(hub.models[0], MegaLanguageModel):
         return Sample(None, _shifted(tokens), tokens)
@@ -98,43 +88,38 @@ def sample_of_text(
 
 
 def sample_of_data(hub: GeneratorHubInterface, split: str, index: int) -> Sample:
-    """A sample of the data.
-
-    Raises:
-        FileNotFoundError: there is no such split.
-        ValueError: the split has no such sample.
-    """
+    """Reads sample ``index`` of the data."""
     one_text = isinstance(hub.models[0], MegaLanguageModel)
     if one_text:
-        hub.task.args.use_plasma_view = False  # the name of another option in old checkpoints
+        hub.task.args.use_plasma_view = False  # old checkpoints lack the option
     hub.task.load_dataset(split)
     dataset = hub.task.dataset(split)
     if not 0 <= index < len(dataset):
-        raise ValueError(f"--index is {index}, but {split} has the samples 0 to {len(dataset) - 1}")
+        raise ValueError(f"--index is {index}, but must be from 0 to {len(dataset) - 1} in {split}")
     item = dataset[index]
     if item["target"] is None:
-        raise ValueError(f"{split} has no translations: give the sentence as a text")
+        raise ValueError(f"--split is {split}, which has no translations: give a TEXT instead")
     if one_text:
         return Sample(None, item["source"], item["target"])
     return Sample(item["source"], _shifted(item["target"]), item["target"])
 
 
 def _encode(hub: GeneratorHubInterface, text: str, dictionary: Dictionary) -> Tensor:
-    """Token ids ``(L,)`` with the end of the sentence."""
+    """Returns token ids ``(L,)`` with the end of the sentence."""
     words = hub.apply_bpe(hub.tokenize(text)).split()
     known = {*dictionary.symbols}
     unknown = [repr(word) for word in dict.fromkeys(words) if word not in known]
     if unknown:
         raise ValueError(
-            f"not in the dictionary: {', '.join(unknown):.200}. The text must be split as the "
-            "training data was: give --bpe with its model, or the pieces themselves with spaces "
-            f"between them; write {dictionary.unk_word} for an unknown word"
+            f"not in the dictionary: {', '.join(unknown):.200}: split the text as the training "
+            "data was, with --bpe and its model or into subwords with spaces between them, and "
+            f"write {dictionary.unk_word} for unknown words"
         )
     return dictionary.encode_line(" ".join(words), add_if_not_exist=False).long()
 
 
 def _shifted(target: Tensor) -> Tensor:
-    """The decoder's input for ``target (L,)``, whose last token ends the sentence."""
+    """Returns the decoder's input for ``target (L,)``, whose last token ends the sentence."""
     return torch.cat([target[-1:], target[:-1]])
 
 
@@ -145,16 +130,12 @@ def _shifted(target: Tensor) -> Tensor:
 def attention_maps(
     hub: GeneratorHubInterface, sample: Sample, layers: Sequence[int] = (0, -1)
 ) -> List[AttentionMap]:
-    """The attention weights of layers, whose numbers may be negative, counted from the end.
-
-    Raises:
-        ValueError: there is no such layer, or the sample is too long.
-    """
+    """Computes the attention weights of layers; negative numbers count from the last layer."""
     longest = max(len(tokens) for tokens in sample if tokens is not None)
     if longest > LONGEST_TEXT:
         raise ValueError(
-            f"the text has {longest} tokens, but attention is plotted for up to {LONGEST_TEXT}: "
-            "give a shorter one"
+            f"the text has {longest} tokens, but must have at most {LONGEST_TEXT}: give a shorter "
+            "one"
         )
     model, task, encoder_out = hub.models[0], hub.task, None
     read = _words(task.target_dictionary, sample.previous)
@@ -189,14 +170,14 @@ def _words(dictionary: Dictionary, tokens: Tensor) -> List[str]:
 
 
 def _attentions(model: Any, layers: Sequence[int]) -> Dict[str, nn.Module]:
-    """The attention modules by ``encoder``, ``decoder`` or ``cross`` and the layer's number."""
+    """Returns the attention modules by names such as ``encoder 0`` and ``cross 0``."""
     found = {}
     for side in ("encoder", "decoder") if isinstance(model, MegaModel) else ("decoder",):
         stack = getattr(model, side).layers
         for number in layers:
             if not -len(stack) <= number < len(stack):
                 raise ValueError(
-                    f"--layers has {number}, but there are the layers 0 to {len(stack) - 1}"
+                    f"--layers has {number}, but must be from {-len(stack)} to {len(stack) - 1}"
                 )
             layer, number = stack[number], number % len(stack)
             found[f"{side} {number}"] = layer.mega_layer
@@ -206,7 +187,7 @@ def _attentions(model: Any, layers: Sequence[int]) -> Dict[str, nn.Module]:
 
 
 def _record(weights: Dict[str, Tensor], name: str, module: nn.Module, args, kwargs, output) -> None:
-    """Computes the attention weights ``(L, S)`` of a forward pass, which normally keeps none."""
+    """Repeats a forward pass to keep its attention weights ``(L, S)``."""
     bound = inspect.signature(module.forward).bind(*args, **kwargs)
     bound.arguments["need_weights"] = True
     weights[name] = module.forward(*bound.args, **bound.kwargs)[1][0]
@@ -214,7 +195,7 @@ def _record(weights: Dict[str, Tensor], name: str, module: nn.Module, args, kwar
 
 @torch.no_grad()
 def surprisal_of(hub: GeneratorHubInterface, sample: Sample) -> Surprisal:
-    """The surprisal of a language model's sample."""
+    """Computes the surprisal of a language model's sample."""
     decoder, size = hub.models[0].decoder, hub.models[0].chunk_size
     previous, target = sample.previous.unsqueeze(0), sample.target.unsqueeze(0)
     chunks = previous.split(size if size > 0 else previous.size(1), dim=1)

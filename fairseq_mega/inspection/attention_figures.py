@@ -12,22 +12,21 @@ from .attention import AttentionMap, Surprisal
 from .page import Part
 from .style import COLOURS, add_legend, panels, styled
 
-MOST_WORDS = 70  # on an axis of a map; longer ones show positions
-STRIP, MOST_STRIPS = 64, 8  # tokens in a row of surprisals; more rows show positions
+MOST_WORDS = 70  # on an axis of a map; longer axes show positions
+STRIP, MOST_STRIPS = 64, 8  # tokens in a row of surprisals; rows that show words
 
-SELF = """Each row is a token that attends, each column a token it attends to, as the layer reads
-them. White is hidden: later tokens in a decoder, and other chunks, whose borders are the lines. A
-row sums to 1 with softmax, and to any number with relu2 and laplace."""
-CROSS = """The alignment: each row is a token of the translation, each column one of the source."""
-SURPRISAL = """How unexpected each token was after the tokens before it: −log₂ of its probability.
-Dotted lines are borders of chunks: attention sees nothing before them."""
-DIFFERENCE = """How many bits more a token takes if every chunk is read from an empty state.
-Attention sees only the chunk in either case, so this is what the EMAs carried over the border;
-above 0 they helped. It is 0, up to rounding, in the first chunk, which has nothing before it."""
+SELF = """Rows are tokens that attend, columns the tokens they attend to. Masked entries are white:
+later tokens in a decoder, and other chunks, whose borders are the lines. A row sums to 1 with
+softmax, and to any value with relu2 and laplace."""
+CROSS = """An alignment: rows are tokens of the translation, columns tokens of the source."""
+SURPRISAL = """How unexpected each token was: −log₂ of its probability. Dotted lines are borders of
+chunks; attention sees nothing before them."""
+DIFFERENCE = """How many more bits a token takes if every chunk is read from an empty state.
+Attention sees only the chunk in both cases, so above 0 the states of the EMAs helped."""
 
 
 def attend_parts(maps: List[AttentionMap], surprisal: Optional[Surprisal]) -> List[Part]:
-    """The page of a sample."""
+    """Returns the parts of a sample's page."""
     parts = []
     if surprisal is not None:
         text, rows = f"{SURPRISAL} {mean_bits(surprisal)}", surprisal_rows(surprisal)
@@ -45,14 +44,14 @@ def attend_parts(maps: List[AttentionMap], surprisal: Optional[Surprisal]) -> Li
 
 
 def map_rows(each: AttentionMap) -> List[Tuple]:
-    """A row for each query: its token, then its weights; the head has the tokens of the keys."""
+    """Returns a row for each query, its token and weights; the head has the tokens of the keys."""
     rows: List[Tuple] = [("query", *each.keys)]
     return rows + [(word, *row) for word, row in zip(each.queries, each.weights.tolist())]
 
 
 @styled()
 def map_figure(each: AttentionMap) -> Figure:
-    """The weights as colours, on a square-root scale, which shows small ones too."""
+    """Plots the weights as colours, on a square-root scale, which shows small weights, too."""
     rows, columns = each.weights.shape
     wide, high = (0.13 * n if n <= MOST_WORDS else 4.5 for n in (columns, rows))
     figure, (axes,) = panels(1, 1, (max(2.2 + wide, 4.0), max(1.8 + high, 3.0)))
@@ -82,7 +81,7 @@ def map_figure(each: AttentionMap) -> Figure:
 
 
 def hidden(each: AttentionMap) -> np.ndarray:
-    """Where the masks hide a key from a query, ``(L, S)``: other chunks, and later tokens."""
+    """Returns the mask ``(L, S)`` of the keys in other chunks, and of later ones in a decoder."""
     i, j = np.indices(tuple(each.weights.shape))
     mask = (j > i) & each.layer.startswith("decoder")
     if each.chunk_size > 0:
@@ -91,13 +90,13 @@ def hidden(each: AttentionMap) -> np.ndarray:
 
 
 def _borders(chunk_size: int, start: int, end: int) -> List[int]:
-    """The positions in ``start`` to ``end`` where a chunk begins, but for the first chunk."""
+    """Returns the positions from ``start`` to ``end`` at which a chunk but the first begins."""
     borders = range(chunk_size, end, chunk_size) if chunk_size > 0 else ()
     return [at for at in borders if at >= start]
 
 
 def _printable(word: str) -> str:
-    """At most 16 characters, without control characters."""
+    """Shortens a word to 16 characters, without control characters."""
     text = "".join(c if c.isprintable() else "\ufffd" for c in word)
     return text if len(text) <= 16 else text[:15] + "…"
 
@@ -109,10 +108,10 @@ def mean_bits(surprisal: Surprisal) -> str:
     tokens, carried, cut, size = surprisal
     text = f"{len(tokens)} tokens, {carried.mean():.3f} bits each on average"
     if not 0 < size < len(tokens):
-        return f"{text}; there is no border of chunks in the text."
+        return f"{text}; the text has no border of chunks."
     return (
-        f"{text}; after the first chunk {carried[size:].mean():.3f} bits with the state that the "
-        f"EMAs carry, and {cut[size:].mean():.3f} with an empty state at every border."
+        f"{text}; after the first chunk {carried[size:].mean():.3f} bits with the states of the "
+        f"EMAs, and {cut[size:].mean():.3f} with an empty state at every border."
     )
 
 
@@ -125,7 +124,7 @@ def surprisal_rows(surprisal: Surprisal) -> List[Tuple]:
 
 @styled()
 def surprisal_figure(surprisal: Surprisal) -> Figure:
-    """Bars over the tokens, in rows of ``STRIP``."""
+    """Plots a bar for each token, in rows of ``STRIP`` tokens."""
     tokens, carried, cut, size = surprisal
     figure, axes = panels(-(-len(tokens) // STRIP), 1, (10.0, 2.2))
     for panel, start in zip(axes, range(0, len(tokens), STRIP)):
@@ -147,7 +146,7 @@ def surprisal_figure(surprisal: Surprisal) -> Figure:
 
 @styled()
 def difference_figure(surprisal: Surprisal) -> Figure:
-    """The bits with the state cut minus those with the state carried, by position."""
+    """Plots the bits with the state cut minus those with the state carried, by position."""
     figure, (axes,) = panels(1, 1, (10.0, 2.6))
     difference = (surprisal.cut - surprisal.carried).numpy()
     axes.bar(range(len(difference)), difference, color=COLOURS[2])

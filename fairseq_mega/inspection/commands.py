@@ -24,9 +24,13 @@ def inspect(args: Namespace) -> Path:
 
 def attend(args: Namespace) -> Path:
     if args.target is not None and args.text is None:
-        raise ValueError("--target is the translation of a TEXT: a sample has one")
+        raise ValueError(
+            f"--target is {args.target!r:.80}, but a sample has a translation: leave it out"
+        )
     if args.bpe is not None and args.sentencepiece_model is None and args.bpe_codes is None:
-        raise ValueError(f"--bpe {args.bpe} needs --sentencepiece-model or --bpe-codes")
+        raise ValueError(
+            f"--bpe {args.bpe} needs a model: give --sentencepiece-model or --bpe-codes"
+        )
     out = _out(args, args.checkpoint)
     given = {name: getattr(args, name) for name in HUB_OPTIONS}
     given = {name: value for name, value in given.items() if value is not None}
@@ -48,11 +52,7 @@ def curves(args: Namespace) -> Path:
 
 
 def _out(args: Namespace, read: Path) -> Path:
-    """Returns ``--out``, by default a folder next to the file that was read.
-
-    Raises:
-        FileExistsError: there is one already; nothing has been computed yet.
-    """
+    """Returns ``--out``, by default next to the file that is read; it must not exist yet."""
     out = args.out or read.with_name(f"{read.stem}-{args.action}")
     check_new(out)
     return out

@@ -16,16 +16,15 @@ PANELS = {
     "gnorm": "gradient norm",
     "wps": "speed (tokens/s)",
 }
-CURVES = """Loss, learning rate, gradient norm before clipping, and target tokens per second, by the
-number of updates. Lines are means since the previous line of the log; circles are losses on the
-validation set. fairseq gives losses in base 2: bits per target token (per sample in
-classification)."""
-MEMORY = """Half-lives of the EMAs: the longest (solid line) and the median (dotted line) of the
-model, or of each layer, e for the encoder's and d for the decoder's."""
+CURVES = """Loss, learning rate, gradient norm before clipping, and target tokens per second, by
+updates. Lines are means since the previous line of the log; circles are losses on the validation
+set. Losses are in bits per target token (in classification, per sample)."""
+MEMORY = """The longest half-life of the EMAs (solid line) and the median (dotted line), in the
+model or in each layer of the encoder (e) and the decoder (d)."""
 
 
 def curve_parts(runs: List[Run]) -> List[Part]:
-    """The page of these trainings."""
+    """Returns the parts of the trainings' page."""
     curves, spans = curve_rows(runs), memory_rows(runs)
     parts = [
         Part("curves", "Training", CURVES, curves, curve_figure(curves)),
@@ -48,7 +47,7 @@ def run_rows(runs: List[Run]) -> List[Tuple]:
 
 
 def within_epochs(run: Run, metric: str) -> Series:
-    """The values of the lines within epochs, or else the means of epochs."""
+    """Returns the values of the lines within epochs, or else the means of epochs."""
     return run.series("train_inner", metric) or run.series("train", metric)
 
 
@@ -66,7 +65,7 @@ def curve_rows(runs: List[Run]) -> List[Tuple]:
 
 @styled()
 def curve_figure(rows: List[Tuple]) -> Figure:
-    """A panel for each metric, a line for each run, circles for losses on the validation set."""
+    """Plots each metric in a panel, with a line for each run and circles for validation losses."""
     series = grouped(rows[1:], 3)
     runs = list(dict.fromkeys(run for _, run, _ in series))
     figure, axes = panels(len(PANELS), 2, (4.8, 2.7))
@@ -85,7 +84,7 @@ def curve_figure(rows: List[Tuple]) -> Figure:
 
 
 def memory_rows(runs: List[Run]) -> List[Tuple]:
-    """The memory spans in the logs: of the model, or of the layers ``e0``, ..., ``d0``, ..."""
+    """Returns the memory spans in the logs: the model's, or those of layers ``e0``, ``d0``, ..."""
     rows: List[Tuple] = [("run", "layer", "statistic", "updates", "half_life_tokens")]
     for run in runs:
         metrics = {metric for part in SETS for metric in run.values.get(part, {})}
@@ -100,7 +99,7 @@ def memory_rows(runs: List[Run]) -> List[Tuple]:
 
 @styled()
 def memory_figure(rows: List[Tuple]) -> Figure:
-    """A panel for each run: the longest and the median half-lives."""
+    """Plots the longest and the median half-lives of each run in a panel."""
     runs = grouped(rows[1:], 1)
     figure, axes = panels(len(runs), 2, (5.0, 3.2))
     for panel, ((run,), group) in zip(axes, runs.items()):

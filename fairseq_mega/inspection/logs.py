@@ -1,5 +1,5 @@
-"""Reads the logs of trainings: fairseq's ``--log-format json`` or ``simple``, as written to
-``--log-file`` or as printed, with the logger's words before each line."""
+"""Reads training logs in fairseq's ``--log-format json`` or ``simple``, from ``--log-file`` or as
+printed, with the logger's prefix before each line."""
 
 import json
 import os
@@ -25,7 +25,7 @@ class Run(NamedTuple):
 
 
 def read_runs(paths: List[Path]) -> List[Run]:
-    """The trainings in these logs, or in the logs in these folders."""
+    """Reads these logs, or the logs in these folders."""
     logs = [find_log(path).resolve() for path in paths]
     names = [log.parent.name if log.name in LOGS else log.stem for log in logs]
     if len(set(names)) < len(names):
@@ -34,25 +34,17 @@ def read_runs(paths: List[Path]) -> List[Run]:
 
 
 def find_log(path: Path) -> Path:
-    """
-    Raises:
-        FileNotFoundError: there is none.
-    """
     for log in [path, *(path / name for name in LOGS), *sorted(path.glob("*.log"))]:
         if log.is_file():
             return log
     raise FileNotFoundError(
-        f"no log at {path}, and none of {', '.join(LOGS)} in it: train with --log-file "
-        f"{path / 'train.log'}, or name the file"
+        f"no log at {path}, and no {', '.join(LOGS)} in it: train with --log-file "
+        f"{path / 'train.log'}, or give the log's path"
     )
 
 
 def read_log(path: Path, name: str) -> Run:
-    """Reads a log; lines that are truncated, as the last one of a running training, are left out.
-
-    Raises:
-        ValueError: it holds no line of a training.
-    """
+    """Reads a log, without truncated lines, such as the last line of a running training."""
     run, validation = Run(name, path, {}), None
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
@@ -77,8 +69,7 @@ def read_log(path: Path, name: str) -> Run:
 
 
 def _read_line(line: str) -> Tuple[str, Dict[str, float]]:
-    """The set and the values of a line; no values for other lines, and for truncated ones no number
-    of updates."""
+    """Returns the set and the values of a line; truncated and other lines have no updates."""
     start = line.find('{"epoch": ')
     if start >= 0:
         return _read_json(line[start:])
@@ -94,7 +85,7 @@ def _read_line(line: str) -> Tuple[str, Dict[str, float]]:
 
 
 def _read_json(line: str) -> Tuple[str, Dict[str, float]]:
-    """Names of means over a set begin with the set: ``valid_loss``."""
+    """Reads a line; the names of a set's means begin with the set, as in ``valid_loss``."""
     try:
         entries = json.loads(line)
     except json.JSONDecodeError:
@@ -107,6 +98,6 @@ def _read_json(line: str) -> Tuple[str, Dict[str, float]]:
 
 
 def _numbers(entries: Iterable[Tuple[str, str, Any]]) -> Dict[str, float]:
-    """The entries ``(name, _, value)`` whose values are finite numbers."""
+    """Keeps the entries ``(name, _, value)`` whose values are finite numbers."""
     form = re.compile(r"-?\d+(\.\d*)?(e[+-]?\d+)?")
     return {name: float(value) for name, _, value in entries if form.fullmatch(str(value))}

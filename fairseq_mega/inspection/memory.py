@@ -1,7 +1,5 @@
-"""Computes from the weights of layers what they remember: rows for figures and CSV files.
-
-The first row is the head.
-"""
+"""Computes half-lives, kernels and biases of layers: rows of CSV files, of which the first is the
+head."""
 
 import math
 from typing import List, Optional, Tuple
@@ -20,7 +18,7 @@ Rows = List[Tuple]
 
 
 def memory_rows(layers: List[Layer]) -> Rows:
-    """The half-life of each EMA dimension and its weight in its channel's kernel."""
+    """Returns the half-life of each EMA dimension, and its weight in its channel's kernel."""
     rows: Rows = [
         ("layer", "direction", "channel", "dimension", "half_life_tokens", "weight_in_kernel")
     ]
@@ -34,10 +32,8 @@ def memory_rows(layers: List[Layer]) -> Rows:
 
 
 def kernel_rows(layers: List[Layer]) -> Rows:
-    """The root mean square over the channels of ``k[tau] = sum_n weight_n q_n^tau``.
-
-    Earlier tokens, which the forward EMA reads, have negative offsets.
-    """
+    """Returns the root mean square over the channels of ``k[tau] = sum_n weight_n q_n^tau``;
+    earlier tokens, which the forward EMA reads, have negative offsets."""
     rows: Rows = [("layer", "direction", "offset_tokens", "weight")]
     for layer in layers:
         for direction, each in layer.directions().items():
@@ -50,20 +46,20 @@ def kernel_rows(layers: List[Layer]) -> Rows:
 
 
 def dimension_weights(coefficients: EMACoefficients) -> Tensor:
-    """The weights ``p beta gamma / sqrt(N)`` of the dimensions in their channels' kernels."""
+    """Returns the weights ``p beta gamma / sqrt(N)`` of the dimensions in the kernels."""
     return coefficients.input_weight * coefficients.output_weight
 
 
 def _lags(longest: float, truncation: int) -> Tensor:
-    """Up to 4 half-lives, closer together where they are small."""
+    """Returns lags up to 4 half-lives, in logarithmic steps."""
     last = min(max(4 * longest, 16), LONGEST_KERNEL, truncation - 1 if truncation else math.inf)
     points = torch.linspace(0, math.log1p(last), KERNEL_POINTS, dtype=torch.float64)
     return torch.expm1(points).round().unique()
 
 
 def bias_rows(layers: List[Layer]) -> Rows:
-    """The relative bias of self and cross attention by the offset of the key from the query, up to
-    ``LONGEST_BIAS`` and the chunk size."""
+    """Returns the relative bias of self and cross attention by the offset of the key from the
+    query, up to ``LONGEST_BIAS`` and the chunk size."""
     rows: Rows = [("layer", "attention", "offset_tokens", "bias")]
     for layer in layers:
         reach = min(layer.chunk_size - 1 if layer.chunk_size > 0 else LONGEST_BIAS, LONGEST_BIAS)
@@ -80,8 +76,8 @@ def bias_rows(layers: List[Layer]) -> Rows:
 
 
 def _bias(weights: dict[str, Tensor], reach: int) -> Optional[Tensor]:
-    """The biases at the offsets from ``-reach`` to ``reach``, or as many as the table has; None if
-    there is no bias."""
+    """Returns the biases at offsets from ``-reach`` to ``reach``, within the table; None without a
+    bias."""
     if "rel_pos_bias" in weights:
         table = weights["rel_pos_bias"].double()
         middle = len(table) // 2

@@ -1,4 +1,4 @@
-"""Writes figures as PNG and SVG, their data as CSV, and one page that shows them all."""
+"""Writes figures as PNG and SVG, their data as CSV, and one page that contains them."""
 
 import base64
 import csv
@@ -25,10 +25,10 @@ th, td {{ border: 1px solid #bbb; padding: 0.2rem 0.6rem; text-align: left }}
 
 
 class Part(NamedTuple):
-    """A part of a page: a title, a text, and a figure or else a table of the rows.
+    """A part of a page: a title, a text, and a figure, or else a table of the rows.
 
-    ``rows`` are the data of the figure, the first row is the head; ``name`` is the name of the
-    files, ``NAME.csv``, ``NAME.png`` and ``NAME.svg``.
+    ``rows``, the figure's data after a head, go to ``NAME.csv``, the figure to ``NAME.png`` and
+    ``NAME.svg``.
     """
 
     name: str
@@ -43,9 +43,6 @@ def write_page(out: Path, title: str, parts: List[Part]) -> Path:
 
     Returns:
         the page.
-
-    Raises:
-        FileExistsError, FileNotFoundError: ``out`` exists, or its parent does not.
     """
     body = [HEAD.format(title=escape(title))]
     with new_folder(out) as folder:

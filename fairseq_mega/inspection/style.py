@@ -1,4 +1,4 @@
-"""The look of all figures: lines differ in style and areas in hatching, not in colour alone."""
+"""The style of all figures: lines differ in style and areas in hatching, not in colour alone."""
 
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
@@ -10,7 +10,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-# From the palette of Okabe and Ito for colour-blind readers.
+# The palette of Okabe and Ito for colour-blind readers.
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 3)))
 SETTINGS: Any = {
@@ -19,19 +19,19 @@ SETTINGS: Any = {
     "axes.prop_cycle": cycler(color=COLOURS) + cycler(linestyle=LINES),
     "font.size": 9,
     "grid.alpha": 0.35,
-    "svg.fonttype": "none",  # letters stay letters
+    "svg.fonttype": "none",  # text, not outlines
 }
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Sets matplotlib's parameters while a figure is plotted or saved; also a decorator."""
+    """Sets matplotlib's parameters while a figure is plotted or saved."""
     with matplotlib.rc_context(SETTINGS):
         yield
 
 
 def panels(count: int, columns: int, size: Tuple[float, float]) -> Tuple[Figure, List[Axes]]:
-    """A figure with ``count`` panels, each of ``size`` inches."""
+    """Returns a figure with ``count`` panels, each of ``size`` inches."""
     columns = min(columns, count)
     rows = -(-count // columns)
     figure = Figure(figsize=(columns * size[0] + 0.5, rows * size[1] + 0.6), layout="constrained")
@@ -42,7 +42,7 @@ def panels(count: int, columns: int, size: Tuple[float, float]) -> Tuple[Figure,
 
 
 def add_legend(figure: Figure) -> None:
-    """Adds one legend above all panels, which shows each label once."""
+    """Adds one legend above all panels, with each label once."""
     labels: Dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels()):
@@ -58,7 +58,7 @@ def plain_numbers(axis: Axis) -> None:
 
 
 def grouped(rows: Sequence[Tuple], columns: int) -> Dict[Tuple, List[Tuple]]:
-    """Rows by their first ``columns`` values: lists of their other values."""
+    """Groups rows by their first ``columns`` values, as lists of their other values."""
     groups: Dict[Tuple, List[Tuple]] = {}
     for row in rows:
         groups.setdefault(row[:columns], []).append(row[columns:])

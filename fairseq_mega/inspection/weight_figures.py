@@ -12,21 +12,18 @@ from .page import Part
 from .style import add_legend, grouped, panels, plain_numbers, styled
 from .weights import SIDES, Inspected
 
-MEMORY = """An EMA dimension has forgotten half of what it read after as many tokens as its
-half-life, ln 2 / −ln q. A box holds the middle half of a layer's dimensions, the line in it is the
-median, and the whiskers reach from the shortest to the longest half-life. The forward EMA reads
-from the start to the end; the backward one, which only encoders have, is hatched. A long half-life
-matters only if its weight in the kernel (see the CSV) is not small."""
-KERNELS = """The weight with which a token enters the average, by its offset: earlier tokens on the
-left (forward EMA), later tokens on the right (backward EMA), 0 is the token itself. It is the root
-mean square over the layer's channels."""
-BIAS = f"""The relative bias is added to the attention score of a query and a key, by the offset of
-the key from the query, up to the chunk size and at most {LONGEST_BIAS}. Under a softmax only
-differences between offsets matter, not the level."""
+MEMORY = """An EMA dimension forgets half of what it has read in a half-life, ln 2 / −ln q tokens.
+Boxes show the middle half of a layer's dimensions and their median; whiskers reach from the
+shortest to the longest half-life. Backward EMAs, which only encoders have, are hatched. A long
+half-life matters only if its weight in the kernel (see the CSV) is large."""
+KERNELS = """The weight of a token in the average, by its offset: earlier tokens on the left
+(forward EMA), later tokens on the right (backward EMA), as a root mean square over the channels."""
+BIAS = f"""The relative bias of the attention scores, by the offset of the key from the query, up
+to the chunk size and at most {LONGEST_BIAS}. With softmax, only differences matter."""
 
 
-def inspect_parts(found: Inspected, prefix: str = "") -> List[Part]:
-    """The page of a checkpoint; ``prefix`` begins the names of the files."""
+def inspect_parts(found: Inspected) -> List[Part]:
+    """Returns the parts of a checkpoint's page."""
     layers = found.layers
     memory, kernels, biases = memory_rows(layers), kernel_rows(layers), bias_rows(layers)
     chunks = {layer.name.split()[0]: layer.chunk_size for layer in layers if layer.chunk_size > 0}
@@ -42,11 +39,11 @@ def inspect_parts(found: Inspected, prefix: str = "") -> List[Part]:
     ]
     if len(biases) > 1:
         parts.insert(4, Part("bias", "Relative bias", BIAS, biases, bias_figure(biases)))
-    return [part._replace(name=f"{prefix}{part.name}") for part in parts]
+    return parts
 
 
 def span_rows(rows: Rows) -> Rows:
-    """The median and the longest half-life of each layer."""
+    """Returns the median and the longest half-life of each layer."""
     spans = {key: [row[2] for row in group] for key, group in grouped(rows[1:], 2).items()}
     found = [(*key, median(values), max(values)) for key, values in spans.items()]
     return [("layer", "direction", "median", "longest"), *found]
@@ -54,7 +51,7 @@ def span_rows(rows: Rows) -> Rows:
 
 @styled()
 def memory_figure(rows: Rows, chunks: Dict[str, int]) -> Figure:
-    """Boxes of the half-lives of each layer; ``chunks``: each side's chunk size, if it has one."""
+    """Plots boxes of the half-lives of each layer, and each side's chunk size in ``chunks``."""
     spans = {key: [row[2] for row in group] for key, group in grouped(rows[1:], 2).items()}
     sides = [side for side in SIDES if any(layer.startswith(side) for layer, _ in spans)]
     figure, axes = panels(len(sides), 2, (4.6, 3.2))
@@ -89,7 +86,7 @@ def _boxes(panel: Axes, direction: str, values: List[List[float]], shift: float)
 
 @styled()
 def kernel_figure(rows: Rows) -> Figure:
-    """A panel for each layer: the weight of a token by its offset, earlier tokens on the left."""
+    """Plots the weight of a token by its offset in a panel for each layer."""
     figure, axes = _by_offset(rows, "EMA")
     for panel in axes:
         panel.set_xscale("symlog", linthresh=1)
@@ -103,7 +100,7 @@ def kernel_figure(rows: Rows) -> Figure:
 
 @styled()
 def bias_figure(rows: Rows) -> Figure:
-    """A panel for each layer: the bias by the offset of the key from the query."""
+    """Plots the bias by the offset of the key from the query in a panel for each layer."""
     figure, axes = _by_offset(rows, "attention")
     for panel in axes:
         panel.set(xlabel="offset of the key (tokens)", ylabel="bias (logits)")
@@ -111,7 +108,7 @@ def bias_figure(rows: Rows) -> Figure:
 
 
 def _by_offset(rows: Rows, what: str) -> tuple[Figure, List[Axes]]:
-    """A panel for each layer, with a line for each value of the second column."""
+    """Plots a line for each value of the second column in a panel for each layer."""
     layers = grouped(rows[1:], 1)
     figure, axes = panels(len(layers), 4, (3.0, 2.2))
     for panel, ((layer,), group) in zip(axes, layers.items()):

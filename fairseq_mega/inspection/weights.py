@@ -10,21 +10,18 @@ from ..checkpoints.reading import check_finite, chosen, read_checkpoint, section
 from ..checkpoints.trust import PluginModel, check_model
 from ..ops.ema import EMACoefficients, ema_coefficients
 
-# Buffers, which no optimizer changes.
+# Buffers, which are not parameters.
 BUFFERS = ("version", "_float_tensor", "running_mean", "running_var", "num_batches_tracked")
 SIDES = ("encoder", "decoder")
 EMA = ("delta", "alpha", "beta", "gamma")
 
 
 class Layer(NamedTuple):
-    """The weights of a Mega layer, by their names below ``mega_layer.``.
-
-    ``name`` is ``encoder 0``, ``decoder 0``, ...
-    """
+    """The weights of the Mega layer ``encoder 0``, ..., by their names below ``mega_layer.``."""
 
     name: str
     weights: Dict[str, Tensor]
-    cross: Dict[str, Tensor]  # of its cross attention, empty if it has none
+    cross: Dict[str, Tensor]  # cross attention, empty if there is none
     chunk_size: int  # -1 for none
     truncation: int  # 0 for none
 
@@ -37,7 +34,7 @@ class Layer(NamedTuple):
         return self.weights["move.delta"].size(0) == 2 * self.dim
 
     def directions(self) -> Dict[str, EMACoefficients]:
-        """Coefficients ``(D, N)`` of the ``forward`` EMA and, in encoders, the ``backward`` one."""
+        """Returns coefficients ``(D, N)`` of the ``forward`` and, in encoders, ``backward`` EMA."""
         parts = [self.weights[f"move.{name}"].double().split(self.dim) for name in EMA]
         coefficients = [ema_coefficients(*each) for each in zip(*parts)]
         return dict(zip(("forward", "backward"), coefficients))
@@ -55,12 +52,7 @@ class Inspected(NamedTuple):
 
 
 def read_weights(path: str) -> Inspected:
-    """Reads a checkpoint of this package or of the published code.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a checkpoint of a Mega model, or its weights do not fit together.
-    """
+    """Reads a checkpoint of this package or of the published code."""
     state = read_checkpoint(path)
     architecture = check_model(chosen(state, "model"), PluginModel, path)
     weights = state["model"]
@@ -70,7 +62,9 @@ def read_weights(path: str) -> Inspected:
     options = {name: given[name] for name in declared if given.get(name) is not None}
     layers = _read_layers(weights, given, path)
     if not layers:
-        raise ValueError(f"{path} holds no Mega layers, though its model is {architecture}")
+        raise ValueError(
+            f"{path} holds {architecture} without Mega layers: copy or convert it again"
+        )
     return Inspected(
         path=path,
         architecture=architecture,
@@ -84,7 +78,7 @@ def read_weights(path: str) -> Inspected:
 def _read_layers(
     weights: Mapping[str, Tensor], options: Mapping[str, Any], path: str
 ) -> List[Layer]:
-    """The layers, encoder first."""
+    """Returns the layers, the encoder's first."""
     found = []
     for name in weights:
         match = re.fullmatch(r"((?:.*\.)?(\d{1,6}))\.mega_layer\.move\.delta", name)
@@ -114,29 +108,30 @@ def _below(weights: Mapping[str, Tensor], prefix: str) -> Dict[str, Tensor]:
 
 
 def _check_ema(layer: Layer, path: str) -> None:
-    """
-    Raises:
-        ValueError: a parameter of the EMA is missing, or its shape does not fit the others.
-    """
     for name in ("omega", *EMA):
         if f"move.{name}" not in layer.weights:
-            raise ValueError(f"{path}: the layer {layer.name} has no move.{name}")
+            raise ValueError(
+                f"{path}: layer {layer.name} has no move.{name}: copy or convert it again"
+            )
     shapes = {name: tuple(layer.weights[f"move.{name}"].shape) for name in EMA}
     gamma = shapes["gamma"]
     fits = len(gamma) == 2 and min(gamma) > 0 and gamma[0] in (layer.dim, 2 * layer.dim)
     if not fits or any(shapes[name] != (*gamma, 1) for name in EMA[:3]):
-        raise ValueError(f"{path}: the EMA of the layer {layer.name} has the shapes {shapes}")
+        raise ValueError(
+            f"{path}: the EMA of layer {layer.name} has the shapes {shapes}, which do not fit "
+            "together: copy or convert it again"
+        )
 
 
 def count_parameters(weights: Mapping[str, Tensor]) -> int:
-    """The number of parameters; shared ones count once."""
+    """Counts the parameters; shared parameters count once."""
     own = [value for name, value in weights.items() if not name.endswith(BUFFERS)]
     places = [(v.untyped_storage().data_ptr(), v.storage_offset(), v.shape) for v in own]
     return sum(value.numel() for value in dict(zip(places, own)).values())
 
 
 def _training(state: Mapping[str, Any]) -> Dict[str, str]:
-    """The number of updates and the results of the validation, by fairseq's names."""
+    """Returns the number of updates and the validation results, by fairseq's names."""
     history, extra = state.get("optimizer_history"), state.get("extra_state")
     last = history[-1] if isinstance(history, list) and history else None
     parts = [part for part in (last, extra) if isinstance(part, dict)]

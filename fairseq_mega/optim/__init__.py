@@ -1,4 +1,4 @@
-"""The published learning-rate schedule, and fairseq's Adam in fused operations."""
+"""The published learning-rate schedule, and fairseq's Adam with fused operations."""
 
 from .adam import FairseqAdam
 from .linear_decay import LinearDecaySchedule

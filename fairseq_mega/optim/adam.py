@@ -1,4 +1,4 @@
-"""The optimizer ``mega_adam``: fairseq's ``adam``, with all tensors updated in one operation."""
+"""The optimizer ``mega_adam``: fairseq's ``adam``, which updates all tensors in one operation."""
 
 from ast import literal_eval
 from collections import defaultdict
@@ -15,22 +15,16 @@ HALF = (torch.float16, torch.bfloat16)
 
 @register_optimizer("mega_adam", dataclass=adam.FairseqAdamConfig)
 class FairseqAdam(adam.FairseqAdam):
-    """Makes the updates of fairseq's ``adam``; either optimizer continues the other's checkpoints.
-
-    It has the class name of fairseq's, which checkpoints hold and fairseq compares.
-
-    Raises:
-        ValueError: at options out of range.
+    """Makes the updates of fairseq's ``adam``; either optimizer continues the other's checkpoints,
+    because fairseq compares the class's name with the checkpoint's.
     """
 
     def __init__(self, cfg: adam.FairseqAdamConfig, params):
         FairseqOptimizer.__init__(self, cfg)
         if not 0 < cfg.adam_eps < inf:
-            raise ValueError(f"--adam-eps is {cfg.adam_eps:g}, but must be above 0, such as 1e-8")
+            raise ValueError(f"--adam-eps is {cfg.adam_eps:g}, but must be above 0: give 1e-8")
         if not 0 <= cfg.weight_decay < inf:
-            raise ValueError(
-                f"--weight-decay is {cfg.weight_decay:g}, but must be 0 (none) or above it"
-            )
+            raise ValueError(f"--weight-decay is {cfg.weight_decay:g}, but must be at least 0")
         if cfg.fp16_adam_stats:
             raise ValueError("--fp16-adam-stats is not for mega_adam: leave it out, or use adam")
         self._optimizer = FusedAdam(params, **self.optimizer_config)
@@ -46,10 +40,10 @@ class FairseqAdam(adam.FairseqAdam):
         }
 
     def clip_grad_norm(self, max_norm, aggregate_norm_fn=None):
-        """Returns the norm of all gradients; where ``max_norm`` is above 0, clips it to that."""
+        """Returns the norm of all gradients, and clips it to ``max_norm`` if that is above 0."""
         params = [p for p in self.params if p.grad is not None]
         if not params or any(hasattr(p, "expert") for p in params):
-            # fairseq leaves the experts of a mixture out of the norm.
+            # fairseq excludes the experts of a mixture from the norm.
             return super().clip_grad_norm(max_norm, aggregate_norm_fn)
         grads = [p.grad for p in params]
         norms = torch_internals.foreach_norm(grads, dtype=torch.float32)
@@ -62,15 +56,15 @@ class FairseqAdam(adam.FairseqAdam):
 
 
 def parse_betas(option) -> tuple[float, ...]:
-    """The two values of ``--adam-betas``: text on the command line, a list in YAML."""
+    """Reads the two values of ``--adam-betas``: text on the command line, a list in YAML."""
     try:
         betas = tuple(map(float, literal_eval(str(option))))
     except (SyntaxError, TypeError, ValueError):
         betas = ()
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ValueError(
-            f"--adam-betas is {option}, but must be two numbers that are at least 0 and below 1, "
-            "such as '(0.9, 0.98)'"
+            f"--adam-betas is {option}, but must be two numbers, at least 0 and below 1, such as "
+            "'(0.9, 0.98)'"
         )
     return betas
 
@@ -78,13 +72,12 @@ def parse_betas(option) -> tuple[float, ...]:
 class FusedAdam(adam.Adam):
     """Keeps the state of fairseq's Adam, and computes its updates with torch's fused AdamW.
 
-    With ``v`` the average of the squares, fairseq adds ``eps`` to ``sqrt(v)`` and torch adds it to
-    ``sqrt(v / (1 - beta2^t))``. Update ``t`` is the same if torch's ``eps`` is fairseq's over
-    ``sqrt(1 - beta2^t)``.
+    ``v`` being the average of squares, fairseq adds ``eps`` to ``sqrt(v)``, and torch adds it to
+    ``sqrt(v / (1 - beta2^t))``. Torch therefore gets fairseq's ``eps / sqrt(1 - beta2^t)``.
     """
 
     def step(self, closure=None):
-        """Updates the parameters that have a gradient."""
+        """Updates the parameters that have gradients."""
         loss = None if closure is None else closure()
         with torch.no_grad():
             for group in self.param_groups:

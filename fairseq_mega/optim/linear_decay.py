@@ -12,22 +12,22 @@ PUBLISHED_TOTAL = 1_000_000  # updates
 
 @dataclass
 class LinearDecayConfig(FairseqDataclass):
-    warmup_updates: int = field(default=0, metadata={"help": "updates of the warm-up"})
+    warmup_updates: int = field(default=0, metadata={"help": "number of updates of the warm-up"})
     warmup_power: float = field(
-        default=1.0, metadata={"help": "the warm-up rises as this power of the updates"}
+        default=1.0, metadata={"help": "exponent of the warm-up; 1 for a straight line"}
     )
     warmup_init_lr: float = field(
         default=1e-7,
-        metadata={"help": "learning rate at the start of the warm-up; -1, as 0, to start at 0"},
+        metadata={"help": "learning rate at the start of the warm-up; -1 means 0"},
     )
     end_learning_rate: float = field(
-        default=0.0, metadata={"help": "learning rate from --total-num-update on"}
+        default=0.0, metadata={"help": "learning rate after --total-num-update"}
     )
     total_num_update: Optional[float] = field(
         default=None,
         metadata={
-            "help": "updates until --end-learning-rate is reached (default: --max-update; without "
-            f"it, {PUBLISHED_TOTAL})"
+            "help": "number of updates until --end-learning-rate (default: --max-update, or "
+            f"{PUBLISHED_TOTAL} without it)"
         },
     )
     max_update: int = II("optimization.max_update")
@@ -36,18 +36,14 @@ class LinearDecayConfig(FairseqDataclass):
 
 @register_lr_scheduler("linear_decay", dataclass=LinearDecayConfig)
 class LinearDecaySchedule(FairseqLRScheduler):
-    """Warm-up from ``--warmup-init-lr`` to ``--lr``, then a straight line to
-    ``--end-learning-rate`` at ``--total-num-update``.
-
-    Raises:
-        ValueError: at options out of range, or more than one learning rate.
-    """
+    """Rises from ``--warmup-init-lr`` to ``--lr``, then falls linearly to ``--end-learning-rate``
+    at ``--total-num-update``."""
 
     def __init__(self, cfg: LinearDecayConfig, optimizer):
         super().__init__(cfg, optimizer)
         if len(cfg.lr) > 1:
             raise ValueError(
-                f"--lr is {list(cfg.lr)}, but --lr-scheduler linear_decay takes one learning rate"
+                f"--lr is {list(cfg.lr)}, but linear_decay takes one learning rate: give one"
             )
         if cfg.total_num_update is None:
             cfg.total_num_update = cfg.max_update or PUBLISHED_TOTAL
@@ -57,17 +53,16 @@ class LinearDecaySchedule(FairseqLRScheduler):
                 f"--total-num-update ({cfg.total_num_update:g})"
             )
         if cfg.warmup_power < 0:
-            raise ValueError(f"--warmup-power is {cfg.warmup_power:g}, but must not be negative")
+            raise ValueError(f"--warmup-power is {cfg.warmup_power:g}, but must be at least 0")
         if cfg.warmup_init_lr < 0 and cfg.warmup_init_lr != -1:
             raise ValueError(
-                f"--warmup-init-lr is {cfg.warmup_init_lr:g}, but must not be negative, except for "
-                "-1, which stands for 0"
+                f"--warmup-init-lr is {cfg.warmup_init_lr:g}, but must be at least 0, or -1 for 0"
             )
         self.start = max(0.0, cfg.warmup_init_lr)
         self.step_update(0)
 
     def learning_rate(self, num_updates: int) -> float:
-        """The learning rate after ``num_updates`` updates."""
+        """Returns the learning rate after ``num_updates`` updates."""
         cfg, peak = self.cfg, self.cfg.lr[0]
         if num_updates < cfg.warmup_updates:
             risen = (num_updates / cfg.warmup_updates) ** cfg.warmup_power

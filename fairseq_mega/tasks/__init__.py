@@ -1,1 +1,1 @@
-"""fairseq's side: the tasks of language modeling on long text and of classification."""
+"""Tasks for fairseq: language modeling on long text, and classification."""

@@ -1,4 +1,4 @@
-"""The options, sets and predictions that the tasks of classification share."""
+"""The options, data sets and predictions that the classification tasks share."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,31 +16,31 @@ from ..data.labels import check_all_present, check_labels
 from .predictions import Predictions
 
 HELD_OUT = "heldout"
-IGNORED = {"help": "accepted, as published commands may have it; it has no effect"}
+IGNORED = {"help": "accepted because published commands may have it, but has no effect"}
 
 
 @dataclass
 class ClassificationTaskConfig(FairseqDataclass):
-    data: str = field(default="", metadata={"help": "folder of the data"})
+    data: str = field(default="", metadata={"help": "folder with the data"})
     held_out: float = field(
         default=0.0,
         metadata={
-            "help": "this fraction of each class is kept out of the training set, always the same: "
-            f"--valid-subset {HELD_OUT} validates on it"
+            "help": "hold out this fraction of each class of the training set, always the same "
+            f"samples; --valid-subset {HELD_OUT} validates on them"
         },
     )
     no_shuffle: bool = field(
         default=False,
         metadata={
-            "help": "put training samples together in batches in the order of the file, not in "
-            "another way in every epoch"
+            "help": "form training batches in the order of the file instead of redrawing them for "
+            "each epoch"
         },
     )
-    # Each epoch's batches need new processes. By default fairseq would keep the old ones, and wait
-    # up to 5 s for each when Python collects it.
+    # Each epoch's batches need new processes; fairseq's default keeps the old ones, and waits up to
+    # 5 s for each when Python collects it.
     persistent_workers: bool = field(
         default=False,
-        metadata={"help": "keep the --num-workers processes for the next epoch, where fairseq can"},
+        metadata={"help": "keep the --num-workers processes for the next epoch, if possible"},
     )
     num_classes: int = field(default=-1, metadata=IGNORED)
     regression_target: bool = field(default=False, metadata=IGNORED)
@@ -53,38 +53,32 @@ class ClassificationTaskConfig(FairseqDataclass):
 
 
 class Samples(NamedTuple):
-    """A set as it is on disk."""
+    """A data set as it is on disk."""
 
-    documents: Sequence  # of the data sets that ClassificationDataset takes, one or two
+    documents: Sequence  # see ClassificationDataset
     classes: np.ndarray  # (n,)
     labels_path: Path
     samples_path: Path
 
 
 class ClassificationTask(FairseqTask):
-    """A task of samples with a class each.
+    """A task whose samples each have a class.
 
-    The model must be built before data is loaded, as fairseq's commands do: it decides the number
-    of classes, and how much of a text is read.
+    Build the model before loading data, as fairseq's commands do: its options set the number of
+    classes and how much of a text is read.
     """
 
     pad = 0
     source_dictionary: Optional[Dictionary] = None
     target_dictionary: Optional[Dictionary] = None
-    documents = 1  # sequences of a sample
+    documents = 1  # number of sequences in a sample
 
     @classmethod
     def setup_task(cls, cfg, **kwargs):
-        """Checks the options of the task.
-
-        Raises:
-            ValueError: at an option out of range; names the option, its value and what to do.
-            FileNotFoundError: if there is no data.
-        """
         if not 0 <= cfg.held_out < 1:
             raise ValueError(f"--held-out is {cfg.held_out}, but must be at least 0 and below 1")
         if not Path(cfg.data).is_dir():
-            raise FileNotFoundError(f"no folder of data at {cfg.data!r}: give the folder first")
+            raise FileNotFoundError(f"no folder of data at {cfg.data!r}: give another folder")
         return cls(cfg, **kwargs)
 
     def __init__(self, cfg, **kwargs):
@@ -101,28 +95,18 @@ class ClassificationTask(FairseqTask):
         return model
 
     def read(self, split: str) -> Samples:
-        """The set of this name."""
+        """Reads the data set ``split``."""
         raise NotImplementedError
 
     def encode(self, document) -> Tensor:
-        """What the model reads ``(L,)`` of a text, an image or a clip of a user.
-
-        Raises:
-            ValueError: if it is something else.
-        """
+        """Converts a user's text, image or clip to the model's input ``(L,)``."""
         raise NotImplementedError
 
     def class_names(self) -> List[str]:
-        """The names of the model's classes, in their order."""
+        """Returns the names of the model's classes in order."""
         return [str(i) for i in range(self.class_count)]
 
     def load_dataset(self, split: str, epoch=1, combine=False, **kwargs):
-        """Loads a set.
-
-        Raises:
-            FileNotFoundError: if a file of the set is missing.
-            ValueError: if the set does not fit the model, or is damaged; names the file.
-        """
         training, held_out = split == self.cfg.train_subset, split == HELD_OUT
         samples = self.read(self.cfg.train_subset if held_out else split)
         names = self.class_names()
@@ -134,7 +118,7 @@ class ClassificationTask(FairseqTask):
                 raise ValueError(
                     f"{samples.samples_path} has samples of {longest} numbers, but --max-positions "
                     f"is {self.max_input}, the limit of --rel-pos-bias simple: raise it before "
-                    "training, or use chunks (--chunk-size) or the rotary bias"
+                    "training, or use --chunk-size or --rel-pos-bias rotary"
                 )
         rows = np.arange(len(samples.classes))
         if training or held_out:
@@ -144,22 +128,18 @@ class ClassificationTask(FairseqTask):
             check_all_present(samples.classes[rows], names, samples.labels_path)
         if not rows.size:
             raise ValueError(
-                f"--valid-subset {HELD_OUT} asks for the samples that --held-out keeps out of "
-                f"training, but --held-out is {self.cfg.held_out}, which is not one sample of a "
-                f"class in {samples.samples_path}: raise it, for example to 0.1"
+                f"--valid-subset is {HELD_OUT}, but --held-out is {self.cfg.held_out}, which is "
+                f"not one sample of a class in {samples.samples_path}: raise it, for example to 0.1"
             )
+        order = "by_length" if not training else "by_row" if self.cfg.no_shuffle else "random"
         self.datasets[split] = ClassificationDataset(
-            samples.documents,
-            samples.classes,
-            rows,
-            order="by_length" if not training else "by_row" if self.cfg.no_shuffle else "random",
-            pad=self.pad,
+            samples.documents, samples.classes, rows, order, self.pad
         )
         if self.cfg.results_path is not None:
             self.predictions = Predictions(Path(self.cfg.results_path), split, names)
 
     def valid_step(self, sample: Dict, model, criterion):
-        """Does what fairseq's does; with ``--results-path``, keeps the predictions too."""
+        """Extends fairseq's method: ``--results-path`` collects the predictions."""
         if self.predictions is None:
             return super().valid_step(sample, model, criterion)
         scores = []
@@ -171,19 +151,19 @@ class ClassificationTask(FairseqTask):
         return step
 
     def reduce_metrics(self, logging_outputs, criterion) -> None:
-        """Does what fairseq's does, and writes the predictions: ``fairseq-validate`` calls it at
-        the end of a set."""
+        """Extends fairseq's method, which ``fairseq-validate`` calls at the end of a set: writes
+        the predictions."""
         super().reduce_metrics(logging_outputs, criterion)
         if self.predictions is not None:
             self.predictions.write()
 
 
 def existing(path: Path, what: str) -> Path:
-    """Returns ``path``; raises a FileNotFoundError that says ``what`` it is if it is not there."""
+    """Returns ``path`` if it exists; the error calls it ``what``."""
     if path.exists():
         return path
     there = ", ".join(sorted(each.name for each in path.parent.glob("*"))[:8])
     raise FileNotFoundError(
-        f"no {what} at {path}; the folder has {there or 'nothing'}: check the folder of the data, "
-        "and the names that --train-subset and --valid-subset give to its sets"
+        f"no {what} at {path}; the folder has {there or 'no files'}: check the data folder, and "
+        "the names in --train-subset and --valid-subset"
     )

@@ -1,5 +1,5 @@
-"""The task ``mega_language_modeling``: training on samples of varying length, evaluation on streams
-of any length, prompts read in parallel."""
+"""The task ``mega_language_modeling``: trains on samples of varying length, evaluates on streams of
+any length, and reads prompts in parallel."""
 
 import logging
 import math
@@ -33,37 +33,33 @@ class MegaLanguageModelingConfig(LanguageModelingConfig):
     variant_block_multiple_min: int = field(
         default=1,
         metadata={
-            "help": "the shortest training sample, in chunks of the model (--decoder-chunk-size), "
-            "or in --tokens-per-sample where it has none. Lengths are drawn anew for every sample "
-            "and epoch"
+            "help": "length of the shortest training sample, in chunks (--decoder-chunk-size), or "
+            "in --tokens-per-sample for a model without chunks; lengths are redrawn for each epoch"
         },
     )
     variant_block_multiple_max: int = field(
-        default=1, metadata={"help": "the longest training sample, in the same unit"}
+        default=1, metadata={"help": "length of the longest training sample, in the same unit"}
     )
     valid_block: Optional[str] = field(
         default=None,
         metadata={
-            "help": "read sets other than the training set as long streams: size:N for streams of "
-            "at most N tokens, or splits:K for streams of at most 1/K of the text, rounded up; "
-            "they end with a line unless --sample-break-mode is none. For models with chunks"
+            "help": "read validation and test sets as long streams: size:N for streams of at most "
+            "N tokens, splits:K for streams of at most 1/K of the text; streams end with a line "
+            "unless --sample-break-mode is none; needs a model with chunks"
         },
     )
     test_chunk_size: Optional[int] = field(
         default=None,
-        metadata={
-            "help": "--decoder-chunk-size of models that are loaded from a checkpoint (default: as "
-            "in training)"
-        },
+        metadata={"help": "--decoder-chunk-size of loaded models (default: as in training)"},
     )
     chunk_nums: int = field(
-        default=2, metadata={"help": "how many chunks of a stream are read at a time"}
+        default=2, metadata={"help": "number of chunks of a stream that are read at a time"}
     )
     bits_per_byte: Optional[ChoiceEnum(list(UNITS))] = field(
         default=None,
         metadata={
-            "help": "log the validation loss also as bpb, in bits per byte of the detokenised text "
-            "(UTF-8): what the dictionary holds. A text with unknown tokens is refused"
+            "help": "the kind of the dictionary's entries: the validation loss is also logged as "
+            "bpb, bits per byte of the detokenised text in UTF-8, which must have no unknown tokens"
         },
     )
     max_tokens: Optional[int] = II("dataset.max_tokens")
@@ -72,23 +68,19 @@ class MegaLanguageModelingConfig(LanguageModelingConfig):
 
 @register_task("mega_language_modeling", dataclass=MegaLanguageModelingConfig)
 class MegaLanguageModelingTask(LanguageModelingTask):
-    """fairseq's task ``language_modeling`` for long text.
+    """Extends fairseq's task ``language_modeling`` to long text.
 
-    The model must be built before data is loaded, as fairseq's commands do: its chunks are the
-    unit of the training samples.
+    Build the model before loading data, as fairseq's commands do: the lengths of training samples
+    are multiples of its chunks.
     """
 
     @classmethod
     def setup_task(cls, args, **kwargs):
-        """
-        Raises:
-            ValueError: if an option is out of range.
-        """
         shortest, longest = args.variant_block_multiple_min, args.variant_block_multiple_max
         if not 1 <= shortest <= longest:
             raise ValueError(
                 f"--variant-block-multiple-min is {shortest} and --variant-block-multiple-max is "
-                f"{longest}, but the first must be at least 1, and the second not below it"
+                f"{longest}, but the first must be at least 1 and the second not below the first"
             )
         if args.valid_block is not None:
             stream_length(args.valid_block, tokens=1)
@@ -96,11 +88,7 @@ class MegaLanguageModelingTask(LanguageModelingTask):
         return super().setup_task(args, **kwargs)
 
     def build_model(self, args, from_checkpoint=False):
-        """Extends fairseq's method: a checkpoint may only hold the Mega language model.
-
-        Raises:
-            ValueError: if a checkpoint holds another model.
-        """
+        """Extends fairseq's method: checkpoints of other models are refused."""
         if from_checkpoint:
             name = getattr(args, "_name", None) or getattr(args, "arch", None)
             check_model(name, MegaLanguageModel, "the checkpoint")
@@ -114,11 +102,7 @@ class MegaLanguageModelingTask(LanguageModelingTask):
         return model
 
     def build_generator(self, models, args, **kwargs):
-        """Extends fairseq's method: Mega's language models read prompts in parallel.
-
-        Raises:
-            ValueError: if alignments are asked for.
-        """
+        """Extends fairseq's method: Mega language models read prompts in parallel."""
         if getattr(args, "print_alignment", None):
             raise ValueError(
                 f"--print-alignment is {args.print_alignment}: a language model has no source to "
@@ -129,13 +113,8 @@ class MegaLanguageModelingTask(LanguageModelingTask):
         return super().build_generator(models, args, **kwargs)
 
     def load_dataset(self, split: str, epoch=1, combine=False, **kwargs):
-        """Extends fairseq's method: training samples are redrawn for each epoch, and with
-        ``--valid-block`` other sets are streams. With ``--bits-per-byte``, notes the size of
-        other sets.
-
-        Raises:
-            ValueError: if the model cannot read such samples or streams, or if the size is unknown.
-        """
+        """Extends fairseq's method: training samples are redrawn for each epoch, and
+        ``--valid-block`` makes other sets streams."""
         super().load_dataset(split, epoch, combine, **kwargs)
         dataset = self.datasets[split]
         if split == self.args.train_subset:
@@ -151,7 +130,7 @@ class MegaLanguageModelingTask(LanguageModelingTask):
         return None if unit is None else ByteCounter(str(unit), self.source_dictionary)
 
     def _log_size(self, split: str, count: ByteCounter) -> None:
-        """For ``fairseq-eval-lm``, which logs no metrics of a task."""
+        """Logs the size of a set, because ``fairseq-eval-lm`` logs no metrics of tasks."""
         tokens = size = 0
         for i in range(len(self.datasets[split])):
             sample = self.datasets[split][i]
@@ -169,19 +148,16 @@ class MegaLanguageModelingTask(LanguageModelingTask):
         multiples = args.variant_block_multiple_min, args.variant_block_multiple_max
         if self.break_mode != "eos":
             longest = unit * multiples[1]
-            self._check_longest_sample(longest)
+            limits = {"--max-tokens": args.max_tokens, "--max-target-positions": self.max_input}
+            for option, limit in limits.items():
+                if limit is not None and longest > limit:
+                    raise ValueError(
+                        f"--variant-block-multiple-max is {multiples[1]}, for training samples of "
+                        f"up to {longest} tokens, but {option} is {limit}: raise it, or lower the "
+                        "multiple"
+                    )
             dataset.fixed_pad_length = longest if args.pad_to_fixed_length else None
         return EpochSamples(dataset, unit, multiples, self.break_mode, args.seed, epoch)
-
-    def _check_longest_sample(self, longest: int) -> None:
-        limits = {"--max-tokens": self.args.max_tokens, "--max-target-positions": self.max_input}
-        for option, limit in limits.items():
-            if limit is not None and longest > limit:
-                raise ValueError(
-                    f"--variant-block-multiple-max is {self.args.variant_block_multiple_max}, for "
-                    f"training samples of up to {longest} tokens, but {option} is {limit}, and "
-                    "longer ones would be skipped: raise it, or lower the multiple"
-                )
 
     def _streams(self, dataset) -> Streams:
         text = CutText(dataset)
@@ -191,7 +167,7 @@ class MegaLanguageModelingTask(LanguageModelingTask):
             raise ValueError(
                 f"--valid-block is {self.args.valid_block}, for streams of up to "
                 f"{text.sizes.max()} tokens, but the model has no chunks, and full attention needs "
-                "all of a sample at once: set --decoder-chunk-size (of a trained model by "
+                "a complete sample at once: set --decoder-chunk-size (for a trained model, with "
                 "--model-overrides \"{'decoder_chunk_size': 1024}\"), or leave --valid-block out"
             )
         return Streams(text, self.segment_length)
@@ -212,8 +188,8 @@ class MegaLanguageModelingTask(LanguageModelingTask):
         return super().eval_lm_dataloader(streams, **kwargs)
 
     def valid_step(self, sample, model, criterion):
-        """Extends fairseq's method: a model with chunks reads a long sample in segments, and with
-        ``--bits-per-byte`` the logging output has the bytes of the targets."""
+        """Extends fairseq's method: a model with chunks reads long samples in segments, and
+        ``--bits-per-byte`` adds the bytes of the targets to the logging output."""
         loss, sample_size, output = self._read(sample, model, criterion)
         if self.byte_counter is not None:
             ignored = getattr(criterion, "ignore_prefix_size", 0)
@@ -222,7 +198,7 @@ class MegaLanguageModelingTask(LanguageModelingTask):
         return loss, sample_size, output
 
     def reduce_metrics(self, logging_outputs, criterion):
-        """Extends fairseq's method by bits per byte, where the bytes were counted."""
+        """Extends fairseq's method: logs bits per byte if the bytes were counted."""
         super().reduce_metrics(logging_outputs, criterion)
         size = sum(output.get("bytes", 0) for output in logging_outputs)
         if size > 0:
@@ -230,12 +206,11 @@ class MegaLanguageModelingTask(LanguageModelingTask):
             metrics.log_scalar("bpb", nats / math.log(2) / size, size, round=4)
 
     def _read(self, sample, model, criterion) -> Tuple:
-        """Loss, sample size and logging output of a sample: read in segments if it is long, in
-        memory for one. The loss is that of one pass without --truncation-length, which a state
-        ignores."""
+        """Returns the loss, sample size and logging output of a sample. Long samples are read in
+        segments, in the memory of one, with the loss of one pass without --truncation-length."""
         length = getattr(model, "segment_length", None)
-        # A criterion that ignores a prefix ignores it in the sample, not in each segment; and fully
-        # sharded layers have all their weights only within a pass of the wrapped model.
+        # An ignored prefix belongs to the sample, not to each segment, and fully sharded layers
+        # have their weights only within a pass of the wrapped model.
         if (
             length is None
             or sample["target"].size(1) <= length
@@ -243,7 +218,9 @@ class MegaLanguageModelingTask(LanguageModelingTask):
             or isinstance(model, FullyShardedDataParallel)
         ):
             return super().valid_step(sample, model, criterion)
-        while not isinstance(model, BaseFairseqModel):  # processes may differ in their segments
+        while not isinstance(
+            model, BaseFairseqModel
+        ):  # processes may read different numbers of segments
             model = model.module
         steps = []
         for segment in split_sample(sample, length, model.decoder.new_state()):
@@ -252,7 +229,7 @@ class MegaLanguageModelingTask(LanguageModelingTask):
 
 
 def split_sample(sample: Dict, length: int, state: DecodingState) -> Iterator[Dict]:
-    """Splits a sample in segments of up to ``length`` tokens, which share the state."""
+    """Splits a sample into segments of up to ``length`` tokens, which share the state."""
     net_input, target = sample["net_input"], sample["target"]  # target: (B, T)
     tokens = net_input["src_tokens"].split(length, dim=1)
     for i, (words, targets) in enumerate(zip(tokens, target.split(length, dim=1))):

@@ -1,4 +1,4 @@
-"""The tasks ``lra-text`` and ``lra-image``: the Long Range Arena in its published layout."""
+"""The tasks ``lra-text`` and ``lra-image``: Long Range Arena in the published layout."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +27,9 @@ class LRATextConfig(ClassificationTaskConfig):
 
 @register_task("lra-text", dataclass=LRATextConfig)
 class LRATextTask(ClassificationTask):
-    """Classes of texts, or of pairs of texts.
-
-    The data are folders of ``fairseq-preprocess --only-source``: ``src-bin`` and ``label-bin``, and
-    ``src1-bin`` with the second text of each pair. The number of a class is its place in
-    ``label-bin/dict.txt``, most frequent first.
-    """
+    """Reads texts or pairs of texts from folders that ``fairseq-preprocess --only-source`` wrote:
+    ``src-bin``, ``label-bin``, and ``src1-bin`` with the second texts. A class's number is its
+    place in ``label-bin/dict.txt``."""
 
     source_dictionary: Dictionary
 
@@ -40,7 +37,7 @@ class LRATextTask(ClassificationTask):
         super().__init__(cfg, **kwargs)
         self.documents = 2 if (self.data / "src1-bin").is_dir() else 1
         self.source_dictionary = self._dictionary("src-bin")
-        self.source_dictionary.add_symbol(CLS)  # published vocabularies have it, used or not
+        self.source_dictionary.add_symbol(CLS)  # published vocabularies always have it
         self.label_dictionary = self._dictionary("label-bin")
         self.pad = self.source_dictionary.pad()
 
@@ -61,19 +58,19 @@ class LRATextTask(ClassificationTask):
         lines = data_utils.load_indexed_dataset(str(path), dictionary, self.cfg.dataset_impl)
         if lines is None:
             existing(Path(f"{path}.bin"), "binarised set")
-            raise ValueError(f"{path}.bin has no {path}.idx that fits: copy both again")
+            raise ValueError(f"{path}.bin has no matching {path}.idx: copy both again")
         return lines
 
     def _as_read(self, lines):
-        """The symbols of each line that the model reads, ``(L,)``."""
+        """Keeps the symbols ``(L,)`` of each line that the model reads."""
         if self.pooling == "cls":
             lines = PrependTokenDataset(lines, self.source_dictionary.index(CLS))
         return lines if self.longest is None else TruncateDataset(lines, self.longest)
 
     def encode(self, document: str) -> Tensor:
-        """A text as the lines that ``fairseq-preprocess`` reads: symbols with blanks between."""
+        """Encodes a text of symbols with spaces between them."""
         if not isinstance(document, str):
-            raise ValueError(f"a text must be a string of symbols, but is {document!r:.80}")
+            raise ValueError(f"a text must be a string, but is {document!r:.80}: convert it")
         line = self.source_dictionary.encode_line(document, add_if_not_exist=False).long()
         return self._as_read(ListDataset([line], [len(line)]))[0]
 
@@ -87,42 +84,36 @@ class LRATextTask(ClassificationTask):
 class LRAImageConfig(ClassificationTaskConfig):
     pixel_normalization: List[float] = field(
         default_factory=lambda: [0.5, 0.5],
-        metadata={"help": "mean and standard deviation of the pixels, from 0 to 1"},
+        metadata={"help": "mean and standard deviation of the pixels, on a scale from 0 to 1"},
     )
     cache_dir: Optional[str] = field(
         default=None,
         metadata={
-            "help": "folder for copies of the images that can be read without loading all of them, "
-            "made once (default: beside the data)"
+            "help": "folder for binary copies of the images, which are made once and can be read "
+            "without loading all images (default: the data's folder)"
         },
     )
 
 
 @register_task("lra-image", dataclass=LRAImageConfig)
 class LRAImageTask(ClassificationTask):
-    """Classes of images in grey, each a line of ``input/SET.src``: numbers from 0 to 255, row by
-    row. ``label/SET.label`` has the number of a class a line."""
+    """Reads greyscale images from the lines of ``input/SET.src``, numbers from 0 to 255, row by
+    row, and class numbers from the lines of ``label/SET.label``."""
 
     @classmethod
     def add_args(cls, parser) -> None:
-        # Of two words, as published; fairseq would make one of a list.
+        # The published option takes two values; fairseq's parser takes a list as one.
+        kind = dict(nargs=2, type=float, default=[0.5, 0.5], metavar=("MEAN", "STD"))
         option = LRAImageConfig.__dataclass_fields__["pixel_normalization"]
-        parser.add_argument(
-            "--pixel-normalization",
-            nargs=2,
-            type=float,
-            default=[0.5, 0.5],
-            metavar=("MEAN", "STD"),
-            help=option.metadata["help"],
-        )
+        parser.add_argument("--pixel-normalization", **kind, **option.metadata)
         gen_parser_from_dataclass(parser, LRAImageConfig())
 
     @classmethod
     def setup_task(cls, cfg, **kwargs):
         if len(cfg.pixel_normalization) != 2 or cfg.pixel_normalization[1] <= 0:
             raise ValueError(
-                f"--pixel-normalization is {list(cfg.pixel_normalization)}, but must be a mean and "
-                "a positive standard deviation"
+                f"--pixel-normalization is {list(cfg.pixel_normalization)}, but must be two "
+                "numbers: a mean and a positive standard deviation"
             )
         return super().setup_task(cfg, **kwargs)
 
@@ -133,5 +124,5 @@ class LRAImageTask(ClassificationTask):
         return Samples([pixels], read_labels(labels), labels, images)
 
     def encode(self, document) -> Tensor:
-        """The pixels of an image, of any shape, from 0 to 255, row by row."""
+        """Converts the pixels of an image, from 0 to 255 and of any shape, row by row."""
         return scale_pixels(as_numbers(document, "an image"), *self.cfg.pixel_normalization)

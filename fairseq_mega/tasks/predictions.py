@@ -1,4 +1,4 @@
-"""Predictions of a set in files: each sample's, and a summary."""
+"""Writes the predictions of a data set: one line for each sample, and a summary."""
 
 import json
 import logging
@@ -17,29 +17,20 @@ Row = Tuple[int, int, List[float]]  # number of the sample, class, log-probabili
 
 
 class Predictions:
-    """Collects predictions of a set, and writes them into a folder.
+    """Collects the predictions of a data set, and writes them into ``--results-path``.
 
-    ``predictions-SET.tsv`` has a line for each sample: its number in the file of the set, from 0
-    on, the names of its class and of the predicted one, and the log-probability of each class.
-    ``summary-SET.json`` has what ``summary`` returns.
-
-    Args:
-        folder: ``--results-path``, made if it is not there.
-        split: name of the set.
-        names: the names of the classes.
-
-    Raises:
-        OSError: if the folder cannot be made.
+    ``predictions-SET.tsv`` has a line for each sample: its number in the set, counted from 0, the
+    names of its class and of the predicted class, and the log-probability of each class.
+    ``summary-SET.json`` has the values of ``summary``.
     """
 
     def __init__(self, folder: Path, split: str, names: List[str]):
-        if _writes():
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise OSError(
-                    f"--results-path is {folder}, which cannot be made: {error}"
-                ) from error
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"--results-path is {folder}, which cannot be created ({error}): give another"
+            ) from error
         self.folder, self.split, self.names = folder, split, names
         self.rows: List[Row] = []
 
@@ -49,9 +40,14 @@ class Predictions:
 
     def write(self) -> None:
         """Writes both files, with the predictions of all processes."""
-        rows = sorted({row[0]: row for row in self._gather()}.values())
-        if not _writes():
-            return
+        parts = [self.rows]
+        if distributed.is_initialized():
+            parts = [[]] * distributed.get_world_size()
+            distributed.all_gather_object(parts, self.rows)
+            if distributed.get_rank() != 0:
+                return
+        # A padded shard repeats samples.
+        rows = sorted({row[0]: row for part in parts for row in part}.values())
         lines = [["sample", "class", "predicted", *(f"log p({name})" for name in self.names)]]
         predicted = [int(np.argmax(lprobs)) for *_, lprobs in rows]
         for (number, target, lprobs), best in zip(rows, predicted):
@@ -68,18 +64,6 @@ class Predictions:
             f"{high:.2f}) of {outcome['samples']} samples; predictions in {path}"
         )
 
-    def _gather(self) -> List[Row]:
-        if not distributed.is_initialized():
-            return self.rows
-        parts: List[List[Row]] = [[]] * distributed.get_world_size()
-        distributed.all_gather_object(parts, self.rows)
-        return sum(parts, [])
-
-
-def _writes() -> bool:
-    """Whether this process is the one that writes."""
-    return not distributed.is_initialized() or distributed.get_rank() == 0
-
 
 def _write(path: Path, text: str) -> None:
     with replaced_file(path) as part:
@@ -87,16 +71,9 @@ def _write(path: Path, text: str) -> None:
 
 
 def summary(targets: List[int], predicted: List[int], names: List[str]) -> Dict:
-    """Accuracy in percent, with its 95% interval (Wilson, 1927), and the confusion matrix.
-
-    Args:
-        targets, predicted: class and predicted class of each sample.
-        names: the names of the classes.
-
-    Returns:
-        ``samples``, ``correct``, ``accuracy``, ``interval_95``, ``classes``, and ``confusion``: how
-        many samples of each class (rows) were predicted as each (columns).
-    """
+    """Returns ``accuracy`` in percent, ``interval_95`` (Wilson, 1927), the numbers of ``samples``
+    and of ``correct`` ones, ``classes``, and ``confusion``: how many samples of each class (rows)
+    were predicted as each class (columns)."""
     confusion = np.zeros((len(names), len(names)), dtype=int)
     np.add.at(confusion, (targets, predicted), 1)
     correct = int(confusion.trace())

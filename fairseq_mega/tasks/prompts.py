@@ -1,4 +1,4 @@
-"""Prompts to continue: fairseq's generator, for which the models read them in parallel."""
+"""fairseq's generator for prompts, which the models read in parallel."""
 
 import copy
 import math
@@ -18,14 +18,9 @@ class PromptGenerator(SequenceGenerator):
     """Continues prompts with the hypotheses and scores of fairseq's generator.
 
     fairseq forces the tokens of a prompt one by one, each in a step of the models and the search.
-    Here the models read the prompts of a batch in parallel, up to the end of the shortest, and the
-    search starts with its last token; it forces the rest of longer prompts. A forced token leaves
-    nothing to choose, so this changes no choice, except that fairseq's sampling draws random
-    numbers for forced tokens, too.
-
-    Args:
-        models: ``MegaLanguageModel``s, an ensemble if there are several.
-        tgt_dict, **kwargs: see ``SequenceGenerator``.
+    Here the models read the prompts of a batch in parallel up to the last token of the shortest
+    one, where the search starts; it forces the rest of longer prompts. The hypotheses are the same,
+    except in sampling, for which fairseq also draws random numbers for forced tokens.
     """
 
     def __init__(self, models: List[MegaLanguageModel], tgt_dict, **kwargs):
@@ -38,16 +33,8 @@ class PromptGenerator(SequenceGenerator):
         constraints: Optional[Tensor] = None,
         bos_token: Optional[int] = None,
     ) -> List[List[Dict[str, Tensor]]]:
-        """The hypotheses of each sentence, which start with its prompt.
-
-        Args:
-            sample: a batch of ``B`` sentences.
-            prefix_tokens: the prompts ``(B, T)``, padded on the right.
-            bos_token: the token before them (default: the end of a sentence).
-
-        Raises:
-            ValueError: if a prompt is longer than a text may be.
-        """
+        """Returns the hypotheses for each prompt of ``prefix_tokens (B, T)``, padded on the right.
+        ``bos_token`` (default: ``</s>``) precedes the prompts."""
         if prefix_tokens is not None and prefix_tokens[:, :1].eq(self.eos).any():
             return self._generate_with_empty(sample, prefix_tokens, constraints, bos_token)
         if not self._chooses_without_prompt():
@@ -66,24 +53,23 @@ class PromptGenerator(SequenceGenerator):
         if lengths.max() > longest_text:
             limit = (
                 f"the {longest_text} tokens that --max-len-a {self.max_len_a} and --max-len-b "
-                f"{self.max_len_b} allow for prompt and continuation: give --max-len-a 1, with "
-                "which --max-len-b is for the continuation alone"
+                f"{self.max_len_b} allow for prompt and continuation: with --max-len-a 1, "
+                "--max-len-b counts the continuation alone"
             )
             if longest_text == self.max_len - 1:
                 limit = (
                     f"the model's {self.max_len} positions (--max-target-positions): shorten it, "
-                    "or train with --rel-pos-bias rotary or --decoder-chunk-size, which have no "
-                    "limit"
+                    "or train with --rel-pos-bias rotary or --decoder-chunk-size"
                 )
             raise ValueError(f"a prompt of {int(lengths.max())} tokens is too long for {limit}")
 
-        # The search forces the last common token, which makes its beams part as fairseq's do. The
-        # token takes the place of bos_token, in the first column of the rows.
+        # The search starts from the last token that all prompts have, instead of from bos_token,
+        # so that its beams diverge where fairseq's do.
         read = max(int(lengths.min()) - 1, 0)
         scores = self.model.read(text[:, : read + 1], self.temperature, self.beam_size)
         prompt = prompt[:, :read]
         scores -= self.unk_penalty * prompt.eq(self.unk)
-        rest = copy.copy(self)  # which counts lengths from there
+        rest = copy.copy(self)  # counts lengths from there
         rest.max_len_a, rest.max_len_b = 0, longest_text - read
         rest.min_len = self.min_len - read
         continuations = super(PromptGenerator, rest)._generate(
@@ -97,8 +83,8 @@ class PromptGenerator(SequenceGenerator):
     def _generate_with_empty(
         self, sample, prefix_tokens: Tensor, constraints, bos_token
     ) -> List[List[Dict[str, Tensor]]]:
-        """Handles rows whose prompt is empty, that is, whose first prefix token is already
-        ``</s>``: they have one hypothesis, for which fairseq's beam search would not end."""
+        """Gives one hypothesis to each row with an empty prompt, whose first prefix token is
+        ``</s>``; fairseq's beam search would not end for it."""
         empty = prefix_tokens[:, 0].eq(self.eos)
         others = prefix_tokens.masked_fill(empty.unsqueeze(1), self.pad)
         hypotheses = self._generate(sample, others, constraints, bos_token)
@@ -111,8 +97,8 @@ class PromptGenerator(SequenceGenerator):
         return hypotheses
 
     def _chooses_without_prompt(self) -> bool:
-        """Whether the search never looks at the prompt: others search in it (diverse beams, n-gram
-        blocking, a second language model) or count it (--match-source-len)."""
+        """Returns whether the search ignores the prompt. Diverse beams, n-gram blocking and a
+        second language model search in it, and --match-source-len counts it."""
         plain = type(self.search) in (BeamSearch, Sampling) and not self.match_source_len
         return plain and self.repeat_ngram_blocker is None and self.lm_model is None
 
@@ -130,18 +116,15 @@ class PromptGenerator(SequenceGenerator):
 
 
 class PromptedEnsemble(EnsembleModel):
-    """An ensemble whose next generation continues a text that it has read."""
+    """An ensemble that continues the text it has read."""
 
     def __init__(self, models: List[MegaLanguageModel]):
         super().__init__(models)
         self._states: List[DecodingState] = []
 
     def read(self, tokens: Tensor, temperature: float, beam: int = 0) -> Tensor:
-        """Reads all but the last of ``tokens (B, T)``, with which the generation starts.
-
-        Args:
-            temperature: divides the logits.
-            beam: the number of rows that the generation has for each row; 0 for no generation.
+        """Reads all but the last of ``tokens (B, T)``, from which the next generation continues
+        with ``beam`` rows for each row, or not at all if 0.
 
         Returns:
             log-probabilities ``(B, T - 1)`` of all tokens but the first.
@@ -173,6 +156,6 @@ def _read(
     log_probs = [torch.empty(tokens.size(0), 0, device=tokens.device)]
     parts = read_segments(model.decoder, inputs, segment, state)
     for features, words in zip(parts, targets.split(segment, dim=1)):
-        # The logits are linear in the features: dividing either is the same.
+        # The logits are linear in the features.
         log_probs.append(target_scores(model.decoder, features / temperature, words))
     return torch.cat(log_probs, dim=1)

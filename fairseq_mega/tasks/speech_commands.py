@@ -1,4 +1,4 @@
-"""The task ``speech_commands``: spoken words as samples of audio, in the published layout."""
+"""The task ``speech_commands``: classification of raw audio, in the published layout."""
 
 from dataclasses import dataclass, field
 from typing import List, Optional
@@ -15,7 +15,7 @@ from .classification import IGNORED, ClassificationTask, ClassificationTaskConfi
 @dataclass
 class SpeechCommandsConfig(ClassificationTaskConfig):
     sc_all_classes: bool = field(
-        default=False, metadata={"help": "all 35 words: the tensors in raw_all_classes"}
+        default=False, metadata={"help": "use all 35 words, the tensors in raw_all_classes"}
     )
     sc_dropped_rate: float = field(
         default=0.0, metadata={"help": "must be 0; dropped-sample clips are not supported"}
@@ -26,19 +26,18 @@ class SpeechCommandsConfig(ClassificationTaskConfig):
 
 @register_task("speech_commands", dataclass=SpeechCommandsConfig)
 class SpeechCommandsTask(ClassificationTask):
-    """Classes of clips of equal length: ``processed_data/raw/{train,val,test}_{X,y}.pt``, tensors
-    ``(clips, 1, samples)`` of real or whole numbers, and ``(clips,)`` of classes. The set ``valid``
-    is read from ``val``."""
+    """Reads ``processed_data/raw/{train,val,test}_{X,y}.pt``: tensors ``(clips, 1, samples)`` of
+    floats or integers, and ``(clips,)`` of classes. The set ``valid`` is read from ``val``."""
 
     @classmethod
     def setup_task(cls, cfg, **kwargs):
         if cfg.sc_dropped_rate != 0:
             raise ValueError(
-                f"--sc-dropped-rate is {cfg.sc_dropped_rate}, for clips of two channels, but the "
-                "model reads one: leave it out"
+                f"--sc-dropped-rate is {cfg.sc_dropped_rate}, but dropped-sample clips, which have "
+                "two channels, are not supported: leave it out"
             )
         if cfg.mfcc:
-            raise ValueError("--mfcc asks for features, but the model reads samples: leave it out")
+            raise ValueError("--mfcc is set, but the model reads raw audio: leave it out")
         return super().setup_task(cfg, **kwargs)
 
     def read(self, split: str) -> Samples:
@@ -52,11 +51,10 @@ class SpeechCommandsTask(ClassificationTask):
         return Samples([numbers], read_clip_labels(labels), labels, clips)
 
     def encode(self, document) -> Tensor:
-        """The samples of a clip, standardised as the training's were: real numbers, or whole ones
-        of the type of the training's, such as int16."""
+        """Converts the samples of a clip, in the training data's type, to the model's input."""
         clip = as_numbers(document, "a clip")
-        if clip.dtype == np.int64:  # lists of Python's numbers
-            raise ValueError("whole numbers of a clip must be of 16 bits: an array of int16")
+        if clip.dtype == np.int64:  # lists of Python integers
+            raise ValueError("a clip of integers must be an array of int16, not int64: convert it")
         return scale_clip(clip)
 
     def class_names(self) -> List[str]:

@@ -1,4 +1,4 @@
-"""Bytes per token, held to the size of the file that was split into tokens."""
+"""The bytes of tokens add up to the size of the tokenised file."""
 
 import pytest
 import torch

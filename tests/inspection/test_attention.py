@@ -49,20 +49,16 @@ def test_maps_are_the_weights_that_the_layers_return(translation):
         assert each.weights.shape == (len(each.queries), len(each.keys))
         assert (each.weights.numpy()[figures.hidden(each)] == 0).all()
     assert maps["cross 0"].queries[-1] == "</s>" == maps["decoder 0"].queries[0]
-    assert not any(module._forward_hooks for module in model.modules())
-
-
-def test_a_text_is_translated_by_the_model_or_as_told(translation):
-    text = some_words(translation, 4)
-    own = sample_of_text(translation, text)
+    own = sample_of_text(translation, some_words(translation, 4))  # translated by the model
     assert own.target[-1] == translation.task.target_dictionary.eos()
-    told = sample_of_text(translation, text, some_words(translation, 2))
+    told = sample_of_text(translation, "</s>", some_words(translation, 2))
     assert len(told.target) == 3 and told.previous.tolist()[1:] == told.target.tolist()[:-1]
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 @torch.no_grad()
 def test_surprisal_with_the_state_carried_and_cut(language_model):
-    """Carried: the scores of one pass. Cut: those of each chunk as a text of its own."""
+    """The scores are those of one pass, or, with the state cut, of each chunk as a text."""
     model = language_model.models[0]
     sample = sample_of_text(language_model, some_words(language_model, 39))
     surprisal = surprisal_of(language_model, sample)
@@ -133,9 +129,9 @@ def test_samples_that_cannot_be_used_are_named(translation, language_model):
         sample_of_text(translation, f"Hund {known} cat Hund")
     with pytest.raises(ValueError, match="not in the dictionary: 'Hund'"):
         sample_of_text(translation, known, "Hund")
-    with pytest.raises(ValueError, match="--index is 100000, but test has the samples 0 to"):
+    with pytest.raises(ValueError, match="--index is 100000, but must be from 0 to .* in test"):
         sample_of_data(translation, "test", 100000)
-    with pytest.raises(ValueError, match="--layers has 2, but there are the layers 0 to 1"):
+    with pytest.raises(ValueError, match="--layers has 2, but must be from -2 to 1"):
         attention_maps(translation, sample_of_data(translation, "test", 0), [2])
     sample = sample_of_text(language_model, some_words(language_model, LONGEST_TEXT))
     with pytest.raises(ValueError, match=f"{LONGEST_TEXT + 1} tokens.*: give a shorter"):

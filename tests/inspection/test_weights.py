@@ -19,13 +19,13 @@ from fairseq_mega.ops.ema.naive import ema_kernel
 
 
 def published(parity, kind):
-    """The checkpoint's layers, and all of its weights."""
+    """Returns the checkpoint's layers and all of its weights."""
     path = parity / kind / "checkpoint.pt"
     return read_weights(str(path)).layers, torch.load(path)["model"]
 
 
 def changed(parity, tmp_path, change):
-    """A published checkpoint after ``change(its state)``."""
+    """Writes a published checkpoint after ``change(its state)``."""
     state = torch.load(parity / "translation/checkpoint.pt")
     change(state)
     torch.save(state, tmp_path / "changed.pt")
@@ -33,7 +33,7 @@ def changed(parity, tmp_path, change):
 
 
 def test_half_lives_are_those_of_the_coefficients(parity, tmp_path):
-    """From a fraction of a token to thousands of them."""
+    """Half-lives are from a fraction of a token to thousands of tokens."""
 
     def change(state):
         for name, value in state["model"].items():
@@ -74,7 +74,7 @@ def test_kernels_and_their_weights_are_the_layers_own(parity):
 
 @pytest.mark.parametrize("kind", ["translation", "classification/image"])
 def test_the_bias_is_the_models(parity, kind):
-    """A rotary bias, and the table of a simple one."""
+    """The biases are those of rotary and simple layers."""
     layers, weights = published(parity, kind)
     offsets, values = zip(*grouped(bias_rows(layers)[1:], 2)["encoder 0", "self"])
     assert list(offsets) == list(range(-offsets[-1], offsets[-1] + 1))
@@ -145,7 +145,7 @@ def test_the_figures_show_their_data(parity):
         (".move.alpha", None, "has no move.alpha"),
         (".move.alpha", lambda t: t[:-1], "has the shapes"),
         (".move.gamma", lambda t: t * float("nan"), "a NaN"),
-        (".move.delta", None, "holds no Mega layers"),
+        (".move.delta", None, "without Mega layers"),
     ],
 )
 def test_damaged_weights_are_named(parity, tmp_path, name, change, says):

@@ -1,26 +1,24 @@
 """The optimizer ``mega_adam``: the updates and the checkpoints of fairseq's ``adam``."""
 
 import copy
-import json
 from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.nn.functional as F
 from classification import dictionary_of, write_lines
 from commands import losses, run_warm
 from fairseq import utils
 from fairseq.optim import FP16Optimizer, MemoryEfficientFP16Optimizer, build_optimizer
-from helpers import TINY, assert_close, batch_of, build, parse, sentences
+from helpers import TINY, assert_close, parse
 
-from fairseq_mega.optim import FairseqAdam
+from fairseq_mega.optim.adam import parse_betas
 
 UPDATES = 10  # before and after a checkpoint
 OPTIONS = (
     f"{TINY['mega_lm']} --lr 1e-2 --lr-scheduler fixed --adam-betas '(0.9, 0.98)' "
     "--weight-decay 0.1 --optimizer"
 )
-# how fairseq wraps the optimizer, for which options, the parameters' type, and its precision
+# fairseq's wrapper, its options, the parameters' type and the tolerance
 HALF, BRAIN, FRUGAL = torch.float16, torch.bfloat16, MemoryEfficientFP16Optimizer
 WAYS = {
     "float32": (None, [], torch.float32, 1e-6),
@@ -32,7 +30,7 @@ WAYS = {
 
 
 def config(name, **common):
-    """fairseq's configuration of an optimizer, with options of the part ``common``."""
+    """Returns fairseq's configuration of an optimizer with options of the part ``common``."""
     cfg = copy.deepcopy(parse(f"{OPTIONS} {name}"))
     cfg.common.fp16_init_scale = 128
     for option, value in common.items():
@@ -47,7 +45,7 @@ def make_parameters(device, dtype):
 
 
 def train(names, way, device):
-    """The optimizer after as many trainings as ``names``, each resumed from the one before."""
+    """Returns the values and the state after a training by each optimizer in ``names`` in turn."""
     wrapper, options, dtype, _ = WAYS[way]
     params, state = make_parameters(device, dtype), None
     generator = torch.Generator().manual_seed(1)
@@ -62,7 +60,7 @@ def train(names, way, device):
             optimizer.load_state_dict(state)
         for update in range(UPDATES):
             optimizer.zero_grad()
-            # Gradients from 1 to 1e-9, where eps matters; one parameter gets none at times.
+            # From 1 to 1e-9, where eps matters; the first parameter does not always get one.
             gradients = [
                 torch.randn(p.shape, generator=generator) * 10.0 ** (-update) for p in params
             ]
@@ -92,33 +90,8 @@ def test_updates_and_state_are_those_of_adam(way, names, device):
             assert_close(state[name], theirs[name], 1e-6, floor=1e-6)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("arch", TINY)
-def test_weights_of_a_model_are_those_of_adam(arch, dtype, tolerance, device):
-    """After 20 updates with the same gradients, rounding errors of a true zero among them."""
-    torch.manual_seed(1)
-    model = build(f"{TINY[arch]} --weight-init xavier").to(device, dtype)
-    ours = copy.deepcopy(model)
-    optimizers = [
-        build_optimizer(parse(f"{OPTIONS} {name}").optimizer, list(each.parameters()))
-        for name, each in (("adam", model), ("mega_adam", ours))
-    ]
-    for seed in range(20):
-        target = batch_of(sentences(12, 7, 9, seed=seed)).to(device)
-        previous = target.roll(1, dims=1)
-        inputs = [target, torch.tensor([12, 7, 9]), previous] if arch == "mega" else [previous]
-        optimizers[0].zero_grad()
-        F.cross_entropy(model(*inputs)[0].transpose(1, 2), target).backward()
-        for a, b in zip(ours.parameters(), model.parameters()):
-            a.grad = b.grad.clone()
-        for optimizer in optimizers:
-            optimizer.step()
-    for (name, expected), actual in zip(model.named_parameters(), ours.parameters()):
-        assert_close(actual, expected, tolerance, name)
-
-
 def sum_of_two(norm):
-    """The norm of two workers that have the same gradients."""
+    """Returns the norm of two workers with the same gradients."""
     return norm * 2**0.5
 
 
@@ -128,8 +101,6 @@ def sum_of_two(norm):
         ("all", torch.float32, 0, None),
         ("all", torch.float16, 0.5, sum_of_two),
         ("all", torch.bfloat16, 1000.0, None),
-        ("all", torch.float32, 0.5, sum_of_two),
-        ("experts", torch.float16, 1000.0, None),
         ("experts", torch.float32, 0.5, sum_of_two),
         ("none", torch.bfloat16, 0.5, None),
     ],
@@ -161,7 +132,7 @@ TRAIN = (
 
 
 def test_either_optimizer_continues_a_training_of_the_other(tmp_path):
-    """fairseq's adam throughout, and with updates 13 to 18 by mega_adam."""
+    """Updates 13 to 18 of 24 are made by mega_adam, or all by fairseq's adam."""
     words = [f"w{i}" for i in range(12)]
     rows = [[words[(i + j) % 12] for j in range(5 + i % 7)] for i in range(200)]
     write_lines(tmp_path / "text" / "train", rows, dictionary_of(words))
@@ -192,12 +163,10 @@ def test_either_optimizer_continues_a_training_of_the_other(tmp_path):
     "name, value, says",
     [
         ("adam_betas", "(0.9, 1)", r"--adam-betas is \(0.9, 1\).*at least 0 and below 1"),
-        ("adam_betas", "(-0.1, 0.9)", r"--adam-betas is \(-0.1, 0.9\).*at least 0 and below 1"),
         ("adam_betas", "0.9", r"--adam-betas is 0.9.*two numbers.*'\(0.9, 0.98\)'"),
         ("adam_betas", "fast", "--adam-betas is fast.*two numbers"),
-        ("adam_eps", 0.0, "--adam-eps is 0.*above 0"),
         ("adam_eps", float("nan"), "--adam-eps is nan.*above 0"),
-        ("weight_decay", -0.01, r"--weight-decay is -0.01.*0 \(none\) or above"),
+        ("weight_decay", -0.01, "--weight-decay is -0.01.*at least 0"),
         ("fp16_adam_stats", True, "--fp16-adam-stats is not for mega_adam"),
     ],
 )
@@ -208,12 +177,5 @@ def test_bad_options(name, value, says):
         build_optimizer(cfg, make_parameters("cpu", torch.float32))
 
 
-def test_options_are_those_of_adam():
-    params = make_parameters("cpu", torch.float32)
-    ours, theirs = (
-        build_optimizer(config(name).optimizer, params) for name in ("mega_adam", "adam")
-    )
-    assert isinstance(ours, FairseqAdam) and not isinstance(theirs, FairseqAdam)
-    assert json.dumps(ours.optimizer_config) == json.dumps(theirs.optimizer_config)
-    ours.cfg.adam_betas = [0.8, 0.95]  # as YAML has them
-    assert ours.optimizer_config["betas"] == (0.8, 0.95)
+def test_options_from_yaml():
+    assert parse_betas([0.8, 0.95]) == parse_betas("(0.8, 0.95)") == (0.8, 0.95)

@@ -1,4 +1,4 @@
-"""The task `mega_language_modeling`, as fairseq's commands set it up and call it."""
+"""The task ``mega_language_modeling``, as fairseq's commands set it up and call it."""
 
 import copy
 from itertools import chain
@@ -10,7 +10,6 @@ from fairseq.criterions import build_criterion
 from fairseq.data import indexed_dataset
 from fairseq.distributed import ModuleProxyWrapper
 from fairseq.logging import metrics
-from fairseq.tasks.language_modeling import LanguageModelingTask
 from helpers import SIZES, batch_of, make_dictionary, parse, scatter, sentences
 from tokenised import TEXT, dictionary_of, lines_of
 from torch import nn
@@ -24,13 +23,13 @@ TASK = (
 )
 VARIANT = {"variant_block_multiple_min": 1, "variant_block_multiple_max": 4}
 MODES = ("none", "complete", "complete_doc", "eos")
-# With ends of documents, and a line longer than any block.
+# Lines, with ends of documents, and a line longer than any sample.
 LENGTHS = [5, 9, 1, 3, 8, 40, 2, 1, 1, 7] * 6
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A binarised text: two different parts of a training set, one for validation."""
+    """Binarises a text: two parts of a training set, and a validation set."""
     folder = tmp_path_factory.mktemp("data")
     for i, name in enumerate(("part1/train", "part2/train", "part1/valid")):
         path = folder / name
@@ -46,7 +45,7 @@ def data(tmp_path_factory):
 @pytest.fixture
 def make_task(data):
     def make_task(criterion="cross_entropy", parts=("part1",), **options):
-        """The task of these options with its model, and the whole configuration."""
+        """Returns the task, its model and the configuration."""
         cfg = copy.deepcopy(parse(f"{TASK} --criterion {criterion}"))
         cfg.task.data = ":".join(str(data / part) for part in parts)
         for name, value in options.items():
@@ -59,7 +58,7 @@ def make_task(data):
 
 
 def iterator(task, epoch=1, seed=1, **options):
-    """Batches of the training set as fairseq's trainer asks for them."""
+    """Makes batches of the training set as fairseq's trainer does."""
     options = {"max_tokens": 48, "required_batch_size_multiple": 8, **options}
     return task.get_batch_iterator(
         task.dataset("train"), max_positions=48, ignore_invalid_inputs=True, epoch=epoch, **options
@@ -67,7 +66,7 @@ def iterator(task, epoch=1, seed=1, **options):
 
 
 def blocks_of(batches):
-    """The samples' targets, sorted."""
+    """Returns the targets of all samples, sorted."""
     pad = make_dictionary(4).pad()
     rows = [row for batch in batches if batch for row in batch["target"]]
     return sorted(row[row != pad].tolist() for row in rows)
@@ -86,8 +85,7 @@ def tokens_of(blocks):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_batches_of_an_epoch_are_those_of_its_blocks(make_task, mode):
-    """Every token once in each, no batch too large; fairseq makes batches of the next epoch when
-    it is asked for its iterator."""
+    """Each epoch has every token once, and no batch is too large."""
     task, _, _ = make_task(**VARIANT, sample_break_mode=mode)
     task.load_dataset("train", epoch=1)
     expected = lines(seed=0)
@@ -104,30 +102,21 @@ def test_the_batches_of_an_epoch_are_those_of_its_blocks(make_task, mode):
         assert {len(block) for block in epochs[0]} >= {CHUNK, 2 * CHUNK, 3 * CHUNK, 4 * CHUNK}
 
 
-def test_workers_of_a_distributed_training_share_the_blocks_of_one(make_task):
-    task, _, _ = make_task(**VARIANT)
-    task.load_dataset("train", epoch=1)
-    alone = blocks_of(iterator(task, epoch=2).next_epoch_itr())
-    together = []
-    for shard in (0, 1, 2):
-        task, _, _ = make_task(**VARIANT)
-        task.load_dataset("train", epoch=2)
-        batches = iterator(task, epoch=2, num_shards=3, shard_id=shard).next_epoch_itr()
-        together += blocks_of(batches)
-    assert sorted(together) == alone
-
-
-def test_parts_of_the_data_take_turns(make_task):
-    task, _, _ = make_task(**VARIANT, parts=("part1", "part2"))
-    assert task.has_sharded_data("train")
-    for epoch, seed in ((1, 0), (2, 1), (3, 0)):
+def test_workers_share_the_samples_of_a_part_of_the_data(make_task):
+    for epoch, seed in ((1, 0), (2, 1), (3, 0)):  # the parts take turns
+        task, _, _ = make_task(**VARIANT, parts=("part1", "part2"))
+        task.load_dataset("train", epoch=1)
+        assert task.has_sharded_data("train")
         task.load_dataset("train", epoch=epoch)
-        blocks = blocks_of(iterator(task, epoch).next_epoch_itr())
-        assert tokens_of(blocks) == tokens_of(lines(seed))
+        alone, together = blocks_of(iterator(task, epoch).next_epoch_itr()), []
+        for shard in (0, 1, 2):
+            batches = iterator(task, epoch, num_shards=3, shard_id=shard).next_epoch_itr()
+            together += blocks_of(batches)
+        assert sorted(together) == alone and tokens_of(alone) == tokens_of(lines(seed))
 
 
 def test_other_options_of_fairseq(make_task):
-    """All at once: tokens before and after, fewer words to predict, padding, shorter lines."""
+    """They are set together: tokens before and after, fewer target words, padding, short lines."""
     task, _, _ = make_task(
         **VARIANT,
         add_bos_token=True,
@@ -152,25 +141,12 @@ def test_other_options_of_fairseq(make_task):
 # --- validation and test sets -------------------------------------------------------------------
 
 
-def test_without_streams_other_sets_are_as_in_fairseq(make_task):
-    task, _, cfg = make_task()
-    stock = LanguageModelingTask.setup_task(cfg.task)
-    for each in (task, stock):
-        each.load_dataset("valid")
-    ours, theirs = task.dataset("valid"), stock.dataset("valid")
-    assert type(ours) is type(theirs) and len(ours) == len(theirs) > 10
-    for i in range(len(ours)):
-        assert ours[i]["target"].tolist() == theirs[i]["target"].tolist()
-    for batch in task.eval_lm_dataloader(dataset=ours, num_workers=0):
-        assert set(batch["net_input"]) == {"src_tokens", "src_lengths"}
-
-
 @pytest.mark.parametrize(
     "mode, option, count",
     [("none", "splits:3", 3), ("complete", "size:100", None), ("complete_doc", "splits:3", 3)],
 )
 def test_streams_are_batched_whatever_their_length(make_task, mode, option, count):
-    """Longer than --max-tokens, --max-target-positions and --tokens-per-sample allow."""
+    """Limits such as --max-tokens are for segments, not for streams."""
     task, model, _ = make_task(valid_block=option, sample_break_mode=mode, max_target_positions=20)
     task.load_dataset("valid")
     dataset = task.dataset("valid")
@@ -228,7 +204,7 @@ def sample_of(*lengths):
 
 
 class Reads:
-    """Notes how many tokens the model's layers read at a time."""
+    """Records how many tokens the model's layers read at a time."""
 
     def __init__(self, model):
         self.lengths = []
@@ -272,7 +248,7 @@ def test_validation_in_segments_equals_one_pass(make_task, criterion, lengths):
 
 
 class Wrapper(nn.Module):
-    """Refuses to be called, as a wrapper waits for processes that have fewer segments."""
+    """Must not be called, because it would wait for processes with fewer segments."""
 
     def __init__(self, module):
         super().__init__()
@@ -296,8 +272,9 @@ def test_wrapped_models_are_validated_in_segments(make_task):
 # --- bits per byte ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("unit", ["sentencepiece", "words", "bytes"])
-@pytest.mark.parametrize("valid_block", [None, "splits:2"])
+@pytest.mark.parametrize(
+    "unit, valid_block", [("sentencepiece", "splits:2"), ("words", None), ("bytes", "splits:2")]
+)
 def test_bits_per_byte_are_the_bits_of_the_tokens_over_the_bytes_of_the_file(
     make_task, tmp_path, unit, valid_block
 ):
@@ -325,12 +302,6 @@ def test_bits_per_byte_are_the_bits_of_the_tokens_over_the_bytes_of_the_file(
     assert logged["bpb"].avg.item() == pytest.approx(bits / len(TEXT.encode()), rel=1e-6)
 
 
-def test_a_text_with_unknown_tokens_has_no_bits_per_byte(make_task):
-    task, _, _ = make_task(bits_per_byte="words", output_dictionary_size=20)
-    with pytest.raises(ValueError, match="<unk> .* leave --bits-per-byte out"):
-        task.load_dataset("valid")
-
-
 # --- bad input ----------------------------------------------------------------------------------
 
 
@@ -339,24 +310,11 @@ def blocks(shortest, longest):
 
 
 @pytest.mark.parametrize(
-    "options, says",
-    [
-        (blocks(3, 2), ["--variant-block-multiple-min is 3", "-max is 2", "not below"]),
-        (blocks(0, 2), ["--variant-block-multiple-min is 0", "at least 1"]),
-        ({"valid_block": "splits:no"}, ["--valid-block is 'splits:no'", "splits:K", "size:N"]),
-        ({"valid_block": "size:0"}, ["--valid-block is 'size:0'", "positive number"]),
-    ],
-)
-def test_bad_options_end_before_a_dictionary_is_read(make_task, options, says):
-    with pytest.raises(ValueError) as error:
-        make_task(parts=("nowhere",), **options)
-    for words in says:
-        assert words in str(error.value)
-
-
-@pytest.mark.parametrize(
     "options, split, says",
     [
+        (blocks(3, 2), None, ["--variant-block-multiple-min is 3", "-max is 2", "not below"]),
+        (blocks(0, 2), None, ["--variant-block-multiple-min is 0", "at least 1"]),
+        ({"valid_block": "splits:no"}, None, ["--valid-block is 'splits:no'", "splits:K"]),
         (
             blocks(1, 13),
             "train",
@@ -374,9 +332,10 @@ def test_bad_options_end_before_a_dictionary_is_read(make_task, options, says):
         ),
     ],
 )
-def test_what_the_model_does_not_allow(make_task, options, split, says):
-    task, _, _ = make_task(**options)
+def test_bad_options(make_task, options, split, says):
+    """Options out of range are refused before a dictionary is read."""
     with pytest.raises(ValueError) as error:
+        task, _, _ = make_task(parts=("part1" if split else "nowhere",), **options)
         task.load_dataset(split)
     for words in says:
         assert words in str(error.value)

@@ -1,4 +1,4 @@
-"""Prompts that are read in parallel are continued as fairseq's generator continues them."""
+"""Prompts that are read in parallel are continued as by fairseq's generator."""
 
 from types import SimpleNamespace
 
@@ -33,7 +33,7 @@ def model():
 
 
 def language_model(seed=0, **options):
-    """A model that is less sure of itself than telling weights make it, and may end a text."""
+    """Makes a model with smaller logits than other tests, so that hypotheses may end."""
     model = make_model(TINY["mega_lm"], **{**CHUNKED, **options})
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -45,13 +45,13 @@ def language_model(seed=0, **options):
 
 
 def words(*lengths, seed=1):
-    """Prompts of so many words."""
+    """Makes prompts of these lengths."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(4, WORDS, (length,), generator=generator) for length in lengths]
 
 
 def make_batch(prompts):
-    """A batch as ``LanguageModelingTask`` makes it for inference, and its prompts (B, T)."""
+    """Makes a batch as ``LanguageModelingTask`` does for inference, and its prompts (B, T)."""
     eos = torch.tensor([DICTIONARY.eos()])
     src_tokens = batch_of([torch.cat([eos, prompt]) for prompt in prompts])
     lengths = torch.tensor([len(prompt) + 1 for prompt in prompts])
@@ -66,7 +66,7 @@ def generate(kind, models, prompts, **options):
 
 
 def check(models, prompts, **options):
-    """Hypotheses, scores and positional scores of fairseq's generator, best first."""
+    """Compares hypotheses and scores with those of fairseq's generator, best first."""
     ours, theirs = (
         generate(kind, models, prompts, **options) for kind in (PromptGenerator, SequenceGenerator)
     )
@@ -84,7 +84,7 @@ def assert_same(ours, theirs):
 
 
 class Calls:
-    """The rows and columns of tokens that each call of a model reads."""
+    """Records the shape of the tokens that each call of a model reads."""
 
     def __init__(self, model):
         self.shapes = []
@@ -102,7 +102,7 @@ class Calls:
 # --- the same as fairseq ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("length", [0, 1, 2, 4, 5, 8, 9, 10, 17])
+@pytest.mark.parametrize("length", [0, 1, 4, 5, 8, 9, 17])
 def test_prompts_around_the_ends_of_chunks_and_segments(model, length):
     (hypotheses,) = check([model], words(length))
     assert len({tuple(hypothesis["tokens"].tolist()) for hypothesis in hypotheses}) == 3
@@ -111,17 +111,11 @@ def test_prompts_around_the_ends_of_chunks_and_segments(model, length):
         assert len(hypothesis["tokens"]) > length
 
 
-@pytest.mark.parametrize("lengths", [(9, 9, 9), (17, 4, 9), (0, 5, 21)])
-def test_prompts_of_equal_and_different_lengths(model, lengths):
-    check([model], words(*lengths))
-
-
 @pytest.mark.parametrize(
     "options",
     [
         {"decoder_chunk_size": -1, "attention_activation_fn": "laplace"},
         {"decoder_chunk_size": 1, "rel_pos_bias": "rotary", "normalize_before": True},
-        {"attention_activation_fn": "relu2", "share_decoder_input_output_embed": True},
         {
             "adaptive_softmax_cutoff": "8,14",
             "criterion_name": "adaptive_loss",
@@ -131,7 +125,7 @@ def test_prompts_of_equal_and_different_lengths(model, lengths):
     ids=str,
 )
 def test_other_models(options):
-    check([language_model(**options)], words(9, 14))
+    check([language_model(**options)], words(14, 0, 9))
 
 
 @pytest.mark.parametrize(
@@ -140,8 +134,7 @@ def test_other_models(options):
         {"beam_size": 1, "temperature": 0.6},
         {"beam_size": 12, "len_penalty": 0.3},
         {"normalize_scores": False, "unk_penalty": 2.0},
-        {"min_len": 14},
-        {"max_len_a": 0, "max_len_b": 14, "tokens_to_suppress": ("w3", "w5")},
+        {"min_len": 14, "max_len_a": 0, "max_len_b": 14, "tokens_to_suppress": ("w3", "w5")},
         {"search_strategy": Sampling(DICTIONARY, sampling_topk=1), "temperature": 0.7},
     ],
     ids=str,
@@ -183,23 +176,12 @@ def test_searches_that_look_at_forced_tokens_see_them_all(model, options):
     assert set(calls) == {(6, 1)}
 
 
-def test_nothing_is_left_of_the_batch_before(model):
-    generator = PromptGenerator([model], DICTIONARY, **OPTIONS)
-    results = []
-    for lengths in ((12, 12), (3,), (0,), (12, 12)):
-        sample, prefix = make_batch(words(*lengths))
-        results.append(generator.generate([model], sample, prefix_tokens=prefix))
-    assert_same(results[0], results[3])
-    assert_same(results[2], generate(SequenceGenerator, [model], words(0)))
-    assert_same([results[2][0]], generator.generate([model], make_batch(words(0))[0]))
-
-
 @pytest.mark.parametrize(
     "lengths, options", [((0, 6, 1, 2), {}), ((0, 0), {"no_repeat_ngram_size": 2})], ids=str
 )
 def test_lines_that_end_within_the_prefix_end_there(model, lengths, options):
-    """``--prefix-size`` takes the end of a short line with it. fairseq's generator cannot end an
-    empty line with several beams; with one, it is the same."""
+    """With ``--prefix-size``, the prefix of a short line includes its end. fairseq's generator can
+    only end an empty line with one beam."""
     eos = torch.tensor([DICTIONARY.eos()])
     lines = [torch.cat([line, eos]) for line in words(*lengths)]
     sample, _ = make_batch(lines)
@@ -214,8 +196,7 @@ def test_lines_that_end_within_the_prefix_end_there(model, lengths, options):
     assert_same(*([each[row] for row in ended] for each in list(best.values())[:2]))
     for row in ended:
         assert best[PromptGenerator, 3][row][0]["tokens"].equal(lines[row])
-    # What comes next is read from the start.
-    assert_same(check([model], words(4, 5)), generate(SequenceGenerator, [model], words(4, 5)))
+    check([model], words(4, 5))  # nothing is left of the batch before
 
 
 # --- in parallel --------------------------------------------------------------------------------
@@ -223,7 +204,7 @@ def test_lines_that_end_within_the_prefix_end_there(model, lengths, options):
 
 @pytest.mark.parametrize("chunk, segments", [(CHUNK, [8] * 24 + [7]), (64, [128, 71]), (-1, [199])])
 def test_a_long_prompt_takes_a_call_for_each_segment(chunk, segments):
-    """And one for each token that follows it, of which the last is the prompt's own last."""
+    """Each token of the continuation takes one call more."""
     model = language_model(decoder_chunk_size=chunk, rel_pos_bias="rotary")
     with Calls(model) as calls:
         hypotheses = generate(PromptGenerator, [model], words(200, 200))
@@ -247,7 +228,7 @@ def task_and_model(options=LONG_TEXT, **model_options):
 
 
 def test_a_task_continues_lines_that_were_typed():
-    """An empty line, unknown words, and prompts longer than any text that the model has seen."""
+    """Lines may be empty, have unknown words, or be longer than the model's training samples."""
     options = {"decoder_chunk_size": 8, "truncation_length": 0, "rel_pos_bias": "rotary"}
     task, model, generation = task_and_model(**options)
     lines = ["", "w1 w2 never w3", " ".join(f"w{i % 16}" for i in range(100))]
@@ -266,17 +247,6 @@ def test_a_task_continues_lines_that_were_typed():
             assert hypotheses[0]["tokens"][: lengths[row] - 1].equal(tokens[row][:-1])
 
 
-def test_a_prefix_of_each_sample_is_continued(model):
-    """As fairseq-generate does it: without the prefix, the rest of the target has no part."""
-    task, _, _ = task_and_model()
-    generation = SimpleNamespace(beam=3, max_len_b=16)
-    sample, target = make_batch(words(12, 15))
-    ours = task.inference_step(
-        task.build_generator([model], generation), [model], sample, prefix_tokens=target[:, :10]
-    )
-    assert_same(ours, check([model], [row[:10] for row in target], max_len_a=0, max_len_b=16))
-
-
 def test_other_models_are_left_to_fairseq():
     options = "--task mega_language_modeling --arch transformer_lm --decoder-layers 1 "
     options += "--decoder-embed-dim 8 --decoder-attention-heads 2 --tokens-per-sample 32"
@@ -292,13 +262,7 @@ def test_a_prompt_without_room_for_it_is_refused(model):
         generate(PromptGenerator, [model], words(3, 12), max_len_a=0, max_len_b=11)
     (hypotheses,) = check([model], words(12), max_len_a=0, max_len_b=12)
     assert {len(hypothesis["tokens"]) for hypothesis in hypotheses} == {13}
-
-
-def test_a_prompt_longer_than_the_models_positions_is_refused():
-    unlimited, limited = (
-        language_model(decoder_chunk_size=-1, rel_pos_bias=bias) for bias in ("rotary", "simple")
-    )
-    check([unlimited], words(40))
+    limited = language_model(decoder_chunk_size=-1)
     check([limited], words(31))
     with pytest.raises(ValueError, match="40 tokens is too long for the model's 32 positions"):
         generate(PromptGenerator, [limited], words(40))
