@@ -13,11 +13,7 @@ PACKAGE = __name__.partition(".")[0]
 
 
 def describe(architecture: Optional[str] = None) -> str:
-    """A table of the options of an architecture, or of all architectures if none is given.
-
-    Raises:
-        ValueError: the architecture is unknown.
-    """
+    """Returns a table of the options of an architecture, or of all architectures."""
     models = {n: m for n, m in ARCH_MODEL_REGISTRY.items() if m.__module__.startswith(PACKAGE)}
     if architecture is None:
         rows = [(name, _summary(name, model)) for name, model in models.items()]
@@ -31,7 +27,7 @@ def describe(architecture: Optional[str] = None) -> str:
 
 
 def _summary(name: str, model: type) -> str:
-    """The first line of the model's docstring; for a preset, its model and options."""
+    """Returns the first line of a model's docstring, or a preset's model and options."""
     base = model.__mro__[1]
     if base.__module__ != model.__module__:  # a preset is made beside its model
         return (model.__doc__ or "").partition("\n")[0].replace("``", "")
@@ -43,12 +39,12 @@ def _summary(name: str, model: type) -> str:
 
 
 def _setting(option: Field) -> str:
-    """The words that set an option's default on a command line."""
+    """Returns the words that set an option's default on a command line."""
     return _flag(option) if option.default is True else f"{_flag(option)} {option.default}"
 
 
 def _options(config: type) -> Dict[str, Field]:
-    """The options that a command line can set: those with a help text."""
+    """Returns the options that a command line can set, which have a help text."""
     return {each.name: each for each in fields(config) if "help" in each.metadata}
 
 
@@ -69,7 +65,7 @@ def _flag(option: Field) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns; the last one is wrapped at the width of the terminal."""
+    """Aligns the columns, and wraps the last one at the width of the terminal."""
     widths = [max(map(len, column)) for column in zip(*rows)][:-1]
     indent = " " * (sum(widths) + 2 * len(widths))
     columns = max(get_terminal_size((160, 0)).columns, len(indent) + 20)

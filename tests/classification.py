@@ -1,4 +1,4 @@
-"""What the tests of classification share: models, batches, and data in the published layouts."""
+"""Models, batches, and data in the published layouts, for the tests of classification."""
 
 import copy
 import shutil

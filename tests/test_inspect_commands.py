@@ -66,11 +66,6 @@ def test_pages_contain_their_figures(parity, tmp_path, monkeypatch):
     assert losses == [["1", "9.0"], ["2", "4.5"], ["3", "3.0"]]
 
 
-def test_without_a_command_the_folder_is_printed(capsys):
-    command()
-    assert capsys.readouterr().out.strip() == str(ROOT / "fairseq_mega")
-
-
 # --- bad input ----------------------------------------------------------------------------------
 
 

@@ -76,13 +76,10 @@ def test_a_named_task_is_loaded_and_exchanged(task, folder):
     main(["import", *imported, "--dictionaries", str(folder / "dictionaries")])
     loaded = load(folder, "again.pt", folder / "dictionaries", task=task)
     assert loaded.task.source_dictionary == exported.task.source_dictionary
-
-
-@pytest.mark.parametrize("task", ["denoising"])
-def test_attend_to_a_text_of_a_named_task(task, folder):
-    words = [f"{folder}/model.pt", f"{folder}/data", "w3 w5", "--task", task]
-    main(["attend", *words, "--out", f"{folder}/maps"])
-    assert (folder / "maps" / "index.html").exists()
+    if task == "denoising":
+        words = [f"{folder}/model.pt", f"{folder}/data", "w3 w5", "--task", task]
+        main(["attend", *words, "--out", f"{folder}/maps"])
+        assert (folder / "maps" / "index.html").exists()
 
 
 @pytest.mark.parametrize("task", ["denoising"])

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class Numbers:
-    """Rows of an array ``(n, L)`` in a file; pickled, only the path is copied.
+    """Rows of an array ``(n, L)`` in a file, of which a pickle holds only the path.
 
     Args:
         read: maps the file at ``path`` to an array.

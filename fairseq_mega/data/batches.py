@@ -7,8 +7,8 @@ from fairseq.data import FairseqDataset
 
 
 class EveryBatch(FairseqDataset):
-    """A dataset whose samples that fairseq would leave out, to fill the last batches to a multiple
-    of ``--required-batch-size-multiple``, form a last batch."""
+    """A dataset with one more batch for the samples that fairseq leaves out if their number is not
+    a multiple of ``--required-batch-size-multiple``."""
 
     def batch_by_size(self, indices: np.ndarray, *limits, **more_limits) -> List[np.ndarray]:
         batches = super().batch_by_size(indices, *limits, **more_limits)

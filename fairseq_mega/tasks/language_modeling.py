@@ -218,9 +218,8 @@ class MegaLanguageModelingTask(LanguageModelingTask):
             or isinstance(model, FullyShardedDataParallel)
         ):
             return super().valid_step(sample, model, criterion)
-        while not isinstance(
-            model, BaseFairseqModel
-        ):  # processes may read different numbers of segments
+        # Unwrapped, because processes may read different numbers of segments.
+        while not isinstance(model, BaseFairseqModel):
             model = model.module
         steps = []
         for segment in split_sample(sample, length, model.decoder.new_state()):

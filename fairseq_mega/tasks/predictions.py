@@ -46,7 +46,7 @@ class Predictions:
             distributed.all_gather_object(parts, self.rows)
             if distributed.get_rank() != 0:
                 return
-        # A padded shard repeats samples.
+        # fairseq's dummy batches repeat samples.
         rows = sorted({row[0]: row for part in parts for row in part}.values())
         lines = [["sample", "class", "predicted", *(f"log p({name})" for name in self.names)]]
         predicted = [int(np.argmax(lprobs)) for *_, lprobs in rows]

@@ -53,8 +53,8 @@ class PromptGenerator(SequenceGenerator):
         if lengths.max() > longest_text:
             limit = (
                 f"the {longest_text} tokens that --max-len-a {self.max_len_a} and --max-len-b "
-                f"{self.max_len_b} allow for prompt and continuation: with --max-len-a 1, "
-                "--max-len-b counts the continuation alone"
+                f"{self.max_len_b} allow for prompt and continuation: give --max-len-a 1, "
+                "so that --max-len-b counts the continuation alone"
             )
             if longest_text == self.max_len - 1:
                 limit = (

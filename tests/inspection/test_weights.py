@@ -32,29 +32,7 @@ def changed(parity, tmp_path, change):
     return str(tmp_path / "changed.pt")
 
 
-def test_half_lives_are_those_of_the_coefficients(parity, tmp_path):
-    """Half-lives are from a fraction of a token to thousands of tokens."""
-
-    def change(state):
-        for name, value in state["model"].items():
-            if name.endswith((".move.delta", ".move.alpha")):
-                value.copy_(torch.linspace(-9, 9, value.numel()).view_as(value))
-
-    path = changed(parity, tmp_path, change)
-    weights = torch.load(path)["model"]
-    groups = grouped(memory_rows(read_weights(path).layers)[1:], 2)
-    assert len(groups) == 6  # two directions in the two encoder layers, one in the decoder's
-    for (layer, direction), rows in groups.items():
-        prefix = "{}.layers.{}.mega_layer.move.".format(*layer.split())
-        delta, alpha = (weights[f"{prefix}{name}"].double() for name in EMA[:2])
-        q = 1 - delta.sigmoid() * alpha.sigmoid()  # both directions, (D or 2 D, N, 1)
-        expected = (-np.log(2) / q.log()).flatten()
-        expected = expected[-len(rows) :] if direction == "backward" else expected[: len(rows)]
-        assert np.allclose([row[2] for row in rows], expected, rtol=1e-6)
-        assert len(rows) == q.numel() // (2 if layer.startswith("encoder") else 1)
-
-
-def test_kernels_and_their_weights_are_the_layers_own(parity):
+def test_kernels_and_half_lives_are_the_layers_own(parity):
     layers, weights = published(parity, "translation")
     kernels, dimensions = grouped(kernel_rows(layers)[1:], 2), grouped(memory_rows(layers)[1:], 2)
     for layer in layers:
@@ -68,8 +46,12 @@ def test_kernels_and_their_weights_are_the_layers_own(parity):
             )
             sign = -1 if direction == "forward" else 1
             assert list(offsets) == [sign * lag for lag in range(8)]
-            first = [row[3] for row in dimensions[layer.name, direction] if row[0] == 0]
+            rows = dimensions[layer.name, direction]
+            first = [row[3] for row in rows if row[0] == 0]
             assert sum(first) == pytest.approx(kernel[0, 0].item())
+            delta, alpha = part[:2]
+            q = 1 - delta.sigmoid() * alpha.sigmoid()  # (D, N, 1)
+            assert np.allclose([row[2] for row in rows], -np.log(2) / q.log().flatten(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["translation", "classification/image"])

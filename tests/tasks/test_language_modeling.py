@@ -217,7 +217,6 @@ class Reads:
     "criterion, lengths",
     [
         ("cross_entropy", (29, 3, 17)),
-        ("cross_entropy", (8,)),
         ("cross_entropy --sentence-avg", (9, 8)),
         ("label_smoothed_cross_entropy --label-smoothing 0.1 --report-accuracy", (24, 24)),
         ("label_smoothed_cross_entropy --ignore-prefix-size 3", (30, 12)),

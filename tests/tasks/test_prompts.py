@@ -180,8 +180,8 @@ def test_searches_that_look_at_forced_tokens_see_them_all(model, options):
     "lengths, options", [((0, 6, 1, 2), {}), ((0, 0), {"no_repeat_ngram_size": 2})], ids=str
 )
 def test_lines_that_end_within_the_prefix_end_there(model, lengths, options):
-    """With ``--prefix-size``, the prefix of a short line includes its end. fairseq's generator can
-    only end an empty line with one beam."""
+    """The prefix of a short line includes its end (``--prefix-size``). fairseq's generator can only
+    end an empty line with one beam."""
     eos = torch.tensor([DICTIONARY.eos()])
     lines = [torch.cat([line, eos]) for line in words(*lengths)]
     sample, _ = make_batch(lines)
