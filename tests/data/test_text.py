@@ -37,7 +37,7 @@ def fairseqs(sizes, block=7, mode="none"):
     return MonolingualDataset(text, text.sizes, dictionary, shuffle=True, targets=["future"])
 
 
-def epoch_blocks(sizes, mode="none", unit=3, multiples=(1, 3), seed=1, epoch=1):
+def epoch_samples(sizes, mode="none", unit=3, multiples=(1, 3), seed=1, epoch=1):
     return EpochSamples(fairseqs(sizes), unit, multiples, mode, seed, epoch)
 
 
@@ -62,24 +62,24 @@ def test_samples_are_those_of_fairseq(sizes, block, mode):
 
 @given(SIZES, st.sampled_from(MODES), st.integers(1, 99), st.integers(1, 99))
 def test_every_token_is_a_target_once_in_every_epoch(sizes, mode, seed, epoch):
-    dataset = epoch_blocks(sizes, mode, seed=seed)
+    dataset = epoch_samples(sizes, mode, seed=seed)
     dataset.set_epoch(epoch)
-    blocks = targets_of(dataset)
+    targets = targets_of(dataset)
     between = [line[0] for line in lines_of(sizes) if mode == "complete_doc" and len(line) == 1]
-    assert sorted([*chain(*blocks), *between]) == list(range(4, 4 + sum(sizes)))
-    assert dataset.sizes.tolist() == list(map(len, blocks))
+    assert sorted([*chain(*targets), *between]) == list(range(4, 4 + sum(sizes)))
+    assert dataset.sizes.tolist() == list(map(len, targets))
     if mode == "none":
-        assert set(map(len, blocks[:-1])) <= {3, 6, 9}
+        assert set(map(len, targets[:-1])) <= {3, 6, 9}
 
 
 def test_lengths_differ_between_samples_epochs_and_seeds():
     drawn = [
-        tuple(epoch_blocks([4000], seed=seed, epoch=epoch).sizes[:-1])
+        tuple(epoch_samples([4000], seed=seed, epoch=epoch).sizes[:-1])
         for seed in (1, 2)
         for epoch in (1, 2, 3)
     ]
     assert len(set(drawn)) == 6
-    dataset = epoch_blocks([4000])
+    dataset = epoch_samples([4000])
     for epoch in (3, 1):  # whatever came before
         dataset.set_epoch(epoch)
         assert tuple(dataset.sizes[:-1]) == drawn[epoch - 1]

@@ -65,7 +65,7 @@ def iterator(task, epoch=1, seed=1, **options):
     )
 
 
-def blocks_of(batches):
+def targets_of(batches):
     """Returns the targets of all samples, sorted."""
     pad = make_dictionary(4).pad()
     rows = [row for batch in batches if batch for row in batch["target"]]
@@ -76,15 +76,15 @@ def lines(seed):
     return [line.tolist() for line in sentences(*LENGTHS, words=WORDS, seed=seed)]
 
 
-def tokens_of(blocks):
-    return sorted(chain(*blocks))
+def tokens_of(targets):
+    return sorted(chain(*targets))
 
 
 # --- training -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_batches_of_an_epoch_are_those_of_its_blocks(make_task, mode):
+def test_the_batches_of_an_epoch_are_those_of_its_samples(make_task, mode):
     """Each epoch has every token once, and no batch is too large."""
     task, _, _ = make_task(**VARIANT, sample_break_mode=mode)
     task.load_dataset("train", epoch=1)
@@ -95,11 +95,11 @@ def test_the_batches_of_an_epoch_are_those_of_its_blocks(make_task, mode):
     for epoch in (1, 2, 3):
         batches = list(iterator(task, epoch).next_epoch_itr())
         assert all(batch["target"].numel() <= 48 for batch in batches)
-        epochs.append(blocks_of(batches))
+        epochs.append(targets_of(batches))
         assert tokens_of(epochs[-1]) == tokens_of(expected)
     assert (epochs[0] == epochs[1]) == (mode == "eos")
     if mode == "none":
-        assert {len(block) for block in epochs[0]} >= {CHUNK, 2 * CHUNK, 3 * CHUNK, 4 * CHUNK}
+        assert {len(target) for target in epochs[0]} >= {CHUNK, 2 * CHUNK, 3 * CHUNK, 4 * CHUNK}
 
 
 def test_workers_share_the_samples_of_a_part_of_the_data(make_task):
@@ -108,10 +108,10 @@ def test_workers_share_the_samples_of_a_part_of_the_data(make_task):
         task.load_dataset("train", epoch=1)
         assert task.has_sharded_data("train")
         task.load_dataset("train", epoch=epoch)
-        alone, together = blocks_of(iterator(task, epoch).next_epoch_itr()), []
+        alone, together = targets_of(iterator(task, epoch).next_epoch_itr()), []
         for shard in (0, 1, 2):
             batches = iterator(task, epoch, num_shards=3, shard_id=shard).next_epoch_itr()
-            together += blocks_of(batches)
+            together += targets_of(batches)
         assert sorted(together) == alone and tokens_of(alone) == tokens_of(lines(seed))
 
 
@@ -157,7 +157,7 @@ def test_streams_are_batched_whatever_their_length(make_task, mode, option, coun
         required_batch_size_multiple=8,
     ).next_epoch_itr(shuffle=False)
     batches = list(batches)
-    streams = blocks_of(batches)
+    streams = targets_of(batches)
     assert tokens_of(streams) == tokens_of(lines(seed=2))
     assert len(streams) == len(dataset) == (count or len(streams))
     assert max(map(len, streams)) > 80
@@ -184,7 +184,7 @@ def test_evaluation_asks_the_model_to_stream(make_task, window):
             assert batch["net_input"]["streaming"] is True
             starts = batch.get("start_indices", [0])
             assert starts == [window if seen and window and shard == 0 else 0]
-            seen += blocks_of([batch])
+            seen += targets_of([batch])
     assert tokens_of(seen) == tokens_of(lines(seed=2))
 
 
@@ -304,23 +304,23 @@ def test_bits_per_byte_are_the_bits_of_the_tokens_over_the_bytes_of_the_file(
 # --- bad input ----------------------------------------------------------------------------------
 
 
-def blocks(shortest, longest):
+def multiples(shortest, longest):
     return {"variant_block_multiple_min": shortest, "variant_block_multiple_max": longest}
 
 
 @pytest.mark.parametrize(
     "options, split, says",
     [
-        (blocks(3, 2), None, ["--variant-block-multiple-min is 3", "-max is 2", "not below"]),
-        (blocks(0, 2), None, ["--variant-block-multiple-min is 0", "at least 1"]),
+        (multiples(3, 2), None, ["--variant-block-multiple-min is 3", "-max is 2", "not below"]),
+        (multiples(0, 2), None, ["--variant-block-multiple-min is 0", "at least 1"]),
         ({"valid_block": "splits:no"}, None, ["--valid-block is 'splits:no'", "splits:K"]),
         (
-            blocks(1, 13),
+            multiples(1, 13),
             "train",
             ["--variant-block-multiple-max is 13", "up to 52 tokens", "--max-tokens is 48"],
         ),
         (
-            {"decoder_chunk_size": -1, "rel_pos_bias": "simple", **blocks(1, 2)},
+            {"decoder_chunk_size": -1, "rel_pos_bias": "simple", **multiples(1, 2)},
             "train",
             ["up to 32 tokens", "--max-target-positions is 16", "raise it, or lower"],
         ),
