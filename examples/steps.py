@@ -1,4 +1,4 @@
-"""What the preparations share: steps that are done once, and errors that say what to do.
+"""Steps that are done once, and errors that say what to do, for all preparations.
 
 A step makes a folder. Until the folder is complete it is called NAME.part, which the next run
 deletes. So whatever interrupts a run, the same command continues with the step that it was in.
@@ -11,8 +11,8 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Callable
@@ -103,6 +103,21 @@ def once(folder: Path, make: Callable[[Path], object]) -> Path:
     part.rename(folder)
     print(f"{folder}: done", flush=True)
     return folder
+
+
+def write_lines(folder: Path, split: str, endings: Sequence[str], rows: Iterable[tuple]) -> None:
+    """Writes each column of the rows to SPLIT.ENDING, and prints the number of rows."""
+    count = 0
+    with ExitStack() as stack:
+        paths = [folder / f"{split}.{ending}" for ending in endings]
+        files = [stack.enter_context(x.open("w", encoding="utf-8", newline="\n")) for x in paths]
+        for row in rows:
+            count += 1
+            for file, text in zip(files, row):
+                file.write(f"{text}\n")
+    if not count:
+        raise PreparationError(f"there is nothing for {split}: look at where it comes from")
+    print(f"{split}: {count:,} lines", flush=True)
 
 
 def binarise(options: list[str], prefix: str, workers: int, folder: Path) -> None:

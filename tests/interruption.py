@@ -2,11 +2,11 @@
 
     python tests/interruption.py [--runs 60] [--seed 1]
 
-is `make interruption`. A run is a training with fairseq-train that is killed one to three times, by
-SIGKILL or SIGTERM: at a random moment, while a checkpoint is written, or while one is copied.
-Before each further start, `recover` repairs the folder. Every start must continue from the newest
-intact checkpoint, and the last checkpoint must have, bit by bit, the parameters and the optimizer
-state of a training that was never killed.
+is `make interruption`. A run trains a language model with fairseq-train and kills it one to three
+times, by SIGKILL or SIGTERM: at a random moment, while a checkpoint is written, or while one is
+copied. Before each further start, `recover` repairs the folder. Every start must continue from the
+newest intact checkpoint, and the last checkpoint must have, bit by bit, the parameters and the
+optimizer state of a training that was never killed.
 """
 
 import argparse
@@ -36,45 +36,32 @@ from fairseq_mega.checkpoints.recovery import LAST, number_of_updates, recover  
 
 # Many words make checkpoints of megabytes, which take a while to write.
 WORDS = [f"w{i}" for i in range(20000)]
-SIZES = "-embed-dim 16 --{0}-hidden-dim 24 --{0}-ffn-embed-dim 24 --{0}-z-dim 8 --{0}-n-dim 2"
 UPDATES = 36
 TRAIN = (
+    "--task mega_language_modeling --sample-break-mode complete --tokens-per-sample 16 "
+    "--variant-block-multiple-min 1 --variant-block-multiple-max 3 --max-tokens 48 "
+    "--valid-block splits:2 --arch mega_lm --decoder-layers 1 --decoder-chunk-size 8 "
+    "--rel-pos-bias rotary --decoder-embed-dim 16 --decoder-hidden-dim 24 "
+    "--decoder-ffn-embed-dim 24 --decoder-z-dim 8 --decoder-n-dim 2 "
     "--cpu --required-batch-size-multiple 1 --dropout 0.2 --num-workers 0 --seed 3 "
     "--optimizer adam --lr 5e-3 --lr-scheduler linear_decay --warmup-updates 5 "
     f"--total-num-update 100 --max-update {UPDATES} --save-interval-updates 6 "
     "--update-epoch-batch-itr True"
 )
-KINDS = {
-    "language-model": (
-        "--task mega_language_modeling --sample-break-mode complete --tokens-per-sample 16 "
-        "--variant-block-multiple-min 1 --variant-block-multiple-max 3 --max-tokens 48 "
-        "--valid-block splits:2 --arch mega_lm --decoder-layers 1 --decoder-chunk-size 8 "
-        "--rel-pos-bias rotary --decoder" + SIZES.format("decoder")
-    ),
-    "translation": (
-        "--task translation --arch mega --encoder-layers 1 --decoder-layers 1 --batch-size 8 "
-        "--max-source-positions 20 --max-target-positions 20 --criterion "
-        "label_smoothed_cross_entropy --share-all-embeddings --encoder" + SIZES.format("encoder")
-    ),
-}
 MOMENTS = ("at a random moment", "while one is written", "while one is copied")
 
 
-def make_data(kind: str, folder: Path) -> Path:
-    """Three epochs of it take about 36 updates."""
+def make_data(folder: Path) -> Path:
+    """A folder of binarised text; three epochs take about 36 updates."""
     dictionary, generator = dictionary_of(WORDS), random.Random(5)
-    names = {"language-model": [""], "translation": [".src-tgt.src", ".src-tgt.tgt"]}[kind]
     for split, count in {"train": 96, "valid": 8}.items():
         rows = [generator.choices(WORDS, k=generator.randint(3, 9)) for _ in range(count)]
-        for name in names:
-            write_lines(folder / f"{split}{name}", rows, dictionary)
-    for side in ("src", "tgt"):
-        shutil.copy(folder / "dict.txt", folder / f"dict.{side}.txt")
+        write_lines(folder / split, rows, dictionary)
     return folder
 
 
 def run_command(words: list[str], output: Path) -> None:
-    """fairseq-train, in a process of its own."""
+    """Runs fairseq-train in this process; its output goes to a file."""
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -84,11 +71,11 @@ def run_command(words: list[str], output: Path) -> None:
 
 
 class Training:
-    """A process of fairseq-train, forked from this one, which has imported what it needs."""
+    """Process of fairseq-train, forked from this one, which has imported what it needs."""
 
-    def __init__(self, kind: str, data: Path, save: Path):
+    def __init__(self, data: Path, save: Path):
         self.save, self._output = save, data.with_name("output.txt")
-        words = ["fairseq-train", str(data), *shlex.split(KINDS[kind]), *shlex.split(TRAIN)]
+        words = ["fairseq-train", str(data), *shlex.split(TRAIN)]
         words += ["--user-dir", str(PLUGIN), "--save-dir", str(save)]
         fork = multiprocessing.get_context("fork")
         self.process = fork.Process(target=run_command, args=(words, self._output))
@@ -108,7 +95,7 @@ class Training:
         return self.process.exitcode
 
     def kill(self, rng: random.Random, seconds: float) -> str:
-        """Kills it so many seconds after it made its folder, or when it next writes or copies."""
+        """Kills it within `seconds` of its first write, or when it next writes or copies."""
         self.until(self.save.exists)
         moment, end = rng.choice(MOMENTS), time.time() + rng.uniform(0, seconds)
         self.until(lambda: time.time() > end)
@@ -123,7 +110,7 @@ class Training:
         return f"{number.name} {moment}" if self.process.exitcode else "too late"
 
     def copies(self) -> bool:
-        """A checkpoint is shorter than another: it is being copied."""
+        """Whether a checkpoint is shorter than another, and so is being copied."""
         sizes = [path.stat().st_size for path in self.save.glob("*.pt")]
         return bool(sizes) and min(sizes) < 0.98 * max(sizes)
 
@@ -134,11 +121,11 @@ class Training:
         return [] if int(found[-1]) == updates else [f"starts at {found[-1]}, not {updates}"]
 
 
-def one_run(kind: str, data: Path, expected: Path, seconds: float, rng: random.Random, save: Path):
+def one_run(data: Path, expected: Path, seconds: float, rng: random.Random, save: Path):
     """Kills a training and lets it end; returns how it was killed, and what is wrong."""
     kills, wrong, resumed_at = [], [], 0
     for _ in range(rng.choice([1, 1, 2, 3])):
-        training = Training(kind, data, save)
+        training = Training(data, save)
         kills.append(training.kill(rng, seconds))
         wrong += training.wrong_start(resumed_at)
         if save.exists():
@@ -147,14 +134,14 @@ def one_run(kind: str, data: Path, expected: Path, seconds: float, rng: random.R
         if resumed_at == UPDATES:  # it was over: fairseq would make one update more
             break
     else:
-        training = Training(kind, data, save)
+        training = Training(data, save)
         assert training.end() == 0, training.output[-2000:]
         wrong += training.wrong_start(resumed_at)
     return kills, wrong + [f"another {part}" for part in differences(save / LAST, expected)]
 
 
 def differences(ours: Path, theirs: Path) -> list[str]:
-    """Parts of two checkpoints that are not equal bit by bit. The rest of them notes each start."""
+    """Parts of two checkpoints that must be equal bit by bit, and are not."""
     a, b = (torch.load(path, weights_only=True) for path in (ours, theirs))
     for each in (a, b):
         each["updates"] = each["optimizer_history"][-1]["num_updates"]
@@ -176,21 +163,18 @@ def main(words: Optional[list[str]] = None) -> list[str]:
     parser.add_argument("--runs", type=int, default=60, help="trainings (60)")
     parser.add_argument("--seed", type=int, default=1, help="of when they are killed (1)")
     args = parser.parse_args(words)
-    cases, failures = [], []
+    failures = []
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        for kind in list(KINDS)[: args.runs]:
-            data = make_data(kind, work / f"data-{kind}")
-            training = Training(kind, data, work / kind)
-            training.until(training.save.exists)
-            start = time.time()
-            assert training.end() == 0, training.output[-2000:]
-            cases.append((kind, data, work / kind / LAST, time.time() - start))
+        training = Training(make_data(work / "data"), work / "whole")
+        training.until(training.save.exists)
+        start = time.time()
+        assert training.end() == 0, training.output[-2000:]
+        case = work / "data", training.save / LAST, time.time() - start
         for i in range(args.runs):
-            case, rng = cases[i % len(cases)], random.Random(f"{args.seed}-{i}")
-            kills, wrong = one_run(*case, rng, work / f"run-{i}")
+            kills, wrong = one_run(*case, random.Random(f"{args.seed}-{i}"), work / f"run-{i}")
             shutil.rmtree(work / f"run-{i}")
-            failures += [f"run {i}, {case[0]}, {', '.join(kills)}: {each}" for each in wrong]
+            failures += [f"run {i}, {', '.join(kills)}: {each}" for each in wrong]
             print(f"{i + 1} of {args.runs}: {', '.join(kills)}", flush=True)
     print(*failures, f"{len(failures)} wrong", sep="\n")
     return failures

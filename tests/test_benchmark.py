@@ -1,4 +1,4 @@
-"""The benchmark's commands start and finish at tiny sizes."""
+"""The benchmark's sides compute the same functions; its commands finish at tiny sizes."""
 
 import subprocess
 import sys
@@ -11,6 +11,7 @@ from helpers import needs_int8
 
 from examples.benchmark import host, measure
 from examples.benchmark.cases import all_cases
+from examples.benchmark.models import parameters
 
 CASES = {case.name: case for case in all_cases(full=True)}
 COMPARED = ["ema-causal-1024", "ema-bidirectional-4096", "ema-pathx-16384", "lm-1024"]
@@ -19,11 +20,18 @@ COMPARED += ["translation", "small-translation", "text-full-1000", "text-chunked
 
 @pytest.mark.parametrize("name", COMPARED)
 def test_sides_compute_one_function(name):
-    """Ours and plain agree, and so do the Transformers, which have as many parameters."""
+    """Plain equals ours, fused equals the Transformer, whose size is ours."""
     works = {side: CASES[name].build(side, True) for side in CASES[name].sides}
-    for work in works.values():
-        work.prepare()
-    assert CASES[name].faults(works) == {}
+    outcomes = {side: work.outcome() for side, work in works.items()}
+    for side, reference in {"plain": "ours", "fused": "transformer"}.items():
+        if side in works:
+            largest = max(x.abs().max() for x in outcomes[reference].values())
+            for key, expected in outcomes[reference].items():
+                scale = max(expected.abs().max(), 1e-3 * largest)
+                assert (outcomes[side][key] - expected).abs().max() <= 1e-3 * scale, key
+    if "transformer" in works:
+        ours, theirs = (parameters(works[side].model) for side in ("ours", "transformer"))
+        assert theirs == pytest.approx(ours, rel=0.03)
 
 
 @needs_int8

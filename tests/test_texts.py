@@ -1,7 +1,4 @@
-"""Odd texts through fairseq's commands: empty lines, other scripts, separators, lines without end.
-
-The commands run in this process, one after the other: to start one takes longer than to run it.
-"""
+"""fairseq's commands accept odd texts: empty lines, other scripts, separators, very long lines."""
 
 import io
 import sys
@@ -39,7 +36,7 @@ TRAINING = "--optimizer adam --lr 1e-3 --max-tokens 50000 --max-epoch 1 --no-epo
 
 
 def call(module, *words, stdin=""):
-    """A command with these options: strings of them, or paths."""
+    """Runs a command in this process; options are strings of options, or paths."""
     flat = [part for word in words for part in (word.split() if isinstance(word, str) else [word])]
     with (
         mock.patch.object(sys, "argv", ["fairseq", *map(str, flat)]),

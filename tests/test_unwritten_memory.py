@@ -1,4 +1,4 @@
-"""No result depends on memory that was not written: here torch fills all of it with NaN."""
+"""Uninitialised memory never changes a result: here torch fills all of it with NaN."""
 
 import classification
 import masked_lm
@@ -12,7 +12,6 @@ from helpers import (
     batch_of,
     build,
     first,
-    make_cross,
     make_dictionary,
     make_ema,
     make_gated,
@@ -25,33 +24,28 @@ from helpers import (
 )
 from torch.utils import deterministic
 
-from fairseq_mega.ops.dropout import draw_mask
 from fairseq_mega.ops.ema import ema, ema_segment
 
 
 @pytest.fixture
-def filled():
-    """Whether it is filled can be said: `filled(True)`."""
+def check():
+    """A function that compares the tensors of `work()` with and without filled memory."""
 
     def fill(yes):
         torch.use_deterministic_algorithms(yes)
         deterministic.fill_uninitialized_memory = yes
 
-    fill(False)
-    yield fill
+    def check(work):
+        fill(False)
+        expected = work()
+        fill(True)
+        assert torch.empty(3).isnan().all()
+        for ours, theirs in zip(work(), expected, strict=True):
+            assert torch.isfinite(ours).all() and torch.equal(ours, theirs)
+
+    yield check
     fill(False)
     deterministic.fill_uninitialized_memory = True  # torch's default, without effect by itself
-
-
-def check(filled, work):
-    """``work`` returns tensors, the same ones with memory filled as without."""
-    expected = work()
-    filled(True)
-    assert torch.empty(3).isnan().all()
-    found = work()
-    assert len(found) == len(expected) > 0
-    for ours, theirs in zip(found, expected):
-        assert torch.isfinite(ours).all() and torch.equal(ours, theirs)
 
 
 def with_gradients(module, output):
@@ -62,7 +56,7 @@ def with_gradients(module, output):
 
 
 @pytest.mark.parametrize("tied", ["", "--tie-adaptive-weights --tie-adaptive-proj"])
-def test_what_checkpoints_hold_of_adaptive_tables(filled, tied):
+def test_initial_adaptive_tables(check, tied):
     options = "--criterion adaptive_loss --adaptive-softmax-cutoff 8,14 --adaptive-softmax-factor 2"
     options += f" --adaptive-input --adaptive-input-cutoff 8,14 --adaptive-input-factor 2 {tied}"
 
@@ -70,14 +64,13 @@ def test_what_checkpoints_hold_of_adaptive_tables(filled, tied):
         torch.manual_seed(1)
         return list(build(f"{TINY['mega_lm']} {options}").state_dict().values())
 
-    check(filled, work)
+    check(work)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("length, taps", [(9, None), (100, None), (100, 20), (1100, None)])
-def test_averages(filled, length, taps, bidirectional):
-    """In one block, by blocks and by FFTs; with a state."""
-
+@pytest.mark.parametrize("length, taps", [(9, None), (100, 20), (1100, None)])
+def test_averages(check, length, taps, bidirectional):
+    """Averages in one block, by blocks and by FFTs; with a state."""
     module = make_ema(bidirectional=bidirectional)
 
     def work():
@@ -87,7 +80,7 @@ def test_averages(filled, length, taps, bidirectional):
             y = y + ema_segment(x, *module.directions(), randn(3, 4, 3, seed=2))[0]
         return [*with_gradients(module, y), x.grad]
 
-    check(filled, work)
+    check(work)
 
 
 @pairwise(
@@ -96,7 +89,7 @@ def test_averages(filled, length, taps, bidirectional):
     chunk_size=[-1, 4],
     bidirectional=[False, True],
 )
-def test_layers(filled, bidirectional, options):
+def test_layers(check, bidirectional, options):
     dropouts = dict.fromkeys(("dropout", "attention_dropout", "hidden_dropout"), 0.1)
     module, _ = make_gated(bidirectional=bidirectional, **dropouts, **options)
     x, mask = randn(3, 11, 6), padding(11, [11, 5, 1])
@@ -108,29 +101,14 @@ def test_layers(filled, bidirectional, options):
             return results
         return [*results, run_segments(module.eval(), x, [3, 1, 1, 5, 1])]
 
-    check(filled, work)
+    check(work)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_cross_attention(filled, function):
-    module, _ = make_cross(attention_activation=function)
-    x, source, mask = randn(2, 7, 6), randn(2, 9, 6, seed=4), padding(9, [9, 4])
-    check(filled, lambda: with_gradients(module, first(module(x, source, mask))))
-
-
-@pytest.mark.parametrize("size", [(3, 5), (7, 1, 9), (129, 1, 129)])
-def test_dropout_masks(filled, size):
-    def work():
-        torch.manual_seed(3)
-        return [draw_mask(torch.ones(size), 0.3).keep]
-
-    check(filled, work)
-
-
-@pytest.mark.parametrize("chunk", [-1, 4])
-def test_translation(filled, chunk):
+@pytest.mark.parametrize("chunk, function", [(-1, "softmax"), (4, "relu2"), (4, "laplace")])
+def test_translation(check, chunk, function):
     """Training with dropout, and beam search."""
-    options = dict(rel_pos_bias="rotary", encoder_chunk_size=chunk, decoder_chunk_size=chunk)
+    options = dict(encoder_chunk_size=chunk, decoder_chunk_size=chunk)
+    options |= dict(rel_pos_bias="rotary", attention_activation_fn=function)
     model = make_model(TINY["mega"], dropout=0.1, **options)
     source, target = batch_of(sentences(5, 9), left_pad=True), batch_of(sentences(7, 4, seed=4))
     lengths = source.ne(1).sum(1)
@@ -144,45 +122,37 @@ def test_translation(filled, chunk):
         found = [h for each in generator.generate([model], sample) for h in each]
         return results + [h[name] for h in found for name in ("tokens", "positional_scores")]
 
-    check(filled, work)
+    check(work)
 
 
-@pytest.mark.parametrize("chunk", [-1, 4])
-def test_language_model(filled, chunk):
-    """Training with dropout; with chunks, a state that is read in parts, kept and restored."""
-    model = make_model(
-        TINY["mega_lm"], dropout=0.1, rel_pos_bias="rotary", decoder_chunk_size=chunk
-    )
+def test_language_model(check):
+    """Training with dropout; a state that is read in parts, saved and restored."""
+    model = make_model(TINY["mega_lm"], dropout=0.1, rel_pos_bias="rotary", decoder_chunk_size=4)
     tokens = batch_of(sentences(19, 19))
 
     def work():
         torch.manual_seed(1)
         results = with_gradients(model.train(), model(tokens)[0])
-        model.eval()
-        if chunk < 0:
-            return results
-        state = model.start(2)
+        state = model.eval().start(2)
         parts = [state.read(part) for part in tokens.split([6, 1, 1, 11], dim=1)]
         restored = model.restore(state.save())
         return [*results, *parts, state.predict(), restored.predict(), restored.read(tokens)]
 
-    check(filled, work)
+    check(work)
 
 
-@pytest.mark.parametrize("options", [classification.TEXT, classification.IMAGE])
-def test_classifiers(filled, options):
-    words, make = (
-        (20, classification.symbols)
-        if options == classification.TEXT
-        else (None, classification.numbers)
-    )
-    model = classification.make_model(options, words=words, chunk_size=4)
-    batch = classification.batch(make(9, 9, 9), pad=1 if words else 0)
-    check(filled, lambda: with_gradients(model, model(batch)["encoder_out"]))
+def test_classifiers(check):
+    for options, words, rows in (
+        (classification.TEXT, 20, classification.symbols(9, 9, 9)),
+        (classification.IMAGE, None, classification.numbers(9, 9, 9)),
+    ):
+        model = classification.make_model(options, words=words, chunk_size=4)
+        batch = classification.batch(rows, pad=1 if words else 0)
+        check(lambda: with_gradients(model, model(batch)["encoder_out"]))  # noqa: B023
 
 
-@pytest.mark.parametrize("chunks", [{}, {"encoder_chunk_size": 4}], ids=str)
-def test_masked_language_model(filled, chunks):
-    model = masked_lm.make_model(**chunks)
+@pytest.mark.parametrize("chunk", [-1, 4])
+def test_masked_language_model(check, chunk):
+    model = masked_lm.make_model(encoder_chunk_size=chunk)
     tokens = batch_of(sentences(9, 4, 13))
-    check(filled, lambda: with_gradients(model, model(tokens)[0]))
+    check(lambda: with_gradients(model, model(tokens)[0]))

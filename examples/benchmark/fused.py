@@ -23,7 +23,7 @@ def as_dense(model: nn.Module) -> nn.Module:
 
 
 class FusedAttention(MultiheadAttention):
-    """For training: no state, no weights to look at."""
+    """Attention for training: it has no state and returns no weights."""
 
     def forward(self, query, key, value, key_padding_mask=None, attn_mask=None, **_):
         """

@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Callable, Dict, List
 
@@ -36,6 +37,7 @@ ROUNDS, STEPS = 30, 5  # medians of 30 rounds; a round is 5 steps of each side
 SENTENCES = 2  # of a beam search
 MEGA = dict(embed_dim=16, hidden_dim=32, ffn_embed_dim=32, z_dim=8, n_dim=4)
 TRANSFORMER = dict(embed_dim=16, ffn_embed_dim=32, attention_heads=2)
+ENDS = dict(decoder_input_dim=16, decoder_output_dim=16)
 # Every kind of dropout that a side has, as in both models' recipes for WMT and WikiText-103.
 DROPOUTS = dict(dropout=0.1, attention_dropout=0.1, activation_dropout=0.1)
 MEGA_DROPOUTS = dict(DROPOUTS, hidden_dropout=0.1)
@@ -44,35 +46,29 @@ COMPILED: Dict[str, bool] = {}  # options of Mega's models that the command line
 Step = Callable[[], object]
 
 
-def sized(sizes: Dict[str, int], *parts: str) -> Dict[str, int]:
-    return {f"{part}_{name}": value for part in parts for name, value in sizes.items()}
-
-
-def translation_model(side: str) -> Built:
-    if side == "mega":
-        sizes = sized(MEGA, "encoder")
-        return build("mega_wmt_en_de", WORDS, {**sizes, **MEGA_DROPOUTS, **COMPILED})
-    ends = dict(decoder_input_dim=16, decoder_output_dim=16)
-    sizes = sized(TRANSFORMER, "encoder", "decoder")
-    return build("transformer_wmt_en_de", WORDS, {**sizes, **ends, **DROPOUTS})
-
-
-def language_model(side: str) -> Built:
-    positions = dict(tokens_per_sample=LENGTH, max_target_positions=LENGTH)
-    if side == "mega":
-        sizes = {**sized(MEGA, "decoder"), **positions, **MEGA_DROPOUTS, **COMPILED}
-        return build("mega_lm", WORDS, sizes)
-    ends = dict(decoder_input_dim=16, decoder_output_dim=16)
-    sizes = {**sized(TRANSFORMER, "decoder"), **ends, **positions, **DROPOUTS}
-    return build("transformer_lm", WORDS, sizes)
+def model(kind: str, side: str) -> Built:
+    """A model for translation or language modeling: Mega, or fairseq's Transformer."""
+    sizes = MEGA if side == "mega" else TRANSFORMER
+    options = {**MEGA_DROPOUTS, **COMPILED} if side == "mega" else {**DROPOUTS, **ENDS}
+    parts = ["decoder"]
+    if kind == "translation":
+        parts = ["encoder"] if side == "mega" else ["encoder", "decoder"]
+    else:
+        options |= dict(tokens_per_sample=LENGTH, max_target_positions=LENGTH)
+    options |= {f"{part}_{name}": size for part in parts for name, size in sizes.items()}
+    return build(f"{side}_{'wmt_en_de' if kind == 'translation' else 'lm'}", WORDS, options)
 
 
 def tokens() -> Tensor:
     return torch.arange(4, 4 + LENGTH).unsqueeze(0)
 
 
-def training_step(built: Built, net_input: Dict[str, Tensor]) -> Dict[str, Step]:
+def training_step(kind: str, side: str) -> Dict[str, Step]:
     """The forward pass alone, and both passes."""
+    built, net_input = model(kind, side), {"src_tokens": tokens()}
+    net_input["src_lengths"] = torch.tensor([LENGTH])
+    if kind == "translation":
+        net_input["prev_output_tokens"] = tokens()
     sample = {"net_input": net_input, "target": tokens(), "ntokens": LENGTH}
     parameters = list(built.model.train().parameters())
 
@@ -87,26 +83,15 @@ def training_step(built: Built, net_input: Dict[str, Tensor]) -> Dict[str, Step]
     return {"forward": forward, "step": both}
 
 
-def translation(side: str) -> Dict[str, Step]:
-    source = {"src_tokens": tokens(), "src_lengths": torch.tensor([LENGTH])}
-    return training_step(translation_model(side), {**source, "prev_output_tokens": tokens()})
-
-
-def language(side: str) -> Dict[str, Step]:
-    source = {"src_tokens": tokens(), "src_lengths": torch.tensor([LENGTH])}
-    return training_step(language_model(side), source)
-
-
 def beam_search(side: str) -> Dict[str, Step]:
-    model = translation_model(side).model.eval()
-    sentences = tokens().expand(SENTENCES, -1)
-    step = beam_step(model, sentences, torch.full((SENTENCES,), LENGTH))
+    sentences, lengths = tokens().expand(SENTENCES, -1), torch.full((SENTENCES,), LENGTH)
+    step = beam_step(model("translation", side).model.eval(), sentences, lengths)
     return {"forward": step, "step": step}
 
 
 def update(optimizer: str) -> Step:
     """Clips the gradients of the translation model and updates its weights."""
-    parameters = list(translation_model("mega").model.parameters())
+    parameters = list(model("translation", "mega").model.parameters())
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)
     cfg = OmegaConf.structured(FairseqConfig)
@@ -122,7 +107,11 @@ def update(optimizer: str) -> Step:
     return step
 
 
-CASES = {"translation": translation, "language model": language, "beam search": beam_search}
+CASES = {
+    "translation": partial(training_step, "translation"),
+    "language model": partial(training_step, "language model"),
+    "beam search": beam_search,
+}
 
 
 def seconds(sides: List[Step]) -> List[float]:

@@ -2,25 +2,28 @@
 
 Every EMA kernel is summed from a ``(K, N, T)`` tensor of powers; FFTs are twice as long as the
 padded sequence; positional biases are dense ``(L, L)`` matrices; scores, bias, masks and softmax
-are passes of their own. For training with softmax attention. The classes take over the parameters
-of this package's own layers: ``as_plain`` turns a model of ours into one of these.
+are passes of their own; nothing is recomputed, and no Triton kernel runs. For training with softmax
+attention. The classes take over the parameters of this package's own layers: ``as_plain`` turns a
+model of ours into one of these.
 """
 
 import math
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from fairseq.modules import FairseqDropout
 from torch import nn
 
-from fairseq_mega.models.encoder import MegaEncoder
 from fairseq_mega.modules import (
     GatedCrossAttention,
     MovingAverageGatedAttention,
     MultiHeadEMA,
     NormalizedFeedForwardNetwork,
 )
+from fairseq_mega.modules.chunks import chunk_mask, to_chunks
 from fairseq_mega.modules.dropout import Dropout
+from fairseq_mega.ops import operators, recompute
 from fairseq_mega.ops.ema.naive import damping
 
 
@@ -112,93 +115,42 @@ def attention(q, k, bias, causal, padding_mask):
     return torch.softmax(scores, dim=-1)
 
 
-class PlainGatedAttention(MovingAverageGatedAttention):
-    def forward(self, x, padding_mask=None, state=None, need_weights=False):
-        """``x (B, L, D)`` to ``(B, L, D)``, in between as published ``(L, B, D)``; never gives
-        weights."""
-        residual = x = x.transpose(0, 1)
-        if self.prenorm:
-            x = self.norm(x)
-        v = self.activation(self.v_proj(x))  # (L, B, H)
-        averaged = self.move(x.transpose(0, 1), padding_mask).transpose(0, 1)
-        averaged = self.dropout(F.silu(averaged))
-        u, zr, hx = self.mx_proj(averaged).split(
-            [self.embed_dim, self.zdim + self.hdim, self.embed_dim], dim=-1
-        )
-        u = torch.sigmoid(u)
-        z, r = F.silu(zr).split([self.zdim, self.hdim], dim=-1)
-        q, k = (z.unsqueeze(2) * self.gamma + self.beta).unbind(dim=2)  # (L, B, Z)
+class Plain(nn.Module):
+    """A layer that keeps all results for the backward pass."""
 
-        q, k, v = (t.transpose(0, 1) for t in (q, k, v))
-        if 0 < self.chunk_size < q.size(1):
-            o = self._attend_in_chunks(q, k, v, padding_mask)
-        else:
-            o = self._attend(q, k, v, padding_mask)
+    def forward(self, *args, **kwargs):
+        kept = patch.multiple(recompute, LEAST_ON_CPU=math.inf, LEAST_ON_GPU=math.inf)
+        with kept, patch.object(operators, "runs_kernels", lambda x: False):
+            return super().forward(*args, **kwargs)
 
-        o = o.transpose(0, 1)  # (L, B, H)
-        h = self.dropout(self.activation(hx + self.h_proj(o * r)))
-        y = torch.addcmul(residual, u, h - residual)
-        return (y if self.prenorm else self.norm(y)).transpose(0, 1), None
 
-    def _attend(self, q, k, v, padding_mask):
+class PlainGatedAttention(Plain, MovingAverageGatedAttention):
+    def _attend(self, q, k, v, padding_mask, need_weights, values):
+        batch, length, size, v = q.size(0), q.size(1), self.chunk_size, values(v)
+        if 0 < size < length:
+            padding_mask = chunk_mask(padding_mask, q, size, self.bidirectional)
+            q, k, v = (to_chunks(t, size) for t in (q, k, v))
         bias = dense_bias(self.rel_pos_bias, k.size(1))
         weights = attention(q, k, bias, not self.bidirectional, padding_mask)
-        return torch.bmm(self.attention_dropout(weights), self.hidden_dropout(v))
-
-    def _attend_in_chunks(self, q, k, v, padding_mask):
-        batch, length, size = q.size(0), q.size(1), self.chunk_size
-        excess = -length % size
-        if excess and padding_mask is None:
-            padding_mask = torch.zeros(batch, length, dtype=torch.bool, device=q.device)
-        if padding_mask is not None:
-            padding_mask = F.pad(padding_mask, (0, excess), value=True).reshape(-1, size)
-        q, k, v = (F.pad(t, (0, 0, 0, excess)).reshape(-1, size, t.size(-1)) for t in (q, k, v))
-        o = self._attend(q, k, v, padding_mask)
-        return o.view(batch, length + excess, self.hdim)[:, :length]
+        o = torch.bmm(self.attention_dropout(weights), v)
+        return o.reshape(batch, -1, self.hdim)[:, :length], None
 
 
-class PlainCrossAttention(GatedCrossAttention):
-    def forward(self, query, key, key_padding_mask=None, state=None, need_weights=False):
-        """``query (B, L, D)``, ``key (B, S, D)`` to ``(B, L, D)`` and weights ``(B, L, S)``, in
-        between time first as published."""
-        query, key = (None if t is None else t.transpose(0, 1) for t in (query, key))
-        x = self.norm(query) if self.prenorm else query
-        u, r, q = self.q_proj(x).split([self.embed_dim, self.embed_dim, self.zdim], dim=-1)
-        u, r = torch.sigmoid(u), F.silu(r)
-
-        k = self.k_proj(key).transpose(0, 1)
-        v = self.activation(self.v_proj(key)).transpose(0, 1)
-        length, keys = query.size(0), key.size(0)
+class PlainCrossAttention(Plain, GatedCrossAttention):
+    def _attend(self, q, source, key_padding_mask, need_weights):
+        k, v = self.k_proj(source), self.activation(self.v_proj(source))
+        length, keys = q.size(1), k.size(1)
         bias = dense_bias(self.rel_pos_bias, max(length, keys))[:length, :keys]
-        weights = attention(q.transpose(0, 1), k, bias, False, key_padding_mask)
-        o = torch.bmm(self.attention_dropout(weights), self.hidden_dropout(v)).transpose(0, 1)
-        h = self.dropout(self.activation(self.h_proj(o * r)))
-        y = torch.addcmul(query, u, h - query)
-        y = y if self.prenorm else self.norm(y)
-        return y.transpose(0, 1), weights if need_weights else None
+        weights = attention(q, k, bias, False, key_padding_mask)
+        return torch.bmm(self.attention_dropout(weights), self.hidden_dropout(v)), None
 
 
-class PlainFeedForward(NormalizedFeedForwardNetwork):
-    def forward(self, x):
-        """``x (B, L, D)`` to ``(B, L, D)``, in between as published ``(L, B, D)``."""
-        residual = x = x.transpose(0, 1)
-        if self.prenorm:
-            x = self.norm(x)
-        x = self.fc2(self.hidden_dropout(self.activation(self.fc1(x))))
-        x = residual + self.dropout(x)
-        return (x if self.prenorm else self.norm(x)).transpose(0, 1)
-
-
-class PlainEncoder(MegaEncoder):
-    def run_layers(self, x, padding_mask, states=None):
-        """In memory ``(L, B, D)``, as all of this side: products need no copy of it then."""
-        y = super().run_layers(x, padding_mask, states)
-        return y.transpose(0, 1).contiguous().transpose(0, 1)
+class PlainFeedForward(Plain, NormalizedFeedForwardNetwork):
+    pass
 
 
 PLAIN = {
     Dropout: FairseqDropout,
-    MegaEncoder: PlainEncoder,
     NormalizedFeedForwardNetwork: PlainFeedForward,
     MultiHeadEMA: PlainEMA,
     MovingAverageGatedAttention: PlainGatedAttention,

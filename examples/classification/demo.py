@@ -12,16 +12,16 @@ import os
 import platform
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from examples.quickstart import demo  # noqa: E402
-from examples.quickstart.demo import Step, command, found, run_steps, table  # noqa: E402
+from examples.quickstart.demo import Step, Trial, command, found, run_steps, table  # noqa: E402
 
 HERE = Path("examples/classification")
 BASELINE = f"--user-dir {HERE}/baseline"
@@ -35,14 +35,14 @@ HEAD = ("data", "model", "parameters", "updates", "accuracy, % (95% interval)", 
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained on which data."""
+    """Data, and the models that are trained on it."""
 
     name: str
     title: str
     data: List[str]  # commands that make {}/data, where {} stands for the step's folder
     train: str
     models: Dict[str, str]  # model: its options
-    probed: List[str] = field(default_factory=list)  # models that only make one update
+    probed: Sequence[str] = ()  # models that only make one update
 
 
 TRAIN = """
@@ -98,17 +98,6 @@ TASKS = [
 ]
 
 # --- steps --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One model on one kind of data."""
-
-    task: Task
-    model: str
-    data: Step
-    training: Step
-    test: Optional[Step]  # of a trained model
 
 
 def data_step(task: Task, work: Path) -> Step:
@@ -178,7 +167,7 @@ def row_of(trial: Trial) -> tuple[str, ...]:
 
 
 def report(work: Path, trials: List[Trial], threads: int) -> None:
-    """Prints the table and what it does not say, and writes both to table.md."""
+    """Prints the table with notes, and writes both to table.md."""
     parts = [table([HEAD, *map(row_of, trials)])]
     for name, some in {trial.task.name: trial for trial in trials if trial.test}.items():
         summary = summary_of(some)

@@ -1,30 +1,24 @@
-"""Writes the layouts that the tasks read, and divides samples into sets."""
+"""Writes the layouts that the tasks read, and splits samples by class."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Dict, List, Tuple
 
 import numpy as np
 
-from examples.steps import SPLITS, PreparationError
+from examples.steps import SPLITS, PreparationError, write_lines
 
 
 def write_samples(folder: Path, split: str, samples: Iterable[Tuple[object, str]]) -> None:
     """Writes the labels of samples to SPLIT.label, and their symbols or pixels to SPLIT.src."""
-    count = 0
-    with (
-        (folder / f"{split}.label").open("w", encoding="utf-8", newline="\n") as labels,
-        (folder / f"{split}.src").open("w", encoding="utf-8", newline="\n") as sources,
-    ):
-        for label, line in samples:
-            count += 1
-            if not line:
+
+    def checked() -> Iterator[Tuple[object, str]]:
+        for count, sample in enumerate(samples, 1):
+            if not sample[1]:
                 raise PreparationError(f"{split}: sample {count} is empty: leave it out")
-            labels.write(f"{label}\n")
-            sources.write(f"{line}\n")
-    if not count:
-        raise PreparationError(f"there are no samples for {split}: look at where they come from")
-    print(f"{split}: {count:,} samples", flush=True)
+            yield sample
+
+    write_lines(folder, split, ("label", "src"), checked())
 
 
 def stratified(

@@ -73,7 +73,7 @@ def table(args: argparse.Namespace, out: Path) -> None:
 
 
 def rows_of(path: Path, *columns: str) -> Iterator[Tuple[str, ...]]:
-    """Where each row of a table is, and its fields in these columns, without blanks around them."""
+    """Place of each row of a table, and its fields in these columns, without outer blanks."""
     if not path.is_file():
         raise PreparationError(f"{path} is not there: --from must be the file of the table")
     csv.field_size_limit(min(WIDEST_FIELD, sys.maxsize))

@@ -59,7 +59,7 @@ def make_parser(description: str, updates: int, rates: Dict[str, str]) -> argpar
 
 
 def find_data(args: argparse.Namespace, prepare: ModuleType, *words: str) -> Path:
-    """What ``--data`` gives, or else ``prepare`` makes of these words."""
+    """Folder given by ``--data``, or else prepared with these words."""
     if args.data is None:
         args.data = args.workdir / words[0]
         prepare.main([*words, "--workdir", str(args.data)])

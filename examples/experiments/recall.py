@@ -1,5 +1,6 @@
-"""How far back a language model recalls a word: Mega in chunks, with published and with spread
-initial memories and with a truncated EMA, and fairseq's Transformer with a window of one chunk.
+"""Measures how far back a language model recalls a word: Mega in chunks, with published and with
+spread initial memories and with a truncated EMA, and fairseq's Transformer with a window of one
+chunk.
 
     python examples/experiments/recall.py            some minutes on two CPU cores
     python examples/experiments/recall.py --quick    tiny, in seconds: only that it runs
@@ -41,7 +42,7 @@ PIECE = 4096  # tokens that a stream reads at a time
 
 
 class Scale(NamedTuple):
-    """How large the experiment is."""
+    """Sizes of the experiment."""
 
     chunk: int
     first: int  # the longest distance of the first stage, doubled from stage to stage

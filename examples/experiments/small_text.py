@@ -67,7 +67,7 @@ def options_of(model: str, symbols: str) -> str:
 
 
 def readings(model: str) -> Dict[str, str]:
-    """How a model reads the test set: each a program with its options."""
+    """Evaluations of a model: each a program with its options."""
     evaluate = "fairseq-eval-lm --sample-break-mode none --max-tokens 4096"
     if model == "transformer":
         evaluate += f" --tokens-per-sample {WINDOW} --required-batch-size-multiple 1"

@@ -25,8 +25,6 @@ from babel.lists import format_list
 from babel.localedata import locale_identifiers
 
 LOCALES = Locale("en"), Locale("de")
-
-
 Pair = tuple[str, str]  # the same meaning in English and in German
 
 
@@ -62,9 +60,9 @@ RATES = [
 ]  # fmt: skip
 
 
-def both(say: Callable[[Locale], str]) -> Pair:
+def both(say: Callable[..., str], *args, **more) -> Pair:
     """The same thing in both languages, CLDR's no-break and thin spaces made plain ones."""
-    english, german = (" ".join(say(locale).split()) for locale in LOCALES)
+    english, german = (" ".join(say(*args, locale=locale, **more).split()) for locale in LOCALES)
     return english, german
 
 
@@ -85,33 +83,29 @@ def random_number(rng: random.Random) -> float:
 
 def date(rng: random.Random) -> Pair:
     """Wednesday, March 3, 2021 | Mittwoch, 3. März 2021"""
-    day, style = random_day(rng), rng.choice(["full", "long", "medium"])
-    return both(lambda locale: dates.format_date(day, style, locale))
+    return both(dates.format_date, random_day(rng), rng.choice(["full", "long", "medium"]))
 
 
 def calendar(rng: random.Random) -> Pair:
     """week 10 of 2021 | Woche 10 des Jahres 2021"""
     day = datetime.datetime.combine(random_day(rng), datetime.time())
     skeleton = rng.choice(["yw", "yQQQQ", "yMMMM", "MMMMW", "GyMMMd", "yMMMEd"])
-    return both(lambda locale: dates.format_skeleton(skeleton, day, locale=locale))
+    return both(dates.format_skeleton, skeleton, day)
 
 
 def moment(rng: random.Random) -> Pair:
     """Mar 3, 2021, 3:45:12 PM | 03.03.2021, 15:45:12"""
     time = datetime.time(rng.randrange(24), rng.randrange(60), rng.randrange(60))
     moment = datetime.datetime.combine(random_day(rng), time)
-    style = rng.choice(["medium", "short"])
-    return both(lambda locale: dates.format_datetime(moment, style, locale=locale))
+    return both(dates.format_datetime, moment, rng.choice(["medium", "short"]))
 
 
 def date_interval(rng: random.Random) -> Pair:
     """Mar 3 – May 17, 2021 | 3. März – 17. Mai 2021"""
     start = random_day(rng)
-    end = start + datetime.timedelta(
-        days=rng.choice([rng.randrange(1, 28), rng.randrange(28, 900)])
-    )
+    days = rng.choice([rng.randrange(1, 28), rng.randrange(28, 900)])
     skeleton = rng.choice(["MMMd", "yMMMd", "yMMMEd", "yMMMM"])
-    return both(lambda locale: dates.format_interval(start, end, skeleton, locale=locale))
+    return both(dates.format_interval, start, start + datetime.timedelta(days), skeleton)
 
 
 def time_interval(rng: random.Random) -> Pair:
@@ -127,42 +121,31 @@ def relative_time(rng: random.Random) -> Pair:
     unit = rng.choice(["seconds", "minutes", "hours", "days", "weeks"])
     delta = datetime.timedelta(**{unit: rng.choice([-1, 1]) * rng.randrange(1, 5_000)})
     unit, directed = unit.removesuffix("s"), rng.random() < 0.8
-    return both(
-        lambda locale: dates.format_timedelta(
-            delta, unit, threshold=10_000, add_direction=directed, locale=locale
-        )
-    )
+    return both(dates.format_timedelta, delta, unit, threshold=10_000, add_direction=directed)
 
 
 def quantity(rng: random.Random) -> Pair:
     """12,345.5 kilometers | 12.345,5 Kilometer"""
-    number, unit = random_number(rng), rng.choice(UNITS)
-    return both(lambda locale: units.format_unit(number, unit, "long", locale=locale))
+    return both(units.format_unit, random_number(rng), rng.choice(UNITS), "long")
 
 
 def rate(rng: random.Random) -> Pair:
     """150 kilometers per hour | 150 Kilometer pro Stunde"""
     number, (unit, per) = random_number(rng), rng.choice(RATES)
     count = rng.choice([1, rng.randrange(2, 100)])
-    return both(lambda locale: units.format_compound_unit(number, unit, count, per, locale=locale))
+    return both(units.format_compound_unit, number, unit, count, per)
 
 
 def money(rng: random.Random) -> Pair:
     """1,234.50 US dollars | 1.234,50 US-Dollar"""
     amount, currency = random_number(rng), rng.choice(CURRENCIES)
-    return both(
-        lambda locale: numbers.format_currency(amount, currency, format_type="name", locale=locale)
-    )
+    return both(numbers.format_currency, amount, currency, format_type="name")
 
 
 def large_number(rng: random.Random) -> Pair:
     """12.3 million | 12,3 Millionen"""
     number = rng.randrange(1, 10_000) * 10 ** rng.randrange(3, 12)
-    return both(
-        lambda locale: numbers.format_compact_decimal(
-            number, format_type="long", locale=locale, fraction_digits=1
-        )
-    )
+    return both(numbers.format_compact_decimal, number, format_type="long", fraction_digits=1)
 
 
 def percentages(rng: random.Random) -> Pair:

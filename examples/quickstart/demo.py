@@ -15,11 +15,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any, Optional
 
 import torch
 from sacrebleu.metrics import BLEU
@@ -39,7 +41,7 @@ WIDTH = 100
 
 @dataclass(frozen=True)
 class Task:
-    """What is done with which options. `{}` stands for a split: train, valid or test."""
+    """Options of each step. `{}` stands for a split: train, valid or test."""
 
     name: str
     texts: tuple[str, ...]  # the corpus's files
@@ -184,14 +186,11 @@ def located(words: list[str]) -> list[str]:
 def printable(words: list[str]) -> str:
     """The command as one types it, on several lines if it is long."""
     units = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
-    for word in map(shlex.quote, located(words)):
-        value = not word.startswith("--") and re.fullmatch(r"--\S+", units[-1])
-        units[-1:] = [f"{units[-1]} {word}"] if value else [units[-1], word]
-    rows = [units[0]]
-    for unit in units[1:]:
-        fits = len(rows[-1]) + len(unit) < WIDTH - 2
-        rows[-1:] = [f"{rows[-1]} {unit}"] if fits else [rows[-1], f"    {unit}"]
-    return " \\\n".join(rows)
+    units += map(shlex.quote, located(words))
+    # Lines break between words, not at the spaces inside quotes.
+    line = " ".join(unit.replace(" ", "\0") for unit in units)
+    rows = textwrap.wrap(line, WIDTH - 6, break_long_words=False, break_on_hyphens=False)
+    return " \\\n    ".join(rows).replace("\0", " ")
 
 
 def run(words: list[str], log: Path) -> None:
@@ -222,13 +221,13 @@ def run(words: list[str], log: Path) -> None:
 
 @dataclass(frozen=True)
 class Trial:
-    """One model for one task, from the data to the test."""
+    """One model for one task, from the data to the test of the trained model, if there is one."""
 
-    task: Task
+    task: Any
     model: str
     data: Step
     training: Step
-    test: Step
+    test: Optional[Step]
 
 
 def data_step(task: Task, work: Path, corpus: Step) -> Step:
@@ -297,7 +296,7 @@ def run_steps(steps: Iterable[Step], work: Path) -> None:
 
 
 def found(pattern: str, log: Path) -> str:
-    """What the pattern's group matches in a log, the last time it does."""
+    """The last text in a log that the pattern's group matches."""
     return re.findall(pattern, log.read_text(encoding="utf-8"), re.MULTILINE)[-1]
 
 
@@ -313,14 +312,6 @@ def translations(log: Path) -> list[str]:
     return [text for _, text in sorted(numbered, key=lambda found: int(found[0]))]
 
 
-def perplexities(trial: Trial, text: list[str]) -> tuple[str, ...]:
-    """Per token as fairseq counts it, and per word, a line's end counted as a word."""
-    bits = float(found(r"Loss \(base 2\): ([\d.]+)", trial.test.log))
-    tokens = int(found(r"Evaluated ([\d,]+) tokens", trial.test.log).replace(",", ""))
-    words = sum(len(line.split()) + 1 for line in text)
-    return f"{2**bits:.1f}", f"{2 ** (bits * tokens / words):.1f}"
-
-
 def table(rows: list[tuple[str, ...]]) -> str:
     """Markdown; the first row is the head."""
     widths = [max(map(len, column)) for column in zip(*rows)]
@@ -330,7 +321,7 @@ def table(rows: list[tuple[str, ...]]) -> str:
 
 
 def cost(trial: Trial) -> tuple[str, ...]:
-    """What a training's log tells: parameters, updates, seconds."""
+    """Parameters, updates and seconds of a training."""
     log = trial.training.log
     return (
         found(r"num\. shared model params: ([\d,]+)", log),
@@ -345,7 +336,6 @@ def report(work: Path, trials: list[Trial]) -> None:
     translation = [trial for trial in trials if trial.task is TRANSLATION]
     language = [trial for trial in trials if trial.task is LANGUAGE_MODEL]
     sources, references = (lines(corpus / f"translation/test.{side}") for side in ("en", "de"))
-    text = lines(corpus / "lm/test.txt")
     costs = "parameters", "updates", "training seconds"
 
     print(f"\n=== Translation, English to German: {len(sources):,} test phrases\n")
@@ -358,9 +348,11 @@ def report(work: Path, trials: list[Trial]) -> None:
     for i in range(0, len(sources), len(sources) // 5):
         print(f"\nsource     {sources[i]}\nreference  {references[i]}\nmega       {mega[i]}")
 
-    print(f"\n=== Language model: {len(text):,} test sentences\n")
-    rows = [("model", *costs, "perplexity per token", "perplexity per word")]
-    rows += [(t.model, *cost(t), *perplexities(t, text)) for t in language]
+    print("\n=== Language model\n")
+    rows = [("model", *costs, "test perplexity per token")]
+    for trial in language:
+        bits = float(found(r"Loss \(base 2\): ([\d.]+)", trial.test.log))
+        rows.append((trial.model, *cost(trial), f"{2**bits:.1f}"))
     print(table(rows))
 
     print("\n=== Checkpoints\n")

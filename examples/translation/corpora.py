@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from examples.download import Remote, extract, fetch
-from examples.steps import SPLITS, PreparationError
+from examples.steps import SPLITS, PreparationError, write_lines
 
 Pair = tuple[str, str]  # a sentence in the source and in the target language
 ENGLISH_GERMAN, GERMAN_ENGLISH = ("en", "de"), ("de", "en")
@@ -58,9 +58,9 @@ def wmt16(downloads: Path, out: Path) -> None:
         ]
         news = extract(fetch(WMT16_DEV, downloads), WMT16_VALID + WMT16_TEST, Path(upstream))
         valid, test = news[:2], news[2:]
-        write_pairs(out, "train", ENGLISH_GERMAN, chain.from_iterable(starmap(pairs_of, train)))
-        write_pairs(out, "valid", ENGLISH_GERMAN, pairs_of(*valid))
-        write_pairs(out, "test", ENGLISH_GERMAN, paired(test, *map(segments, test)))
+        write_lines(out, "train", ENGLISH_GERMAN, chain.from_iterable(starmap(pairs_of, train)))
+        write_lines(out, "valid", ENGLISH_GERMAN, pairs_of(*valid))
+        write_lines(out, "test", ENGLISH_GERMAN, paired(test, *map(segments, test)))
 
 
 def iwslt14(downloads: Path, out: Path) -> None:
@@ -70,13 +70,13 @@ def iwslt14(downloads: Path, out: Path) -> None:
     with TemporaryDirectory(dir=out) as upstream:
         files = extract(fetch(IWSLT14, downloads), names, Path(upstream))
         train, tests = files[:2], files[2:]
-        write_pairs(out, "train", GERMAN_ENGLISH, paired(train, *map(talk_lines, train)))
+        write_lines(out, "train", GERMAN_ENGLISH, paired(train, *map(talk_lines, train)))
         # The usual preparation writes the apostrophes of the tests, and only these, this way.
         test = (
             [line.replace("’", "'") for file in tests[i::2] for line in segments(file)]
             for i in range(2)
         )
-        write_pairs(out, "test", GERMAN_ENGLISH, paired(tests, *test))
+        write_lines(out, "test", GERMAN_ENGLISH, paired(tests, *test))
 
 
 def multi30k(downloads: Path, out: Path) -> None:
@@ -85,7 +85,7 @@ def multi30k(downloads: Path, out: Path) -> None:
         for split, remotes in MULTI30K.items():
             archives = [fetch(remote, downloads) for remote in remotes]
             files = [extract(gz, [gz.stem], Path(upstream))[0] for gz in archives]
-            write_pairs(out, split, ENGLISH_GERMAN, pairs_of(*files))
+            write_lines(out, split, ENGLISH_GERMAN, pairs_of(*files))
 
 
 def own_files(
@@ -106,7 +106,7 @@ def own_files(
     for split in SPLITS:
         numbered = enumerate(distinct(pairs_of(*files)))
         chosen = (pair for i, pair in numbered if splits.get(i, "train") == split)
-        write_pairs(out, split, languages, chosen)
+        write_lines(out, split, languages, chosen)
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -159,20 +159,3 @@ def distinct(pairs: Iterable[Pair]) -> Iterator[Pair]:
         if all(pair) and hash(pair) not in seen:
             seen.add(hash(pair))
             yield pair
-
-
-def write_pairs(folder: Path, split: str, languages: Pair, pairs: Iterable[Pair]) -> None:
-    """Writes SPLIT.LANGUAGE for both languages, and says how many pairs there are."""
-    count = 0
-    paths = [folder / f"{split}.{language}" for language in languages]
-    with (
-        paths[0].open("w", encoding="utf-8", newline="\n") as sources,
-        paths[1].open("w", encoding="utf-8", newline="\n") as targets,
-    ):
-        for source, target in pairs:
-            count += 1
-            sources.write(f"{source}\n")
-            targets.write(f"{target}\n")
-    if not count:
-        raise PreparationError(f"there are no pairs for {split}: look at the files they come from")
-    print(f"{split}: {count:,} pairs", flush=True)

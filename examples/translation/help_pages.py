@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 from typing import Optional
 
 from examples.debian import unpack
-from examples.steps import SPLITS, PreparationError
-from examples.translation.corpora import Pair, write_pairs
+from examples.steps import SPLITS, PreparationError, write_lines
+from examples.translation.corpora import Pair
 
 ENGLISH = "en-us"
 PAGES = Path("usr/share/libreoffice/help")  # in a package; below it en-US/text, de/text, ...
@@ -38,7 +38,7 @@ def write_text(language: str, held_out: int, downloads: Path, out: Path) -> None
         pages = aligned_pages(*(pages_of(Path(folder), name) for name in (ENGLISH, language)))
         splits = split_by_page(pages, held_out)
     for split, pairs in splits.items():
-        write_pairs(out, split, ("en", language), pairs)
+        write_lines(out, split, ("en", language), pairs)
 
 
 def pages_of(root: Path, language: str) -> Path:

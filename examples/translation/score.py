@@ -47,7 +47,7 @@ def split_compounds(text: str) -> str:
 
 
 def tokenised_bleu(translations: List[str], references: List[str]) -> str:
-    """What fairseq-score prints for files of these lines with their compounds split."""
+    """Output of fairseq-score for files of these lines with their compounds split."""
     words = Dictionary()
     scorer = bleu.Scorer(bleu.BleuConfig(pad=words.pad(), eos=words.eos(), unk=words.unk()))
     for translation, reference in zip(translations, references):

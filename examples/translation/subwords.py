@@ -1,4 +1,4 @@
-"""From plain parallel text to subwords: the published way, and with SentencePiece."""
+"""Splits plain parallel text into subwords: the published way, and with SentencePiece."""
 
 import multiprocessing
 import signal
@@ -12,15 +12,15 @@ from typing import Callable, Optional
 from tqdm import tqdm
 
 from examples import subword
-from examples.steps import SPLITS
-from examples.translation.corpora import Pair, lines_of, pairs_of, write_pairs
+from examples.steps import SPLITS, write_lines
+from examples.translation.corpora import Pair, lines_of, pairs_of
 
 BATCH = 100_000  # lines that are held at once
 
 
 @dataclass(frozen=True)
 class Moses:
-    """How a published data set is tokenised, cleaned and split into subwords."""
+    """Tokenisation, cleaning and subwords of a published data set."""
 
     longest: int  # training sentences with more tokens are left out,
     ratio: float  # and those with more than so many times the tokens of their translation
@@ -47,7 +47,7 @@ def tokenise(moses: Moses, languages: Pair, text: Path, workers: int, out: Path)
         splits["valid"] = train[nth]
         del train[nth]
     for split, pairs in splits.items():
-        write_pairs(out, split, languages, pairs)
+        write_lines(out, split, languages, pairs)
 
 
 def tokenise_pair(languages: Pair, lowercase: bool, pair: Pair) -> Pair:

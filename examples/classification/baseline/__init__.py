@@ -78,7 +78,7 @@ class TransformerClassifier(BaseFairseqModel):
         return cls(cfg, 0 if dictionary is None else len(dictionary), task.pad)
 
     def forward(self, sample: Dict) -> Dict[str, Tensor]:
-        """As the plugin's: scores ``(B, classes)`` of ``src_tokens`` ``(B, L)``."""
+        """Scores ``(B, classes)`` of ``src_tokens`` ``(B, L)``, as the plugin returns them."""
         tokens = sample["net_input"]["src_tokens"]
         padding = (
             torch.zeros_like(tokens, dtype=torch.bool) if self.pad is None else tokens == self.pad
