@@ -49,7 +49,7 @@ def start(command, *options, cwd=ROOT, user_dir="fairseq_mega", env=None, **kwar
 
 
 def finish(process, stdin=None, fails=False):
-    """What the process prints, once it has ended as expected."""
+    """Waits until the process ends as expected, and returns its output."""
     output = "".join(process.communicate(stdin, timeout=300))
     assert (process.returncode != 0) == fails, output[-1500:]
     return output
@@ -60,8 +60,8 @@ def run(*args, stdin=None, fails=False, **kwargs):
 
 
 def run_warm(command, *options, stdin="", fails=False, cwd=ROOT):
-    """As `run`, without the seconds in which fairseq and torch are imported: see `warm`. For tests
-    of what the plugin computes; those of the command line itself have `run`, and so has a GPU."""
+    """Does what `run` does without the seconds to import fairseq and torch, see `warm`. Tests of
+    the command line itself use `run`, and so does a GPU."""
     if not WHERE:
         return run(command, *options, stdin=stdin, fails=fails, cwd=cwd)
     status, output = warm.run(words_of(command, options, "fairseq_mega"), cwd, stdin)

@@ -50,14 +50,14 @@ def tensors_on_the_device(request, device):
 
 @pytest.fixture
 def recomputing(monkeypatch):
-    """What is as small as in the tests is computed again, too."""
+    """Recomputes small tensors, too."""
     for name in ("LEAST_ON_CPU", "LEAST_ON_GPU"):
         monkeypatch.setattr(f"fairseq_mega.ops.recompute.{name}", 0)
 
 
 @pytest.fixture(scope="session")
 def parity():
-    """The folder of numbers computed by the published implementation."""
+    """The folder of values computed by the published implementation."""
     return Path(__file__).parent / "parity"
 
 

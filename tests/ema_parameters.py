@@ -1,4 +1,4 @@
-"""Parameters of an EMA, and how its forms are held to the naive one."""
+"""Parameters of an EMA, and the comparison of its forms with the naive one."""
 
 import math
 
@@ -32,7 +32,7 @@ class Parameters:
         return [ema_coefficients(*direction) for direction in self.directions]
 
     def naive(self, x, taps=None):
-        """By the recurrence; by the convolution where the kernel is truncated."""
+        """The recurrence, or the convolution where the kernel is truncated."""
         if taps is not None:
             return ema_convolution(x, *(ema_kernel(*each, taps) for each in self.directions))
         y, _ = ema_recurrence(x, *self.directions[0])
@@ -42,7 +42,8 @@ class Parameters:
 
 
 def check(form, length, bidirectional, taps=None, batch=2, mask=None):
-    """`form(x, parameters)` is `EMA(x) + omega x`; the EMA takes what is masked for zeros."""
+    """Checks that `form(x, parameters)` is `EMA(x) + omega x`; the EMA takes masked values as
+    zeros."""
     parameters = Parameters(bidirectional)
     x = randn(batch, length, DIM, requires_grad=True)
     heard = x if mask is None else x.masked_fill(mask.unsqueeze(-1), 0.0)

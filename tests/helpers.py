@@ -1,4 +1,4 @@
-"""What several tests do: build modules with telling weights, compare results, run in segments."""
+"""Shared helpers: build modules with telling weights, compare results, run in segments."""
 
 import copy
 import inspect
@@ -33,7 +33,7 @@ from fairseq_mega.modules.state import LayerState
 PROCESSOR = Path("/proc/cpuinfo")
 needs_int8 = pytest.mark.skipif(
     not PROCESSOR.exists() or "vnni" not in PROCESSOR.read_text(),
-    reason="this processor has no VNNI for products of 8 bits",
+    reason="this processor has no VNNI for int8 products",
 )
 
 FUNCTIONS = ("softmax", "relu2", "laplace")
@@ -104,10 +104,10 @@ def pairwise(**choices):
 
 
 def scatter(module, seed=0):
-    """Give every parameter and statistic a value of order one.
+    """Gives every parameter and statistic a value of order one.
 
-    As initialised, attention is almost uniform and most terms are almost zero, so that a wrong
-    term would hide in the tolerance.
+    As initialised, attention is almost uniform and most terms are almost zero, so that a wrong term
+    would hide in the tolerance.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -157,7 +157,7 @@ def randn(*shape, seed=1, dtype=torch.float64, requires_grad=False):
 
 
 def randint(low, high, shape, seed=1):
-    """The same numbers wherever they are put."""
+    """Random integers, the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randint(low, high, shape, generator=generator, device="cpu")
     return values.to(torch.get_default_device())
@@ -244,7 +244,7 @@ def run_segments(module, x, sizes, state=None):
 
 
 def retain_dropout(module, names=None):
-    """What fairseq's --retain-dropout does to a model."""
+    """Applies fairseq's --retain-dropout to a model."""
     for name, part in module.named_modules():
         if part is not module and hasattr(part, "make_generation_fast_"):
             part.make_generation_fast_(name, retain_dropout=True, retain_dropout_modules=names)
@@ -307,7 +307,7 @@ def _arguments(options):
 
 
 def make_dictionary(words):
-    """A dictionary of so many entries, the four special ones among them."""
+    """A dictionary of ``words`` entries, including the four special ones."""
     dictionary = Dictionary()
     for i in range(words - len(dictionary)):
         dictionary.add_symbol(f"w{i}")

@@ -1,4 +1,4 @@
-"""What the tests of masked language models share: converted models, compared with the port's."""
+"""Shared by the tests of masked language models: converted models, compared with the port's."""
 
 import copy
 import sys

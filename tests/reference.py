@@ -91,7 +91,7 @@ def relative_bias(params, kind, L_q, L_k):
 
 
 def norm(params, kind, x, eps=1e-5):
-    """Over the last dimension; batch norms use their running statistics (evaluation)."""
+    """Normalises the last dimension; batch norms use their running statistics (evaluation)."""
     if kind == "scalenorm":
         return params["scalar"] * x * torch.rsqrt((x * x).mean(-1, keepdim=True) + eps)
     if kind == "rmsnorm":

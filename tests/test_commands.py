@@ -166,7 +166,7 @@ def load():
 # --- training -----------------------------------------------------------------------------------
 
 
-def test_training_learns_and_skips_what_is_too_long(translation, language_model):
+def test_training_learns_and_skips_long_samples(translation, language_model):
     for each in (translation, language_model):
         curve = losses(each.log)
         assert len(curve) == max(curve)
@@ -564,7 +564,7 @@ def recorded_blocks(updates, epoch):
     return sorted(block for number, _, blocks in updates if number == epoch for block in blocks)
 
 
-def test_a_killed_training_goes_on_with_the_blocks_that_are_left(long_text):
+def test_a_killed_training_resumes_with_the_remaining_blocks(long_text):
     """No option is needed for that, unlike with fairseq's task."""
     updates = read_record(long_text.folder)
     assert "epoch 2 @ 35 updates" in long_text.log

@@ -1,11 +1,11 @@
-"""Trainings have the losses that they had when tests/golden/losses.json was written."""
+"""Trainings have the losses recorded in tests/golden/losses.json."""
 
 import json
 
 import pytest
 from golden.losses import FILE, TRAININGS, UPDATES, train
 
-# Two threads in place of one moved them by 2e-7, and so did weights that were rounded otherwise. A
+# Two threads instead of one moved them by 2e-7, and so did weights that were rounded otherwise. A
 # mean of the laplace function that is wrong by 0.01 moves them by 3e-5.
 TOLERANCE = 1e-5
 

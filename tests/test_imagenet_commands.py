@@ -99,7 +99,7 @@ def test_samples_are_all_images_with_the_class_of_their_folder(data):
 
 
 def test_few_images_are_all_in_batches(data):
-    """Whose number is no multiple of --required-batch-size-multiple."""
+    """No image is lost if their number is not a multiple of --required-batch-size-multiple."""
     paths, targets = find_images(data / "val", CLASSES)
     for count in (21, 5):
         dataset = ImageFolderDataset(paths[:count], targets[:count], lambda image: image, False)
@@ -133,7 +133,8 @@ def test_folders_and_files_that_are_not_as_they_should_be(data, tmp_path):
 
 
 def test_the_package_imports_neither_pillow_nor_transformers_nor_a_compiler():
-    """Which would take each command a second, as what disables the compiler does."""
+    """Each import would take every command a second, and so would the one that disables the
+    compiler."""
     code = (
         "import sys; sys.modules['PIL'] = sys.modules['transformers'] = None; import fairseq_mega, "
         "fairseq_mega.checkpoints.imagenet; assert 'torch._dynamo' not in sys.modules"

@@ -61,7 +61,7 @@ def test_a_masked_language_model_learns(trained):
 
 
 def test_a_classifier_starts_from_it(trained, tmp_path):
-    """Also by --restore-file, which takes over the weights alone."""
+    """Classifiers also start by --restore-file, which takes over the weights alone."""
     path = trained / "mlm" / "checkpoint_last.pt"
     output = run_warm(
         "train", trained / "classes", CLASSES, f"--save-dir {tmp_path} --max-update 1",
@@ -94,7 +94,7 @@ def test_a_classifier_learns_and_is_validated(trained, tmp_path):
     assert float(output.split('"valid_accuracy": "')[1].split('"')[0]) > 90
 
 
-def test_languages_in_turn(trained, tmp_path):
+def test_several_languages(trained, tmp_path):
     """The longest sequence is the task's --tokens-per-sample, as for fairseq's own models."""
     for language in "xy":
         (tmp_path / language).symlink_to(trained / "words")

@@ -1,7 +1,7 @@
 """fairseq's tasks and criteria train Mega's models wherever they train fairseq's own: a table.
 
 A cell makes two updates and validates a batch, in this process. The table has all that fairseq
-registers but for speech, for special models, and what fails with fairseq's own models.
+registers except speech, special models, and combinations that fail with fairseq's own models.
 """
 
 import copy
@@ -218,13 +218,13 @@ def train(arch, task, criterion, data, folder):
 
 
 @pytest.mark.parametrize("arch, task, criterion", CELLS)
-def test_mega_learns_what_fairseqs_model_learns(arch, task, criterion, data, tmp_path):
+def test_mega_trains_wherever_fairseqs_model_does(arch, task, criterion, data, tmp_path):
     model = train(arch, task, criterion, data, tmp_path)
     assert not [name for name, each in model.named_parameters() if each.grad is None]
 
 
 @pytest.mark.parametrize("task, criterion, says", REFUSED, ids=["nat_loss", "pairs"])
-def test_what_only_special_models_learn_is_refused(task, criterion, says, data, tmp_path):
+def test_tasks_of_special_models_are_refused(task, criterion, says, data, tmp_path):
     with pytest.raises(ValueError, match=says):
         train(SEQUENCES, task, criterion, data, tmp_path)
 

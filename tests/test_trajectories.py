@@ -28,7 +28,7 @@ def trajectory(request, parity):
 
 
 def as_collated(batch):
-    """A batch as fairseq's data sets make it."""
+    """A batch in the layout of fairseq's datasets."""
     batch = tree_map(lambda each: each.long() if torch.is_tensor(each) else each, batch)
     if batch["target"].size(1) == 1:  # a class
         batch["target"] = batch["target"].view(-1)

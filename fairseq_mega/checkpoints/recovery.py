@@ -26,27 +26,27 @@ def recover(folder: Path) -> str:
     and returns what was done, in words.
 
     Raises:
-        FileNotFoundError: if there is no such folder.
+        FileNotFoundError: if the folder does not exist.
         ValueError: if it is damaged and no other checkpoint is intact.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of checkpoints at {folder}")
     last = folder / LAST
-    if is_whole(last):
-        return f"{last} is whole"
+    if is_intact(last):
+        return f"{last} is intact"
     updates = {
         path: number
         for path in sorted(folder.iterdir())
         if OTHERS.fullmatch(path.name)
-        and is_whole(path)
+        and is_intact(path)
         and (number := number_of_updates(path)) is not None
     }
     if not updates:
         if not last.exists():
             return f"{folder} has no checkpoint: a training begins from the start"
         raise ValueError(
-            f"{last} is damaged, and no other checkpoint in {folder} is whole: delete it to train "
-            "from the start"
+            f"{last} is damaged, and no other checkpoint in {folder} is intact: delete it to "
+            "train from the start"
         )
     newest = max(updates, key=lambda path: updates[path])
     with replaced_file(last) as part:
@@ -54,7 +54,7 @@ def recover(folder: Path) -> str:
     return f"{last} is {newest.name} now, of {updates[newest]} updates"
 
 
-def is_whole(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
     """Tells whether a checkpoint is complete and its checksums are right. Reads all of it."""
     try:
         with zipfile.ZipFile(path) as file:
@@ -62,7 +62,7 @@ def is_whole(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except (OSError, MemoryError) as error:
-        # It was not read, and may be whole; but EINVAL means a place before the file's beginning.
+        # It was not read, and may be intact; but EINVAL means a place before the file's beginning.
         if getattr(error, "errno", None) == errno.EINVAL:
             return False
         raise

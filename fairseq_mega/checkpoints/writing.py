@@ -11,7 +11,7 @@ from typing import Iterator
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary name beside ``path``; the file written there then replaces ``path``."""
+    """Yields a temporary name next to ``path``; the file written there then replaces ``path``."""
     part = _part_of(path)
     try:
         yield part

@@ -160,8 +160,8 @@ def _use_int8_(model: nn.Module) -> None:
 
 
 def _asks_for_int8(overrides: str) -> bool:
-    """Whether ``--model-overrides`` asks for int8 weights; fairseq ignores names of other options
-    than the checkpoint's."""
+    """Tells whether ``--model-overrides`` asks for int8 weights; fairseq ignores names that are not
+    the checkpoint's options."""
     if INT8_OPTION not in (overrides or ""):
         return False
     try:

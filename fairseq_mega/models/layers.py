@@ -31,7 +31,7 @@ def make_embedding(
     if path:
         try:
             if not os.path.isfile(path):  # nor a pipe or device, which a checkpoint may name
-                raise FileNotFoundError("there is no such file")
+                raise FileNotFoundError("the file does not exist")
             _fill(embedding, dictionary, path)
         except (OSError, ValueError) as error:
             vars(embedding)["unread"] = f"{option} is {path}, which cannot be read: {error}"

@@ -39,7 +39,7 @@ def log_memory_spans(model: nn.Module) -> None:
 
 
 def emas_by_label(model: nn.Module) -> Dict[str, List[MultiHeadEMA]]:
-    """The EMAs of the whole model, labelled ``""``; with ``--log-memory-per-layer`` also those of
+    """All EMAs of the model, labelled ``""``; with ``--log-memory-per-layer`` also those of
     each layer, labelled ``e0_`` and so on."""
     found: Dict[str, List[MultiHeadEMA]] = {"": []}
     for name, layer in model.named_modules():

@@ -65,7 +65,7 @@ class Options:
         return self[name]
 
     def given(self, name: str) -> bool:
-        """Whether an option is set: it is not None, nor False."""
+        """Tells whether an option is set: it is neither None nor False."""
         return self.get(name) not in (None, False)
 
     def default(self, name: str, value: Any) -> None:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 def may_have_padding(padding_mask: Tensor) -> bool:
-    """Whether any element is true. In training on a GPU the answer is always yes, which avoids a
-    host-device synchronisation: masks without padding change no result."""
+    """Tells whether any element is true. In training on a GPU the answer is always yes, which
+    avoids a host-device synchronisation: masks without padding change no result."""
     if padding_mask.device.type != "cpu" and torch.is_grad_enabled():
         return True
     return bool(padding_mask.any())

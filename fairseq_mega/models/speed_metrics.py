@@ -1,4 +1,4 @@
-"""How well a training uses its device, in the lines of its log, with ``--peak-tflops``.
+"""The utilisation of the device in the lines of a training's log, with ``--peak-tflops``.
 
 ``tflops`` is how many of the model's floating-point operations (FLOPs) the device of the first
 process makes in a second, in 10^12. ``mfu``, the model FLOPs utilisation, is its percentage of the
@@ -37,7 +37,7 @@ class Stack(NamedTuple):
 
 
 def log_utilisation(model, o: Options) -> None:
-    """With ``--peak-tflops``, adds the metrics to those that fairseq collects in training."""
+    """Adds the metrics to those that fairseq collects in training, with ``--peak-tflops``."""
     if o.peak_tflops is None:
         return
     stacks: List[Stack] = []

@@ -38,7 +38,7 @@ class DecodingState:
 
     @property
     def has_source(self) -> bool:
-        """Whether the layers keep keys and values of the source sentences."""
+        """Tells whether the layers keep keys and values of the source sentences."""
         return self.layers[0].source is not None
 
     def check_unread(self, tokens: Tensor) -> None:

@@ -25,13 +25,12 @@ class Int8Linear(nn.Module):
         weight = linear.weight.detach()
         if weight.device.type != "cpu" or weight.dtype != torch.float32:
             raise ValueError(
-                f"weights of 8 bits are made from float32 on a CPU, not from {weight.dtype} on "
+                f"int8 weights are made from float32 on a CPU, not from {weight.dtype} on "
                 f"{weight.device}"
             )
         if not is_exact_here():
             raise ValueError(
-                "this processor, or this torch, has no exact products of 8 bits (VNNI or AMX, by "
-                "oneDNN)"
+                "this processor, or this torch, has no exact int8 products (VNNI or AMX, by oneDNN)"
             )
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight: Tensor
@@ -48,8 +47,8 @@ class Int8Linear(nn.Module):
         """``x (..., in)``: ``(..., out)``, float32."""
         if x.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(
-                "weights of 8 bits have no gradients: compute without them (torch.no_grad()), or "
-                "load the model without cpu_int8"
+                "int8 weights have no gradients: compute without them (torch.no_grad()), or load "
+                "the model without cpu_int8"
             )
         if x.numel() == 0:
             return x.new_zeros(*x.shape[:-1], self.out_features, dtype=torch.float32)
@@ -65,8 +64,8 @@ class Int8Linear(nn.Module):
         super()._apply(*args, **kwargs)
         if self.scale.dtype != torch.float32 or self.scale.device.type != "cpu":
             raise RuntimeError(
-                "a model with weights of 8 bits stays on the CPU, the rest of it in float32: load "
-                "it without cpu_int8"
+                "a model with int8 weights stays on the CPU, the rest of it in float32: load it "
+                "without cpu_int8"
             )
         return self
 
@@ -95,7 +94,7 @@ def multiply_in_int8_(model: nn.Module) -> None:
         and has_no_hooks(child)
     ]
     if not found:
-        raise ValueError("there is no linear layer without hooks to get weights of 8 bits")
+        raise ValueError("no linear layer without hooks to replace with one of int8 weights")
     for parent, name, child in found:
         setattr(parent, name, Int8Linear(child))
     model.requires_grad_(False)
@@ -110,8 +109,8 @@ def rounded(x: Tensor) -> Tuple[Tensor, Tensor]:
 
 @cache
 def is_exact_here() -> bool:
-    """Whether oneDNN multiplies int8 on this CPU without overflow: processors without instructions
-    for it keep sums of two products in 16 bits."""
+    """Tells whether oneDNN multiplies int8 on this CPU without overflow: processors without
+    instructions for it keep sums of two products in 16 bits."""
     if not torch.backends.mkldnn.is_available():
         return False
     largest = torch.full((32, 128), LEVELS, dtype=torch.int8)

@@ -60,7 +60,7 @@ def pack_linear_layers_(model: nn.Module) -> None:
 
 
 def can_pack(weight: Tensor) -> bool:
-    """Whether a packed copy of a weight is possible and faster."""
+    """Tells whether a packed copy of a weight is possible and faster."""
     return (
         weight.numel() >= LEAST_PACKED
         and weight.device.type == "cpu"

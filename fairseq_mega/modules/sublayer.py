@@ -1,4 +1,4 @@
-"""What sublayers share: norm, activation, dropout, and the options of attention."""
+"""The base classes of sublayers: norm, activation, dropout, and the options of attention."""
 
 from typing import Any, Dict
 

@@ -36,20 +36,20 @@ def with_data(cfg, data):
 
 
 def make_state(kind, data, extra=""):
-    """What fairseq-train saves of an untrained model; ``extra`` are more of its options."""
+    """A checkpoint of an untrained model as fairseq-train saves it; ``extra`` are more options."""
     options = f"{OPTIONS[kind]} {extra}"
     torch.manual_seed(1)
     return state_of(with_data(parse(options), data), build(options, words=WORDS))
 
 
 def state_of(cfg, model):
-    """What fairseq-train saves of a model that was built for ``cfg``."""
+    """A checkpoint of a model that was built for ``cfg``, as fairseq-train saves it."""
     state = new_checkpoint(cfg, model.state_dict())
     return {**state, "cfg": OmegaConf.to_container(cfg, resolve=True)}
 
 
 def with_args(kind, state, data):
-    """The same as fairseq 0.9 and the published code save it."""
+    """The same checkpoint in the layout of fairseq 0.9 and the published code."""
     parser = fairseq.options.get_training_parser()
     args = fairseq.options.parse_args_and_arch(parser, ["data", *OPTIONS[kind].split()])
     return {**state, "args": argparse.Namespace(**{**vars(args), "data": str(data)}), "cfg": None}

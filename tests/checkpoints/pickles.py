@@ -1,4 +1,4 @@
-"""Pickles that no pickler would write: what torch's unpickler is told, step by step."""
+"""Pickles that no pickler would write, as instructions to torch's unpickler."""
 
 import pickle
 import pickletools

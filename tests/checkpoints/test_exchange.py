@@ -1,4 +1,4 @@
-"""Models in files that hold no code: the same to the last bit, and strict about what is in them."""
+"""Models in files that hold no code are bitwise equal, and their descriptions are checked."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def kind_of(kind):
 
 @torch.no_grad()
 def check_round_trip(checkpoint, data, kind, tmp_path):
-    """Exported, and imported again: every output, and every weight that is shared."""
+    """Checks every output and every shared weight after export and import."""
     export_checkpoint(checkpoint, tmp_path / "exported", data)
     import_folder(tmp_path / "exported", tmp_path / "again.pt", tmp_path / "dictionaries")
     options = dict(arg_overrides={"data": str(data)})
@@ -158,7 +158,7 @@ CHANGES = {  # the place in config.json, what stands there, what the error says
 
 
 def check_refused(folder, says, tmp_path):
-    """By import, which leaves nothing."""
+    """Checks that import raises the error and leaves nothing."""
     before = sorted(os.listdir(tmp_path))
     with pytest.raises(SystemExit, match=f"{folder}(?s:.*)({says})"):
         main(["import", str(folder), str(tmp_path / "a.pt"), "--dictionaries", f"{tmp_path}/d"])
@@ -182,12 +182,12 @@ def test_other_descriptions_are_refused(name, folder, exported, tmp_path):
 
 
 @pytest.mark.parametrize("text", [b"", b"\x80\x02}q\x00.", b"[" * 100_000], ids=len)
-def test_texts_that_are_no_description_are_refused(text, folder, tmp_path):
+def test_malformed_descriptions_are_refused(text, folder, tmp_path):
     (folder / "config.json").write_bytes(text)
     check_refused(folder, "cannot be read", tmp_path)
 
 
-def test_what_is_no_safetensors_file_is_refused(folder, tmp_path):
+def test_malformed_safetensors_files_are_refused(folder, tmp_path):
     (folder / "model.safetensors").write_bytes(b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.")
     check_refused(folder, "model.safetensors cannot be read", tmp_path)
 

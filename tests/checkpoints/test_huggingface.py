@@ -1,4 +1,4 @@
-"""The converter of the Hugging Face port, held to what the port computes."""
+"""The converter of the Hugging Face port, compared with the port's results."""
 
 import json
 import shutil
@@ -70,7 +70,7 @@ def test_hidden_states_and_logits_are_the_ports(case, tmp_path):
         ),
     ],
 )
-def test_what_has_no_equivalent_is_refused_by_name(option, value, others, folder):
+def test_options_without_equivalent_are_refused_by_name(option, value, others, folder):
     change(folder, **{option: value, **others})
     refused(folder, f"config.json: {option} is ")
 
@@ -155,7 +155,7 @@ def test_a_classifier_of_sentences_is_not_exported(tmp_path):
         export_checkpoint(tmp_path / "out/model.pt", tmp_path / "exported", tmp_path / "out")
 
 
-def test_fairseq_validates_what_the_command_converts(folder, tmp_path, capsys):
+def test_fairseq_validates_converted_models(folder, tmp_path, capsys):
     out = tmp_path / "out"
     with pytest.raises(SystemExit, match="--mask-id"):
         main(["convert-hf", str(folder), str(out)])

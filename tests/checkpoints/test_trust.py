@@ -87,7 +87,7 @@ def zipped(members, compression=zipfile.ZIP_STORED):
 
 
 def raw(mark, good):
-    """Files by the bytes in them; ``good`` are those of an honest checkpoint."""
+    """Malformed files; ``good`` are the bytes of an honest checkpoint."""
     legacy = io.BytesIO()
     torch.save({"model": {}, "cfg": Runs(mark)}, legacy, _use_new_zipfile_serialization=False)
     bomb = {"x/data.pkl": b"\x80\x02" + b"]" * 50_000_000 + b"."}
@@ -147,7 +147,7 @@ def test_no_code_in_a_file_runs_and_errors_name_the_file(files):
 
 
 def test_changed_bits_load_or_are_refused(files):
-    """Half of them in the pickle and in the zip's directory."""
+    """Half of the changed bits are in the pickle and in the zip's directory."""
     good, changed = (files / "data/honest.pt").read_bytes(), files / "data/changed"
     pickle_at = good.index(b"\x80\x02")
     places = (0, len(good)), (pickle_at, pickle_at + 3000), (len(good) - 3000, len(good))
@@ -165,7 +165,7 @@ def test_changed_bits_load_or_are_refused(files):
 
 
 @pytest.mark.parametrize("name", ["call as a weight", "cut at 50%", "enormous view"])
-def test_whatever_reads_checkpoints_refuses_them(name, files, tmp_path):
+def test_every_reader_of_checkpoints_refuses_them(name, files, tmp_path):
     (tmp_path / "checkpoint1.pt").symlink_to(files / name)
     path, data = tmp_path / "checkpoint1.pt", str(files / "data")
     for read in (
@@ -253,7 +253,7 @@ CHOICES = [  # part, name, options, what the error says after the file's name
 
 @pytest.mark.parametrize("part, name, options, says", CHOICES)
 @pytest.mark.parametrize("older", [False, True])
-def test_a_checkpoint_does_not_choose_what_is_built(part, name, options, says, older, tmp_path):
+def test_a_checkpoint_does_not_choose_the_model_or_task(part, name, options, says, older, tmp_path):
     data, mark = honest.make_data(tmp_path / "data"), tmp_path / "mark"
     kind = "language_model" if "lm" in str(name) else "translation"
     state = honest.make_state(kind, data)
@@ -279,8 +279,8 @@ def test_archives_are_not_unpacked(tmp_path):
     assert archive.exists()
 
 
-def test_a_file_in_place_of_the_first_part_is_looked_at(tmp_path):
-    """fairseq loads model-shard0.pt rather than model.pt."""
+def test_a_file_instead_of_the_first_part_is_checked(tmp_path):
+    """fairseq loads model-shard0.pt rather than model.pt, so it is checked."""
     state = honest.make_state("translation", honest.make_data(tmp_path / "data"))
     torch.save(state, tmp_path / "model.pt")
     set_options(state, "model", "fconv", **fconv(tmp_path / "mark"))

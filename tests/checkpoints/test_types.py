@@ -1,5 +1,5 @@
-"""The types that torch builds from a checkpoint: numbers and options, and nothing else, whatever
-the file asks for."""
+"""Torch builds values and options from a checkpoint and nothing else, whatever the file asks
+for."""
 
 import argparse
 import pickle

@@ -79,7 +79,7 @@ def test_published_sizes(arch):
 
 
 def test_decoder_sizes():
-    """The encoder's, or others."""
+    """Decoder sizes are the encoder's or given separately."""
     model = build(TINY["mega"] + " --encoder-chunk-size 5 --encoder-layers 3")
     assert sizes(model.decoder) == sizes(model.encoder)
     assert model.decoder.layers[0].mega_layer.chunk_size == 5
@@ -126,7 +126,7 @@ def test_weight_init(init):
 @pytest.mark.parametrize("arch", TINY)
 @pytest.mark.parametrize("given, longest", [("", 4096), ("--ema-longest 64", 64)])
 def test_ema_init(arch, given, longest):
-    """Of both encoder and decoder; in all else, the model is that of the published values."""
+    """The option changes the EMAs of encoder and decoder and nothing else."""
     models = []
     for options in ("", f"--ema-init spread {given}"):
         torch.manual_seed(1)
@@ -184,7 +184,7 @@ def tokens(length):
 
 
 @pytest.mark.parametrize("arch", ["mega", "mega_lm_big"])
-def test_a_whole_model_can_be_pickled(arch):
+def test_a_model_can_be_pickled(arch):
     base = "mega_lm" if arch.startswith("mega_lm") else "mega"
     model = build(TINY[base].replace(f"--arch {base} ", f"--arch {arch} "))
     copied = pickle.loads(pickle.dumps(model))

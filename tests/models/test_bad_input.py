@@ -125,7 +125,7 @@ CASES = [
 
 @pytest.mark.parametrize("kind, options, says", [(kind, o, s) for kind, o, *s in CASES])
 def test_bad_options(kind, options, says, capsys):
-    """Through fairseq's option parsing, or where the model is built."""
+    """Errors come from fairseq's option parsing, or from building the model."""
     with pytest.raises((ValueError, SystemExit)) as error:
         build_kind(kind, options)
     message = str(error.value)
@@ -171,7 +171,7 @@ def test_tables_of_the_simple_bias_have_a_range(kind, names, value):
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_chunks_without_end_are_refused(kind):
-    """They are the size of a table, too."""
+    """The chunk size is the size of a table, too."""
     side = "decoder_" if kind == "mega_lm" else "encoder_"
     name = "chunk_size" if kind in ("text", "image") else f"{side}chunk_size"
     with pytest.raises(ValueError, match=f"^{as_flag(name)} is 1000000000, .* rotary"):

@@ -1,4 +1,4 @@
-"""A sentence's result depends on nothing but the sentence: not on its batch, nor on padding."""
+"""A sentence's result depends on the sentence alone: not on its batch, nor on padding."""
 
 import copy
 
@@ -126,7 +126,7 @@ def test_future_tokens_never_change_earlier_outputs(arch, chunk, prenorm):
     [({}, True), ({"normalize_before": True, "feature_dropout": True}, False)],
 )
 def test_checkpoint_activations_change_nothing(arch, options, large, request):
-    """Losses and gradients, dropout included; also where layers recompute by themselves."""
+    """Losses and gradients stay the same with dropout, and where layers recompute by themselves."""
     if large:
         request.getfixturevalue("recomputing")
     options = {**options, "dropout": 0.2, "attention_dropout": 0.1, "hidden_dropout": 0.1}

@@ -1,4 +1,4 @@
-"""The classifier: its architectures, what it computes, and that a sample is all that counts."""
+"""The classifier: its architectures, its results, and their independence of other samples."""
 
 import pytest
 import torch
@@ -115,7 +115,7 @@ def test_parameters(arch):
 
 @pytest.mark.parametrize("arch", PAPER)
 def test_the_papers_models_are_the_recipes(arch):
-    """Those of the published names with the options that their READMEs' commands give."""
+    """Published names with the options of the READMEs' commands are the paper's models."""
     published = PAPERS[arch]
     recipe = RECIPES.get(published, "") + " --attention-dropout 0.0 --act-dropout 0.0"
     pixels = task_of(published) != "lra-text"
@@ -195,7 +195,7 @@ def test_a_batch_never_changes_a_prediction(chunk, bias, function, pooling):
 
 @pytest.mark.parametrize("norm_type", NORMS)
 def test_nor_does_the_norm(norm_type):
-    """That of batches least of all."""
+    """No norm, batch norm included, lets a batch change a prediction."""
     options = f"--norm-type {norm_type} --chunk-size 5"
     check_batching(make_model(f"{TEXT} {options}"), symbols(*LENGTHS))
     check_batching(make_model(f"{IMAGE} {options}", words=None), numbers(7, 7, 7), pad=0)
@@ -212,14 +212,14 @@ def check_batching(model, rows, pad=1):
     "extra, options, words", [(1, TEXT, 20), (5, IMAGE, None), (9, TEXT, 20), (4, IMAGE, None)]
 )
 def test_padding_to_a_chunk_never_changes_a_prediction(extra, options, words):
-    """What the published code needs, a length that is a multiple of the chunk, gives the same."""
+    """Lengths may be multiples of the chunk, which the published code needs, or not."""
     model = make_model(f"{options} --chunk-size 5", words=words)
     rows = symbols(12, 3, 5) if words else numbers(12, 3, 5)
     assert_close(logits(model, rows, extra=extra, pad=1), logits(model, rows, pad=1))
 
 
 def test_half_precision_sums_over_many_positions():
-    """The mean of 16,384 numbers whose sum half precision does not have."""
+    """The mean of 16,384 values is finite, although half precision cannot hold their sum."""
     x = torch.full((1, 16384, 1), 60000.0, dtype=torch.float16)
     assert mean_of_positions(x, torch.tensor([16384])).item() == 60000.0
 
@@ -229,7 +229,7 @@ def test_half_precision_sums_over_many_positions():
 
 @pytest.mark.parametrize("options", ["--chunk-size 8", "--max-positions 16"])
 def test_a_bias_table_of_another_size(options):
-    """That of a checkpoint: the message names both options that decide it."""
+    """The error at a checkpoint's table names both options that decide its size."""
     state = build(f"--task lra-text -a mega_text {TINY}").state_dict()
     with pytest.raises(ValueError) as error:
         build(f"{TEXT} {options}").load_state_dict(state)

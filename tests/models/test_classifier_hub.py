@@ -19,7 +19,7 @@ def load(kind, data):
 
 
 def samples_of(kind, hub, data):
-    """The test set as people have it before it is prepared."""
+    """The test set before it is prepared."""
     if kind == "image":
         lines = (data / "input/test.src").read_text().splitlines()
         return [np.array(line.split(), dtype=np.uint8).reshape(-1, 2) for line in lines]

@@ -52,7 +52,7 @@ def double(sample):
 @kinds
 @torch.no_grad()
 def test_logits(kind, load):
-    """Also the loss and accuracy; and the names of weights are the published ones, no more."""
+    """Loss and accuracy match as well; the names of weights are exactly the published ones."""
     model, criterion, dataset, expected = load(kind)
     logits = torch.cat([model(batch)["encoder_out"] for batch in batches(dataset)])
     assert_close(logits, expected["logits"], TOLERANCE, floor=0.0)
@@ -73,8 +73,8 @@ def test_logits(kind, load):
 
 @kinds
 def test_gradients_in_training(kind, load):
-    """Batch norm with the statistics of the batch. In float64, so that the differences are the
-    published numbers' own rounding; relative to the largest gradient of all."""
+    """Gradients match in float64, so that the differences are the rounding of the published values,
+    relative to the largest gradient of all; batch norm takes the statistics of the batch."""
     model, _, dataset, expected = load(kind)
     model = model.double().train()
     for module in model.modules():

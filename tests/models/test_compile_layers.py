@@ -18,7 +18,7 @@ SHAPES = [(3, 9), (2, 17), (5, 30), (4, 12), (3, 25), (6, 14)]
 
 @pytest.fixture(autouse=True)
 def traced(monkeypatch):
-    """Layers are traced as for torch's own compiler, but what is traced runs as it is: quickly."""
+    """Traces layers as for torch's own compiler, but runs the graph as it is, which is quick."""
     torch._dynamo.reset()
     compile = functools.partialmethod(nn.Module.compile, backend="aot_eager")
     monkeypatch.setattr(nn.Module, "compile", compile)
@@ -30,7 +30,7 @@ def graphs():
 
 
 def batches(arch):
-    """Batches of other shapes each, some without padding."""
+    """Batches of different shapes, some without padding."""
     for seed, (rows, length) in enumerate(SHAPES):
         lengths = [length - i % 3 * (seed % 2) for i in range(rows)]
         target = batch_of(sentences(*lengths, seed=seed))
@@ -67,8 +67,8 @@ def test_an_epoch_of_batches_compiles_each_kind_of_layer_twice_at_most(arch, chu
 
 
 def test_beam_search_never_compiles():
-    """Neither in validation, which reads the source with compiled layers that training made, nor
-    after a checkpoint has been loaded for generation."""
+    """Compiled layers run eagerly in validation, which reads the source, and after a checkpoint has
+    been loaded for generation."""
     model = build(TINY["mega"], compile_layers=True, dropout=0.0).eval()
     words = make_dictionary(20)
     sample = {"net_input": {"src_tokens": batch_of(sentences(7, 4)), "src_lengths": None}}

@@ -68,7 +68,7 @@ def test_padding_before_the_tokens_is_an_error_where_a_state_counts_positions():
 
 @pytest.mark.parametrize("padded", [False, True])
 @torch.no_grad()
-def test_the_encoder_returns_what_fairseqs_does(padded):
+def test_the_encoders_output_has_the_form_of_fairseqs(padded):
     """The same entries with the same shapes and types."""
     lengths = (7, 4) if padded else (7, 7)
     tokens = batch_of(sentences(*lengths), left_pad=True)
@@ -110,7 +110,7 @@ def test_unknown_keywords_are_refused(arch):
 
 
 def test_fairseqs_transformer_takes_no_fewer_keywords():
-    """So that what is passed to it can be passed to Mega."""
+    """All keywords of fairseq's Transformer can be passed to Mega."""
 
     def names(function):
         return set(inspect.signature(function).parameters)

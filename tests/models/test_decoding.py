@@ -17,7 +17,7 @@ CUTS = ([1] * LENGTH, [LENGTH], [6, 1, 1, 5], [4, 4, 5], [3, 9, 1])
 
 
 def encode(model, arch):
-    """What the decoder attends to: the encoder's output, or nothing."""
+    """The encoder's output, or None without an encoder."""
     return model.encoder(batch_of(sentences(*SOURCE), left_pad=True)) if arch == "mega" else None
 
 
@@ -128,7 +128,7 @@ def test_the_layer_of_the_attention_can_be_chosen():
 
 @torch.no_grad()
 def test_padding_before_the_tokens_is_not_seen():
-    """Read in any segments, as in parallel."""
+    """Padding is hidden in any segments, as in parallel."""
     model = make_model(TINY["mega_lm"], truncation_length=0)
     tokens = targets(len(SOURCE))
     tokens[0, :3] = tokens[1, :1] = model.decoder.padding_idx
@@ -179,7 +179,8 @@ class Waits(TorchDispatchMode):
 )
 @torch.no_grad()
 def test_a_step_waits_at_most_twice_for_the_device(arch, beam, order, mixes, monkeypatch):
-    """Whatever the number of layers: hypotheses that stay, swap sentences, go, or mix."""
+    """Synchronisations do not grow with the number of layers, whether hypotheses stay, swap, leave
+    or mix."""
     model = make_model(TINY[arch], decoder_layers=4, rel_pos_bias="rotary")
     source = None
     if arch == "mega":
@@ -202,7 +203,8 @@ def test_a_step_waits_at_most_twice_for_the_device(arch, beam, order, mixes, mon
 
 @torch.no_grad()
 def test_the_output_of_a_stock_encoder_is_accepted():
-    """fairseq's dictionary, without keys of ours: sentences are moved when they are reordered."""
+    """The output of a fairseq encoder lacks our keys: its sentences are moved when they are
+    reordered."""
     model = make_model(TINY["mega"], truncation_length=0)
     rows = sentences(*SOURCE)
     ours = model.encoder(batch_of(rows))
@@ -244,7 +246,7 @@ def test_tokens_that_were_read_and_other_rows_are_errors(arch):
 
 @archs
 def test_a_reordered_state_leaves_inference_mode(arch):
-    """Also to where gradients are computed, and with padding."""
+    """A state made in inference mode works with gradients, and with padding."""
     model = make_model(TINY[arch], truncation_length=0)
     tokens, order = targets(len(SOURCE)), torch.tensor([1, 0, 2])
     if arch == "mega_lm":

@@ -28,7 +28,7 @@ def shares(a, b):
 
 
 def check_loads_back(options, inputs, shared):
-    """A model's weights in another one of the same options: the same scores, and still shared."""
+    """Checks that a second model with these weights has the same scores, and still shares them."""
     model, other = make_model(options), build(options).double().eval()
     other.load_state_dict(model.state_dict())
     for each in (model, other):

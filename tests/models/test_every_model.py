@@ -1,4 +1,4 @@
-"""Promises that models of all kinds keep, images' included."""
+"""Properties of models of all kinds, image models included."""
 
 import pytest
 import torch

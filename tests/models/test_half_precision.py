@@ -58,7 +58,7 @@ def make_trainer(arch, device, options=""):
 
 
 def losses(trainer, arch):
-    """By update: of fairseq's own training step, per token."""
+    """Loss per token by update, from fairseq's own training step."""
     batches = samples(arch)
     found = []
     for update in range(UPDATES):

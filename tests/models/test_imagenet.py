@@ -36,7 +36,7 @@ def test_published_parameters(size, parameters):
 
 
 def published_ema(x, padding_mask, params, bidirectional, truncation):
-    """alpha and delta by each other's names; the backward sum from the next position on."""
+    """An EMA with alpha and delta exchanged and the backward sum from the next position."""
     _, length, dim = x.shape
     p = torch.sigmoid(params["alpha"].squeeze(-1))
     q = 1 - p * torch.sigmoid(params["delta"].squeeze(-1))
@@ -158,7 +158,7 @@ def test_feature_dropout_drops_whole_channels_and_samples():
 
 @pytest.mark.parametrize("p", [0.0, 0.4])
 def test_masks_drop_single_values_and_samples(p):
-    """For kernels, which take the mask of both at once."""
+    """Kernels take both masks at once."""
     torch.manual_seed(3)
     dropout = PathDropout(Dropout(p), 0.25)
     x = torch.ones(60, 90, 12, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The initial values of --weight-init residual: what they are for, compared with xavier's."""
+"""The initial values of --weight-init residual have their purpose, compared with xavier's."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def kept_of_embeddings(model):
 
 @torch.no_grad()
 def part_of_source(model):
-    """How much of the decoder's first cross attention changes with the source, beside its input."""
+    """The part of the first cross attention that changes with the source, relative to its input."""
     torch.manual_seed(2)
     x, (one, other) = torch.randn(2, 10, 64), torch.randn(2, 2, 12, 64)
     cross = model.decoder.layers[0].cross_attn

@@ -36,8 +36,8 @@ def random_tokens(count):
     ids=["20,000", "1,000,000"],
 )
 def test_a_state_in_float32_stays_with_one_in_float64(count, bound):
-    """Errors grow as long as the memory does, and no further: the last tenth of the text is read as
-    exactly as the first half."""
+    """Errors grow only as long as the memory does: the last tenth of the text is as exact as the
+    first half."""
     found = list(drifts(random_tokens(count), count // 10))
     print([f"{each:.1e}" for each in found])
     assert max(found) < bound and found[-1] < 3 * max(found[:5])

@@ -20,7 +20,7 @@ def scores(model, rows, left_pad=False, **options):
 @modes
 @pytest.mark.parametrize("left_pad", [False, True])
 def test_padding_and_batches_never_change_scores(chunks, left_pad):
-    """Neither those of words nor those of classes."""
+    """Scores of words and of classes do not depend on the batch."""
     rows = sentences(*LENGTHS)
     model, classifier = make_model(rel_pos_bias="rotary", **chunks), make_model(CLASSES, **chunks)
     head = dict(features_only=True, classification_head_name=HEAD)
@@ -63,7 +63,7 @@ def test_a_classifier_starts_from_the_encoder():
     assert not any("lm_head" in name for name, _ in model.named_parameters())
 
 
-def test_a_head_of_other_classes_is_made_anew():
+def test_a_head_of_other_classes_is_recreated():
     saved = make_model(CLASSES)
     model = build(CLASSES.replace("--num-classes 3", "--num-classes 5")).double()
     model.load_state_dict(dict(saved.state_dict()))
@@ -110,7 +110,7 @@ PRESETS = {
 
 @pytest.mark.parametrize("arch", PRESETS)
 def test_presets(arch):
-    """Their parameters, counted from the equations; the embeddings are those of the head."""
+    """Parameters are counted from the equations; the embeddings are the head's."""
     layers, d, h, z, table, final = PRESETS[arch]
     options = f"--task masked_lm --criterion masked_lm -a {arch} --tokens-per-sample 512"
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Memory spans among fairseq's metrics: computed when a line is written, and at no other time."""
+"""Memory spans among fairseq's metrics are computed only when a line is written."""
 
 import gc
 
@@ -28,7 +28,8 @@ def logged(model, updates=3):
 
 
 def forget_slowly(layer):
-    """All dimensions forget alike, but for one of the backward EMA, which hardly does."""
+    """Sets all dimensions to the same decay, except for one of the backward EMA, which hardly
+    decays."""
     move = layer.mega_layer.move
     with torch.no_grad():
         move.delta.zero_()
@@ -79,7 +80,7 @@ def test_fully_sharded_models_have_none():
 
 
 def test_nothing_is_computed_in_an_update():
-    """Parameters without values can be trained as far as the metrics are concerned."""
+    """Parameters without values can be trained, so updates compute no metric."""
     with torch.device("meta"):
         model = build(TINY["mega_lm"])
     with pytest.raises((NotImplementedError, RuntimeError)):

@@ -1,4 +1,4 @@
-"""Weights as published checkpoints name them load, and compute what they have learnt to."""
+"""Weights with the published names load, and compute the published results."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_bookkeeping_of_published_checkpoints_is_accepted(arch, bias):
 
 @torch.no_grad()
 def test_published_encoders_count_positions_from_the_edge_of_the_batch():
-    """So chunks start at the edge: only padding by whole chunks leaves a sentence as it is."""
+    """Chunks start at the edge: only padding by complete chunks leaves a sentence as it is."""
     options = dict(encoder_chunk_size=4, rel_pos_bias="rotary")
     ours = make_model(TINY["mega"], **options)
     model = build(TINY["mega"], **options).double().eval()

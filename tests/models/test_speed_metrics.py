@@ -1,4 +1,4 @@
-"""FLOPs that the log counts, held to torch's counter of the products that are computed."""
+"""The FLOPs in the log, compared with torch's counter of products."""
 
 import copy
 

@@ -90,7 +90,7 @@ def test_reading_with_other_options(options, tmp_path):
 
 
 @pytest.mark.parametrize("length", (0, 3, 4, 18))
-def test_a_restored_state_reads_on(length, tmp_path):
+def test_a_restored_state_continues(length, tmp_path):
     model, tokens = make(), text(batch=2)
     state = model.start(batch=2)
     state.read(tokens[:, :length])
@@ -111,7 +111,7 @@ def test_a_restored_state_reads_on(length, tmp_path):
 @pytest.mark.parametrize(
     "batch, dtype", [(1, torch.float64), (3, torch.float32), (1, torch.bfloat16)], ids=str
 )
-def test_the_size_does_not_depend_on_what_was_read(batch, dtype):
+def test_the_size_does_not_depend_on_the_text(batch, dtype):
     """layers (D N + C (Z + H)) + D values in each row, those of the EMA in float32 at least."""
     model = make().to(dtype)
     layers, d, n, z, h = 2, 12, 3, 4, 16
@@ -155,7 +155,7 @@ def test_states_of_another_model_are_refused(options):
         make(**options).restore(saved)
 
 
-def test_what_no_saved_state_looks_like_is_refused():
+def test_damaged_states_are_refused():
     model = make()
     saved = model.start().save()
     with pytest.raises(ValueError, match=r"not a saved TextState: it holds \['model'\]"):
@@ -169,7 +169,7 @@ def test_what_no_saved_state_looks_like_is_refused():
 
 
 @pytest.mark.parametrize("length", (2, 8))
-def test_forks_read_on_independently(length):
+def test_forks_are_independent(length):
     """Of each other, and of their parent."""
     model, start = make(), text(length=length)
     state = model.start()

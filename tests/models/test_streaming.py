@@ -36,7 +36,7 @@ def sample_of(*lengths, streaming):
 
 
 def score(models, lengths, streaming, softmax_batch=None):
-    """What fairseq's scorer makes of texts: the score of every token, text after text."""
+    """The score of every token by fairseq's scorer, text after text."""
     scorer = SequenceScorer(make_dictionary(20), softmax_batch)
     hypotheses = scorer.generate(models, sample_of(*lengths, streaming=streaming))
     scores = [hypothesis[0]["positional_scores"] for hypothesis in hypotheses]
@@ -96,7 +96,8 @@ def test_texts_of_different_lengths_and_batches_of_the_softmax(options):
 
 @pytest.mark.parametrize("softmax_batch", [None, 6])
 def test_ensembles(softmax_batch):
-    """Of other chunks, too: one model of the three does not stream a text of 25."""
+    """Models of an ensemble may have different chunks: one of the three does not stream a text of
+    25."""
     models = [scatter(make(chunk), seed=chunk) for chunk in (4, 6, 13)]
     check_streaming(models, 25, 14, softmax_batch=softmax_batch)
 
@@ -119,7 +120,7 @@ def test_in_half_precision_scores_are_close():
 
 
 class Memory(Storages):
-    """The bytes of the tensors that are made inside, at most at any one time."""
+    """The largest number of bytes of the tensors that are made inside, at any time."""
 
     peak = 0
 
@@ -133,7 +134,7 @@ class Memory(Storages):
 
 @pytest.mark.parametrize("softmax_batch, options", [(None, {}), (3, ADAPTIVE)], ids=str)
 def test_memory_does_not_grow_with_the_text(softmax_batch, options):
-    """Except for the values that are asked for: a few for each token."""
+    """Memory is bounded but for the results: a few values for each token."""
     model = make(**options)
 
     def peak(length, streaming):

@@ -17,7 +17,7 @@ THREADS, ROUNDS = 6, 4
 
 @pytest.fixture(autouse=True)
 def short_switch_interval():
-    """Threads take turns as often as they can."""
+    """Makes threads switch as often as possible."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield

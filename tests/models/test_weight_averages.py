@@ -1,4 +1,4 @@
-"""fairseq's moving average of the weights (--store-ema) takes all that a model's state holds."""
+"""fairseq's moving average of the weights (--store-ema) covers a model's complete state."""
 
 from types import SimpleNamespace
 

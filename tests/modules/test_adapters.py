@@ -1,4 +1,4 @@
-"""Projections are modules: hooks fire, adapters learn, quantisers quantise, in every mode."""
+"""Projections are modules: hooks fire, adapters learn and quantisers quantise in every mode."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ each_projection = pytest.mark.parametrize("kind, name", EACH)
 
 
 def make(kind, **options):
-    """A layer and how to run it on `x (B, L, D)`, as a whole or from a state."""
+    """A layer and how to run it on `x (B, L, D)`, in parallel or from a state."""
     layer, _ = PROJECTIONS[kind][0](**options)
     source = randn(2, 4, 6, seed=5)
 
@@ -50,7 +50,7 @@ def steps(run, x):
 
 
 class LowRank(nn.Module):
-    """An adapter as LoRA has it."""
+    """A LoRA adapter."""
 
     def __init__(self, base):
         super().__init__()
@@ -65,7 +65,7 @@ class LowRank(nn.Module):
 @each_projection
 @pytest.mark.parametrize("training, recomputes", [(True, False), (False, False), (True, True)])
 def test_hooks_fire_once(kind, name, training, recomputes, request):
-    """Where a projection's input is recomputed, only hooks before the projection fire again."""
+    """Only hooks before a projection fire again where its input is recomputed."""
     layer, run = make(kind)
     layer.train(training)
     calls = []
@@ -81,7 +81,7 @@ def test_hooks_fire_once(kind, name, training, recomputes, request):
 
 
 @each_projection
-def test_what_a_hook_returns_is_used(kind, name):
+def test_the_result_of_a_hook_is_used(kind, name):
     layer, run = make(kind)
     x = randn(2, 5, 6)
     before = run(x)
@@ -116,7 +116,7 @@ def test_adapters_learn_and_decode_as_they_were_trained(kind, name, prenorm, lar
 
 
 def product_quantised(linear):
-    """fairseq's `PQLinear` with blocks of two of the layer's own numbers, and its weight."""
+    """fairseq's `PQLinear` with blocks of two of the layer's own weights, and its weight."""
     width = linear.in_features // 2
     centroids = (
         linear.weight.detach().view(linear.out_features, width, 2).reshape(-1, 2)[:7].clone()

@@ -1,4 +1,4 @@
-"""The layers compile and export as one graph, and compute the same then."""
+"""The layers compile and export as one graph, which computes the same."""
 
 import itertools
 
@@ -33,7 +33,7 @@ def fresh_compiler():
 
 
 def make(kind, padded, length=10, **options):
-    """A layer, and its inputs."""
+    """A layer and its inputs."""
     build, chosen = KINDS[kind]
     layer, _ = build(torch.float32, **{**chosen, **options})
     x = randn(2, length, 6, dtype=torch.float32)
@@ -45,7 +45,7 @@ def make(kind, padded, length=10, **options):
 
 @pairwise(kind=list(KINDS), padded=[False, True], training=[False, True])
 def test_compiled_layers_compute_the_same(kind, padded, training):
-    """With gradients in training."""
+    """Compiled layers give the same outputs and, in training, gradients."""
     layer, (x, *rest) = make(kind, padded)
     layer.train(training)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
@@ -65,8 +65,8 @@ def test_compiled_layers_compute_the_same(kind, padded, training):
 
 @pytest.mark.parametrize("kind", ["causal", "chunks", "cross", "feed forward"])
 def test_one_graph_serves_all_lengths(kind):
-    """The backend is called twice: the second time with the norm's epsilon as a constant. Lengths
-    are not multiples of the chunk, which have a graph of their own."""
+    """The backend is called twice: the second time with the norm's epsilon as a constant. Multiples
+    of the chunk have a graph of their own."""
     layer, _ = make(kind, True)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counter)

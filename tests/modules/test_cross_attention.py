@@ -1,4 +1,4 @@
-"""GatedCrossAttention against the paper; its keys and values are those of one sentence."""
+"""GatedCrossAttention against the paper; keys and values belong to one sentence."""
 
 import pytest
 import reference
@@ -60,7 +60,7 @@ def test_equals_reference(lengths, padded, options):
 
 
 def test_equals_reference_whatever_the_memory_layout():
-    """Time first in memory, as fairseq has it."""
+    """Inputs may be time first in memory, as fairseq's are."""
     module, config = make_cross()
     query, key = (x.transpose(0, 1).requires_grad_() for x in inputs(2, 2, 7))
     assert not query.is_contiguous() and not key.is_contiguous()
@@ -159,7 +159,7 @@ def test_keys_and_values_are_computed_once():
 @pytest.mark.parametrize("rel_pos_bias", BIASES)
 @pytest.mark.parametrize("order", [[2, 0, 1], [1, 1, 1], [2], [0, 2]], ids=str)
 def test_reordered_state_continues_the_reordered_input(order, rel_pos_bias):
-    """Within a beam all hypotheses share a source; when sentences finish, whole sources go."""
+    """Hypotheses of a beam share a source; finished sentences leave with their sources."""
     module, _ = make_cross(rel_pos_bias=rel_pos_bias)
     order = torch.tensor(order)
     start, key = inputs(3, 7, 3)
@@ -180,7 +180,7 @@ def test_reordered_state_continues_the_reordered_input(order, rel_pos_bias):
 
 @pytest.mark.parametrize("feature_dropout", [False, True])
 def test_feature_dropout_drops_whole_channels(feature_dropout):
-    """With h_proj a constant and u = 1, the output is dropout(1)."""
+    """The output is dropout(1), as h_proj is a constant and u = 1."""
     module, _ = make_cross(
         embed_dim=40, activation="tanh", dropout=0.3, feature_dropout=feature_dropout
     )
@@ -200,14 +200,14 @@ def test_feature_dropout_drops_whole_channels(feature_dropout):
 
 
 @pytest.mark.parametrize("length, source", [(9, 2), (2, 9)])
-def test_a_length_beyond_the_simple_bias_is_an_error_that_says_what_to_raise(length, source):
+def test_a_length_beyond_the_simple_bias_names_the_option_to_raise(length, source):
     module, _ = make_cross(max_positions=8)
     with pytest.raises(ValueError, match="raise --max-source-positions"):
         module(*inputs(length, source, 1))
     assert make_cross(max_positions=8, rel_pos_bias="rotary")[0](*inputs(length, source, 1))
 
 
-def test_steps_beyond_the_simple_bias_are_an_error_that_says_what_to_raise():
+def test_steps_beyond_the_simple_bias_name_the_option_to_raise():
     module, _ = make_cross(max_positions=8)
     query, key = inputs(9, 3, 1)
     state = LayerState()
@@ -217,7 +217,7 @@ def test_steps_beyond_the_simple_bias_are_an_error_that_says_what_to_raise():
 
 
 @torch.no_grad()
-def test_cached_source_values_are_kept_whole_and_dropped_anew_at_each_read():
+def test_dropout_of_cached_source_values_is_redrawn_at_each_read():
     module, _ = make_cross(hidden_dropout=0.5)
     query, key = inputs(2, 9, 2)
     expected, _ = module.eval()(query, key)

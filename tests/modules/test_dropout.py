@@ -1,4 +1,4 @@
-"""Dropout drops what it should, how often it should, and the same in the backward pass."""
+"""Dropout drops the right values at the right rate, and the same ones in the backward pass."""
 
 import itertools
 
@@ -60,7 +60,7 @@ def test_a_mask_says_which_values_are_kept_and_their_scale(p, shape):
 
 @pytest.mark.parametrize("shape", [(13, 1000), (2**20,)])
 def test_values_are_dropped_independently(shape):
-    """Those whose random bits come from one number, too."""
+    """Values whose random bits come from one number are independent, too."""
     torch.manual_seed(1)
     dropped = (dropout(torch.ones(shape), 0.3) == 0).double().flatten()
     for distance in (1, 2, 3, 4, 5, 8):

@@ -1,4 +1,4 @@
-"""MultiHeadEMA against the paper's recurrence, and what must hold of any such average."""
+"""MultiHeadEMA against the paper's recurrence, and the properties of any such average."""
 
 import pytest
 import reference
@@ -60,7 +60,7 @@ def test_equals_reference_for_any_shape_and_mask(
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("length", [9, 100, 1030])
 def test_equals_reference_whatever_the_memory_layout(length, bidirectional):
-    """Time first in memory, as fairseq has it."""
+    """Inputs may be time first in memory, as fairseq's are."""
     module = make_ema(bidirectional=bidirectional)
     x = randn(length, 2, 4).transpose(0, 1).requires_grad_()
     assert not x.is_contiguous()
@@ -107,7 +107,7 @@ def test_a_state_keeps_nothing_but_itself(length):
 
 
 def test_recurrent_form_has_no_truncation():
-    """Steps remember all that came before, whatever the truncation of the parallel form."""
+    """Steps remember the whole past, whatever the truncation of the parallel form."""
     x = randn(2, 40, 4)
     assert_close(run_segments(make_ema(truncation=8), x, [1] * 40), make_ema()(x))
 
@@ -122,7 +122,7 @@ def set_decay(module, logit):
 @pytest.mark.parametrize("length", [64, 4096])
 @pytest.mark.parametrize("logit", [-9.0, -7.0, -4.0, 0.0, 4.0, 9.0])
 def test_float32_is_accurate_at_every_decay(logit, length):
-    """q = 1 - sigmoid(logit)^2 from 1 - 1.5e-8, all of it lost in float32, to 2.5e-4."""
+    """q = 1 - sigmoid(logit)^2 runs from 1 - 1.5e-8, which float32 rounds to 1, to 2.5e-4."""
     exact = set_decay(make_ema(), logit)
     rough = set_decay(make_ema(dtype=torch.float32), logit)
     x = randn(1, length, 4, dtype=torch.float32)
@@ -139,7 +139,7 @@ def test_float32_is_accurate_at_every_decay(logit, length):
 @pytest.mark.parametrize("logit", [-100.0, -30.0, 20.0, 100.0])
 @pytest.mark.parametrize("length", [8, 600])
 def test_extreme_decays_are_finite(length, logit):
-    """In float32 these round to q = 1 and q = 0."""
+    """Logits that float32 rounds to q = 1 and q = 0 give finite results."""
     module = set_decay(make_ema(dtype=torch.float32), logit)
     x = randn(1, length, 4, dtype=torch.float32, requires_grad=True)
     y = module(x)
@@ -170,7 +170,7 @@ def test_initialisation():
 
 
 def test_initialisation_draws_the_published_random_numbers():
-    """Others would change every weight that is drawn after them."""
+    """A different draw would change every weight that is drawn later."""
     torch.manual_seed(0)
     module = MultiHeadEMA(5, 4, bidirectional=True)
     after = torch.rand(())

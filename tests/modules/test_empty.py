@@ -1,4 +1,4 @@
-"""A batch of no sequences, and sequences of no positions, are as good as any."""
+"""Layers accept a batch of no sequences, and sequences of no positions."""
 
 import pytest
 import torch

@@ -486,7 +486,7 @@ def test_attention_dropout_can_be_retained_in_beam_search():
 # --- Construction ---------------------------------------------------------------------------------
 
 
-def test_a_length_beyond_the_simple_bias_is_an_error_that_says_what_to_raise():
+def test_a_length_beyond_the_simple_bias_names_the_option_to_raise():
     module, _ = make_gated(max_positions=8)
     module(randn(1, 8, 6))
     with pytest.raises(ValueError, match="raise --max-source-positions"):

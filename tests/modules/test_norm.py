@@ -110,8 +110,8 @@ def test_batchnorm_counts_a_batch_once_forward_and_backward(norm_type):
 @pytest.mark.parametrize("norm_type", ["batchnorm", "syncbatchnorm"])
 @pytest.mark.parametrize("prenorm", [True, False])
 @pytest.mark.parametrize("make", [make_gated, make_cross, make_feed_forward])
-def test_what_is_recomputed_leaves_the_statistics_alone(make, prenorm, norm_type, request):
-    """And gradients are those of the statistics of the batch."""
+def test_recomputation_leaves_the_statistics_alone(make, prenorm, norm_type, request):
+    """Gradients are those of the batch's statistics, which are counted once."""
     x, results = randn(2, 7, 6), []
     for recomputes in (False, True):
         if recomputes:

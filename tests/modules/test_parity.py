@@ -1,8 +1,7 @@
 """The modules reproduce the published implementation: outputs, weights and every gradient.
 
-The numbers are float32, of sequences (L, B, D); the gradients include what positions at padding
-contribute, so only the positions that are not padding are compared, at the outputs and at the
-inputs.
+The values are float32, of sequences (L, B, D); the gradients include contributions from padding, so
+only the positions that are not padding are compared, at the outputs and at the inputs.
 """
 
 import pytest

@@ -78,7 +78,7 @@ def results(make, options, dtype, autocast=None):
 @layers
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 def test_outputs_and_gradients_are_those_of_float64(make, options, dtype):
-    """In float32; in halves by autocast, with parameters in float32."""
+    """Layers run in float32, and in half precision by autocast, with parameters in float32."""
     autocast = None if dtype == torch.float32 else dtype
     y, gradients = results(make, options, torch.float32, autocast)
     expected, expected_gradients = results(make, options, torch.float64)
@@ -90,7 +90,8 @@ def test_outputs_and_gradients_are_those_of_float64(make, options, dtype):
 
 @layers
 def test_weights_in_bfloat16(make, options):
-    """The layer itself, without autocast: 5% of the largest output. Steps of decoding too."""
+    """A layer in bfloat16, without autocast, is within 5% of the largest output, in decoding
+    too."""
     exact, run_exact = make(torch.float64, **options)
     rough, run = make(torch.bfloat16, **options)
     x, mask = randn(BATCH, LENGTH, DIM, dtype=torch.bfloat16), padding(LENGTH, [LENGTH, LENGTH - 9])
@@ -134,7 +135,7 @@ class _Caller(torch.nn.Module):
     ids=str,
 )
 def test_ten_thousand_steps_do_not_drift(options):
-    """Each step in float32, from a state that all steps before have rounded."""
+    """Each float32 step starts from a state that all earlier steps have rounded."""
     exact, _ = make_gated(torch.float64, **options)
     rough, _ = make_gated(torch.float32, **options)
     x = randn(1, 10000, DIM, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""What the backward pass computes again: little is kept for it, and gradients are right."""
+"""Layers keep little for the backward pass, and recomputation gives the right gradients."""
 
 import gc
 
@@ -38,7 +38,7 @@ features = pytest.mark.parametrize("feature_dropout", [False, True])
 
 @kinds
 @features
-def test_gradients_are_those_of_what_was_dropped(kind, feature_dropout):
+def test_gradients_are_those_of_the_dropped_values(kind, feature_dropout):
     _, run = make(kind, feature_dropout)
 
     def dropped(x):
@@ -92,8 +92,9 @@ def test_second_derivatives_of_tiled_attention_are_an_error(kind):
 
 @pytest.mark.parametrize("chunk_size", [-1, 32])
 def test_a_mega_layer_keeps_little(chunk_size):
-    """Of a position three numbers for each hidden dimension: the values and the gate before their
-    activations, and what attention gives. Nothing else is as wide, and no weights are kept."""
+    """Three values are kept for each position and hidden dimension: the values and the gate before
+    their activations, and the output of attention. Nothing else is as wide, and no weights are
+    kept."""
     length, hdim = 512, 256
     layer = MovingAverageGatedAttention(8, 4, hdim, 2, dropout=0.1, chunk_size=chunk_size)
     x = torch.randn(1, length, 8, requires_grad=True)
@@ -105,7 +106,7 @@ def test_a_mega_layer_keeps_little(chunk_size):
 
 
 def test_a_feed_forward_layer_keeps_little():
-    """Of a position one number for each hidden dimension."""
+    """One value is kept for each position and hidden dimension."""
     length, hdim = 512, 256
     layer = NormalizedFeedForwardNetwork(8, hdim, dropout=0.1)
     x = torch.randn(1, length, 8, requires_grad=True)
@@ -117,9 +118,9 @@ def test_a_feed_forward_layer_keeps_little():
 
 
 @kinds
-def test_nothing_is_left_in_circles(kind):
-    """Or the memory of a step is free when Python looks for circles, steps later. (torch's
-    checkpointing leaves some that hold no tensor.)"""
+def test_no_reference_cycles_remain(kind):
+    """Reference cycles would free the memory of a step only when Python collects them, steps later.
+    (torch's checkpointing leaves some that hold no tensor.)"""
     layer, run = make(kind)
     x = randn(2, 5, 6, requires_grad=True)
     for _ in range(3):  # on a GPU, the first ones leave what Triton needed to compile kernels

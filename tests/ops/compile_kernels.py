@@ -25,12 +25,12 @@ def type_of(value):
 
 
 def is_multiple(value):
-    """Of 16, which a launch tells the compiler; so are all pointers to new tensors."""
+    """A multiple of 16, which a launch tells the compiler; so are all pointers to new tensors."""
     return isinstance(value, torch.Tensor) or value % 16 == 0
 
 
 def is_constant(parameter, value):
-    """Known to the compiler, as is a 1."""
+    """Tells whether the compiler knows the value, as it knows a 1."""
     return parameter.is_constexpr or (
         type(value) is int and value == 1 and not parameter.do_not_specialize
     )
@@ -53,7 +53,7 @@ def compile_kernel(kernel, args, kwargs):
 
 
 def kind(value):
-    """Another one is compiled anew."""
+    """The part of an argument that a kernel is recompiled for."""
     return value.dtype if isinstance(value, torch.Tensor) else value == 1
 
 

@@ -5,8 +5,8 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def language_is_patched_once():
-    """The interpreter patches Triton's language anew in every call of a function in a kernel, which
-    takes most of its time. Here it does so once for each set of modules that a function sees."""
+    """Patches Triton's language once for each set of modules that a function sees. The interpreter
+    does so in every call of a function in a kernel, which takes most of its time."""
     try:
         from triton.runtime import interpreter
     except ImportError:
@@ -17,7 +17,7 @@ def language_is_patched_once():
 
     class Patched:
         def restore(self):
-            """Not before the end of all tests."""
+            """Waits for the end of all tests."""
 
     def patch_once(function):
         seen = tuple(any(v is module for v in function.__globals__.values()) for module in language)

@@ -17,7 +17,7 @@ BATCH = 5
 
 
 def inputs(queries, keys, requires_grad=True, of_each=False):
-    """q, k, v and a bias; of its own for each sequence if `of_each`."""
+    """q, k, v and a bias; one for each sequence if `of_each`."""
     q, k, v = (
         randn(BATCH, n, size, seed=n + size, requires_grad=requires_grad)
         for n, size in ((queries, 4), (keys, 4), (keys, 6))
@@ -91,7 +91,7 @@ def turned(v):
     need_weights=[False, True],
 )
 def test_values_can_be_a_function(function, causal, tile_sizes, need_weights):
-    """Which tiles compute again, and of which they keep the argument alone."""
+    """Tiles recompute the values, and keep only the function's argument."""
     queries, keys = 7, 11
     q, k, _, bias = inputs(queries, keys)
     v = randn(1, keys, BATCH, 6, seed=3, requires_grad=True)
@@ -124,7 +124,7 @@ def test_values_can_be_a_function(function, causal, tile_sizes, need_weights):
 @functions
 @sizes
 def test_values_have_the_same_type_in_both_passes(function, tile_sizes):
-    """That of autocast, which has ended by the backward pass."""
+    """The backward pass uses autocast's type, although autocast has ended."""
     q, k, v, bias = (t.detach().float().requires_grad_() for t in inputs(9, 9))
     seen = []
 
@@ -164,8 +164,8 @@ def test_the_backward_pass_drops_the_same_weights(function, causal, tile_sizes):
 @masks
 @pytest.mark.parametrize("length", [9, 64])
 @pytest.mark.parametrize("tile_sizes", [(256, 0), (4, 1), (32, 0)])
-def test_each_tile_drops_what_a_mask_of_its_weights_says(causal, length, tile_sizes):
-    """Outputs and gradients; masks are drawn one tile after the other, some from random bits."""
+def test_each_tile_has_a_dropout_mask_of_its_own(causal, length, tile_sizes):
+    """Masks of outputs and gradients are drawn one tile after the other, some from random bits."""
     q, k, v, bias = inputs(length, length)
     tiles = tiles_of(length, length, causal, tile_sizes)
     options = dict(dropout=0.3, tiles=tiles)

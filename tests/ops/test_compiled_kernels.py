@@ -1,4 +1,4 @@
-"""All Triton kernels are compiled for a GPU, which needs none."""
+"""All Triton kernels compile for a GPU, on a machine without one."""
 
 import os
 import re
@@ -17,7 +17,8 @@ GATING = "activated reset_gated gated_update queries_and_keys"
 
 @pytest.mark.cpu_only  # a GPU compiles them in all other tests
 def test_the_kernels_compile_for_a_gpu():
-    """As they are launched: the interpreter takes arguments that a kernel does not have."""
+    """Kernels compile as they are launched: the interpreter accepts arguments that a kernel does
+    not have."""
     program = Path(__file__).with_name("compile_kernels.py")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("TRITON_INTERPRET", None)
@@ -32,7 +33,7 @@ def test_the_kernels_compile_for_a_gpu():
 
 
 def test_the_triton_of_torch_2_6_does_not_know_their_language():
-    """In a process of its own, as it is found out once."""
+    """The check runs in a new process, because its result is cached."""
     program = """import torch, types
 torch.__version__ = torch.torch_version.TorchVersion("2.6.0")
 from fairseq_mega.ops import operators

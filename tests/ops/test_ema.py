@@ -27,7 +27,7 @@ def test_the_naive_recurrence_is_the_naive_convolution(length, bidirectional):
 
 
 def test_naive_coefficients_are_the_papers():
-    """One channel and one dimension, by hand: p = 1/2, a = 1/2, q = 3/4."""
+    """One channel and one dimension, computed manually: p = 1/2, a = 1/2, q = 3/4."""
     zero, one = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
     x = torch.tensor([1.0, 0.0, 2.0]).view(1, 3, 1)
     y, h = ema_recurrence(x, zero, zero, one, 2 * one.squeeze(-1))
@@ -63,7 +63,7 @@ def test_convolutions_with_the_kernel(form, lengths, with_omega, bidirectional):
 @both_directions
 @pytest.mark.parametrize("length", [1, 64, 65])
 def test_the_form_for_a_compiler(length, bidirectional):
-    """In the graph for short sequences, an operator for long ones."""
+    """Short sequences are in the graph, long ones are an operator."""
     compiled = torch.compile(ema, fullgraph=True, dynamic=True, backend="aot_eager")
     check(lambda x, p: compiled(x, p.all, p.omega), length, bidirectional)
 
@@ -85,15 +85,15 @@ def test_the_form_that_is_chosen(shape, truncation, bidirectional):
 
 @both_directions
 @pytest.mark.parametrize("length", [9, 70])
-def test_compilers_are_told_what_the_convolution_does(length, bidirectional):
+def test_the_compiler_knows_the_convolution(length, bidirectional):
     x, kernel = randn(2, length, DIM), randn(DIM * (1 + bidirectional), 7, seed=2)
     args = x.requires_grad_(), kernel.requires_grad_()
     torch.library.opcheck(torch.ops.fairseq_mega.convolution.default, args)
 
 
 @pytest.mark.parametrize("length", [1, 5, 64, 75])
-def test_a_segment_goes_on_from_a_state(length):
-    """Outputs, the new state, and gradients through both states."""
+def test_a_segment_continues_a_state(length):
+    """A segment continues a state: outputs, the new state, and gradients through both states."""
     parameters = Parameters(False)
     x, h = randn(2, length, DIM, requires_grad=True), randn(2, DIM, NDIM, seed=2).requires_grad_()
     fast, slow = (
@@ -149,7 +149,7 @@ def test_fast_lengths():
 @pytest.mark.parametrize("logit", [-9.0, -4.0, 0.0, 4.0])
 @torch.no_grad()
 def test_a_long_truncated_kernel_is_accurate_in_float32(logit):
-    """However slowly the EMA forgets what the truncation takes away."""
+    """Truncation stays accurate however slowly the EMA forgets."""
     module = make_ema(DIM, NDIM)
     module.delta.fill_(logit)
     module.alpha.fill_(logit)

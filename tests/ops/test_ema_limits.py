@@ -91,7 +91,7 @@ def test_all_forms(length, dtype):
 @dtypes
 @torch.no_grad()
 def test_all_forms_over_131072_positions(dtype):
-    """Of averages that forget nothing: float32 adds up rounding errors of all positions."""
+    """Averages that forget nothing add up the rounding errors of all positions in float32."""
     bound = {torch.float64: 1e-8, torch.float32: 2e-3}[dtype]
     found = errors(FORMS, 131072, dtype)
     print({name: f"{each:.1e}" for name, each in found.items()})
@@ -101,8 +101,8 @@ def test_all_forms_over_131072_positions(dtype):
 
 @pytest.mark.parametrize("name", ["FFTs", "blocks of 32", "segments"])
 def test_gradients(name):
-    """In float64, of the inputs and all parameters, over a length of several blocks. The sigmoid of
-    the naive form keeps seven digits of its gradient where it is nearest to 1."""
+    """Gradients of the inputs and all parameters are right in float64 over several blocks. The
+    sigmoid of the naive form keeps seven digits of its gradient where it is nearest to 1."""
     leaves = [t.requires_grad_() for t in extreme_parameters(torch.float64)]
     x = (randn(1, 70, len(leaves[0])) + 0.5).requires_grad_()
     fast = FORMS[name](x, EMAParameters(*leaves))

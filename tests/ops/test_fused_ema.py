@@ -1,5 +1,5 @@
 """The Triton kernels of the EMA against the paper's recurrence: on a GPU with ``--device cuda``,
-else by Triton's interpreter, which needs none and takes seconds for what is small here."""
+otherwise in Triton's interpreter, where shapes are small because it takes seconds."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def kernels(monkeypatch):
     ],
 )
 def test_outputs_and_gradients(length, taps, bidirectional, padded, kernels):
-    """In float64, over one segment and several, with whole and truncated kernels."""
+    """Kernels are right in float64, over one segment and several, truncated or not."""
     mask = padding(length, [length, length // 3]) if padded else None
 
     def by_kernels(x, p):
@@ -85,7 +85,7 @@ def test_half_precision_is_read_and_written(dtype, kernels):
 
 
 def test_rows_of_any_distance(kernels):
-    """Time first in memory, as fairseq has it, and a part of a wider tensor."""
+    """Inputs may be time first in memory, as fairseq's are, or a part of a wider tensor."""
     parameters = Parameters(False)
     whole = randn(20, 2, 2 * DIM)
     for x in (whole[..., :DIM].transpose(0, 1), whole[..., ::2].transpose(0, 1)):
@@ -94,7 +94,7 @@ def test_rows_of_any_distance(kernels):
 
 
 def test_more_channels_and_dimensions_than_a_program_has(kernels):
-    """33 channels in tiles of 32; 5 dimensions, which are no power of two."""
+    """33 channels run in tiles of 32; 5 dimensions are not a power of two."""
     parameters = Parameters(False, dim=33, ndim=5)
     x = randn(1, 18, 33).requires_grad_()
     y = forms.ema(x, parameters.all, parameters.omega)
@@ -117,7 +117,7 @@ def test_coefficients_at_both_ends(dtype, bound):
 
 
 def test_parameters_that_are_frozen_or_not_contiguous(kernels):
-    """As adapters and optimizers with flat memory have them."""
+    """Adapters freeze parameters, and optimizers with flat memory make them views."""
     parameters = Parameters(True)
     whole = randn(2 * DIM, seed=3).requires_grad_()
     x = randn(2, 6, DIM, requires_grad=True)
@@ -160,7 +160,7 @@ def test_the_operator_of_compiled_graphs(kernels):
     check(operator, 5, False, 3)
 
 
-def test_compilers_are_told_what_the_operator_does(kernels):
+def test_the_compiler_knows_the_operator(kernels):
     """Its shapes, types and strides, for any length; its gradients under autograd."""
     parameters = Parameters(False).module.bfloat16()
     x = randn(5, 2, DIM, dtype=torch.bfloat16).transpose(0, 1).requires_grad_()

@@ -23,7 +23,7 @@ BATCH, LENGTH, DIM = 3, 11, 5  # several programs with a small tile
 
 @pytest.fixture(autouse=True)
 def kernels(monkeypatch):
-    """Are chosen, on a CPU as well, with tiles of 8 rows and 4 columns."""
+    """Chooses the kernels, on a CPU as well, with tiles of 8 rows and 4 columns."""
     monkeypatch.setattr(operators, "runs_kernels", lambda x: True)
     monkeypatch.setattr(gating.fused, "TILE", 32)
     monkeypatch.setattr(gating.fused, "COLUMNS", 4)
@@ -77,7 +77,7 @@ def joined(out):
 
 @pytest.mark.parametrize("case", CASES)
 def test_outputs_and_gradients(case):
-    """Columns of a projection, and gradients whose positions are apart."""
+    """Kernels read columns of a projection, and gradients whose positions are apart."""
     fast, slow, args, _ = forms(case)
     wide = randn(BATCH, LENGTH, 4 * DIM, seed=9).requires_grad_()
     parts = iter(wide.split([DIM] * 4, dim=-1))
@@ -96,7 +96,8 @@ def test_outputs_and_gradients(case):
     ],
 )
 def test_gradients_and_arguments_of_any_strides(case, axes):
-    """Time first, and of a product's backward pass; and of a sum, which repeat one number."""
+    """Tensors may be time first, from a product's backward pass, or from a sum, which repeats a
+    value."""
     fast, slow, args, leaves = forms(case)
     back = [axes.index(i) for i in range(3)]
     args = [
@@ -153,8 +154,8 @@ def test_kernels_keep_their_arguments_alone(case):
     ],
 )
 def test_half_precision_is_rounded_once(case, dtype):
-    """Each number by half of its last digit (Triton's interpreter cuts bfloat16 off, by up to a
-    digit); gradients of parameters, which are sums, by 2^-7 of the largest."""
+    """Each value is rounded by half of its last digit (Triton's interpreter truncates bfloat16, by
+    up to a digit); gradients of parameters, which are sums, by 2^-7 of the largest."""
     fast, slow, args, _ = forms(case)
 
     def cast(to):
@@ -184,7 +185,7 @@ def test_half_precision_is_rounded_once(case, dtype):
 
 
 def test_types_of_autocast():
-    """A residual in float32, and what products have made in bfloat16."""
+    """The residual is float32, and the outputs of products are bfloat16."""
     residual, h, u = randn(3, 4, 5).float(), randn(3, 4, 5, seed=2), randn(3, 4, 5, seed=3)
     args = [residual, None, h.bfloat16(), u.bfloat16(), F.silu, none()]
     assert gating.fused.gated_update(*args).dtype == torch.float32
@@ -258,8 +259,8 @@ def test_the_backward_pass_of_layers_drops_the_same(name, how, request):
     ],
 )
 def test_layers(name, how, monkeypatch):
-    """With padding; results kept for the backward pass, or recomputed; compiled, where only the EMA
-    has kernels."""
+    """Layers are right with padding; with results kept for the backward pass, or recomputed; and
+    compiled, where only the EMA has kernels."""
     layer = LAYERS[name]().double()
     leaves = {"x": leaf(1, BATCH, LENGTH, DIM - 1), **dict(layer.named_parameters())}
     mask = padding(LENGTH, [LENGTH, 5, 9])

@@ -16,7 +16,7 @@ CASES = int(os.environ.get("PROPERTY_CASES", 12))
 
 
 def names(message, options):
-    """Whether the message has an option and its value, as "--n-dim is 0" or "--n-dim (0)"."""
+    """Tells whether the message has an option and its value, as "--n-dim is 0" or "--n-dim (0)"."""
     for name, value in options.items():
         words = rf"( is | \(){re.escape(str(value))}(?![\w.])"
         if value is None:

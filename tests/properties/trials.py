@@ -1,4 +1,4 @@
-"""What each model of random options must do: train a step, predict, and come back from a file."""
+"""Trials of a model of random options: train a step, predict, and reload from a file."""
 
 import math
 import warnings
@@ -31,7 +31,7 @@ def parts(options):
 
 
 class Task(FairseqTask):
-    """What a model and its criterion ask of a task."""
+    """The part of a task that a model and its criterion use."""
 
     source_dictionary = target_dictionary = None
 

@@ -28,7 +28,7 @@ class Reordering(NamedTuple):
         return cls(rows, None if parted else rows[::beam] // beam, sentences)
 
     def moves(self, count: int) -> bool:
-        """Whether any of ``count`` sentences changes its place or is dropped."""
+        """Tells whether any of ``count`` sentences changes its place or is dropped."""
         return self.sentence_list != list(range(count))
 
 
