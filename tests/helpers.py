@@ -230,6 +230,18 @@ class Storages(TorchDispatchMode):
         return sum(size for storage, size in self.storages.values() if not storage.expired())
 
 
+class Operators(TorchDispatchMode):
+    """Notes the names of all operators that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
 def first(result):
     """The output of a module that may also return weights."""
     return result[0] if isinstance(result, tuple) else result

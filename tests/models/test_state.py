@@ -1,4 +1,4 @@
-"""The state of a text, continued, saved, restored and forked, is as good as the text itself."""
+"""A streaming state, continued, saved, restored or forked, predicts as the text itself does."""
 
 import copy
 import pickle
@@ -40,8 +40,8 @@ def read(state, tokens, sizes):
 
 
 def reload(saved, folder):
-    """As files that hold no code: torch's, loaded with nothing but tensors and containers allowed,
-    and safetensors."""
+    """The state from a file that torch loads as tensors and containers only; its safetensors file
+    holds the same."""
     torch.save(saved, folder / "state.pt")
     save_file(saved, folder / "state.safetensors")
     again = torch.load(folder / "state.pt", weights_only=True)
@@ -89,7 +89,7 @@ def test_reading_with_other_options(options, tmp_path):
 # --- saving and restoring -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("length", (0, 3, 4, 18))
+@pytest.mark.parametrize("length", (0, 4, 18))
 def test_a_restored_state_continues(length, tmp_path):
     model, tokens = make(), text(batch=2)
     state = model.start(batch=2)
@@ -98,8 +98,8 @@ def test_a_restored_state_continues(length, tmp_path):
     rest, sizes = tokens[:, length:], [1, LENGTH - length - 1]  # a single step changes h in place
     expected = read(state, rest, sizes)
 
-    again = copy.deepcopy(model)  # as another process has it: of the same weights
-    for _ in range(2):  # and what was saved stays as it is
+    again = copy.deepcopy(model)  # as in another process, with the same weights
+    for _ in range(2):  # a restored state does not change the saved one
         restored = again.restore(saved)
         assert isinstance(restored, TextState)
         assert_same(restored.save(), saved)
@@ -112,7 +112,7 @@ def test_a_restored_state_continues(length, tmp_path):
     "batch, dtype", [(1, torch.float64), (3, torch.float32), (1, torch.bfloat16)], ids=str
 )
 def test_the_size_does_not_depend_on_the_text(batch, dtype):
-    """layers (D N + C (Z + H)) + D values in each row, those of the EMA in float32 at least."""
+    """Each row has layers (D N + C (Z + H)) + D values, the EMA's in float32 at least."""
     model = make().to(dtype)
     layers, d, n, z, h = 2, 12, 3, 4, 16
     ema = torch.promote_types(dtype, torch.float32).itemsize
@@ -123,9 +123,9 @@ def test_the_size_does_not_depend_on_the_text(batch, dtype):
         assert state.nbytes == size
 
 
-def test_reading_on_keeps_nothing_but_the_state(monkeypatch):
-    """All that hangs on the state, in bytes, is bounded: buffers have room for up to two chunks.
-    No copies of weights are among it, however large they are."""
+def test_reading_keeps_nothing_but_the_state(monkeypatch):
+    """The bytes that a state refers to are bounded: buffers have room for up to two chunks, and no
+    copies of weights are among them."""
     monkeypatch.setattr("fairseq_mega.modules.packed.LEAST_PACKED", 1)
     model, sizes = make(chunk=32).float(), []
     pack_linear_layers_(model)
@@ -170,7 +170,7 @@ def test_damaged_states_are_refused():
 
 @pytest.mark.parametrize("length", (2, 8))
 def test_forks_are_independent(length):
-    """Of each other, and of their parent."""
+    """Forks do not change each other or their parent."""
     model, start = make(), text(length=length)
     state = model.start()
     state.read(start)
@@ -199,7 +199,7 @@ def assert_same(saved, expected):
 # --- bad input ----------------------------------------------------------------------------------
 
 
-def test_models_that_have_no_state():
+def test_models_without_chunks_or_in_training_have_no_state():
     with pytest.raises(ValueError, match="--decoder-chunk-size is -1.*no state of constant size"):
         make(chunk=-1).start()
     model = make()
@@ -211,8 +211,6 @@ def test_models_that_have_no_state():
     for use in (model.start, lambda: model.restore(saved), lambda: state.read(torch.tensor([[5]]))):
         with pytest.raises(ValueError, match="in training mode.*eval()"):
             use()
-    model.eval()
-    assert_same(state.save(), saved)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +225,7 @@ def test_models_that_have_no_state():
     ],
     ids=str,
 )
-def test_tokens_that_cannot_be_read_leave_the_state_as_it_was(tokens, says):
+def test_tokens_that_cannot_be_read_leave_the_state_unchanged(tokens, says):
     state = make().start()
     state.read(text(length=5))
     saved = state.save()
@@ -240,7 +238,7 @@ def test_tokens_that_cannot_be_read_leave_the_state_as_it_was(tokens, says):
 
 
 class Failing:
-    """Makes the n-th call of a layer fail."""
+    """Makes a call of a layer fail, after so many that succeed."""
 
     def __init__(self, layer, call, error):
         self.left, self.error = call, error
@@ -258,14 +256,12 @@ class Failing:
     [
         ("layers.0", 0, KeyboardInterrupt()),
         ("layers.1", 1, MemoryError()),
-        ("layers.0", 2, RuntimeError("device")),
-        ("embed_tokens", 0, KeyboardInterrupt()),
-        ("final_norm", 0, KeyboardInterrupt()),
+        ("embed_tokens", 0, RuntimeError("device")),
         ("output_projection", 0, KeyboardInterrupt()),
     ],
 )
 def test_an_interrupted_read_makes_the_state_unusable(part, call, error):
-    """In any part of any segment; what was saved before can be restored."""
+    """Any part of any segment may be interrupted; a state saved before can be restored."""
     model, tokens = make(normalize_before=True), text(length=30)
     state = model.start()
     state.read(tokens[:, :5])
@@ -273,8 +269,8 @@ def test_an_interrupted_read_makes_the_state_unusable(part, call, error):
     Failing(model.decoder.get_submodule(part), call, error)
     with pytest.raises(type(error)):
         state.read(tokens[:, 5:])
-    read_on, fork = lambda: state.read(tokens[:, 5:]), lambda: state.fork(1)
-    for use in (read_on, state.predict, state.save, fork):
+    uses = lambda: state.read(tokens[:, 5:]), lambda: state.fork(1), state.predict, state.save
+    for use in uses:
         with pytest.raises(InterruptedReadError, match="restore a saved one"):
             use()
     restored = model.restore(saved)

@@ -10,7 +10,18 @@ from fairseq.data import indexed_dataset
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.sequence_scorer import SequenceScorer
 from fairseq_cli import eval_lm
-from helpers import TINY, Storages, batch_of, build, make_dictionary, make_model, scatter, sentences
+from helpers import (
+    TINY,
+    Storages,
+    batch_of,
+    build,
+    make_dictionary,
+    make_model,
+    parse,
+    scatter,
+    sentences,
+)
+from honest import state_of, with_data
 
 from fairseq_mega.models.streaming import Stream
 
@@ -180,21 +191,10 @@ def corpus(tmp_path_factory):
         "rotary": "--decoder-chunk-size 8 --rel-pos-bias rotary",
         "full": "--decoder-chunk-size -1 --rel-pos-bias rotary",
     }.items():
-        save(folder / f"{name}.pt", folder, f"{TINY['mega_lm']} --truncation-length 0 {options}")
+        options = f"{TINY['mega_lm']} --truncation-length 0 {options}"
+        model = scatter(build(options, words=4 + len(WORDS)))
+        torch.save(state_of(with_data(parse(options), folder), model), folder / f"{name}.pt")
     return folder
-
-
-def save(path, data, options):
-    parser = fairseq.options.get_training_parser()
-    state = {
-        "args": fairseq.options.parse_args_and_arch(parser, [str(data), *options.split()]),
-        "model": scatter(build(options, words=4 + len(WORDS))).state_dict(),
-        "optimizer_history": [
-            {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
-        ],
-        "extra_state": {"train_iterator": {"epoch": 1}},
-    }
-    torch.save(state, path)
 
 
 @pytest.fixture

@@ -205,10 +205,6 @@ def test_a_length_beyond_the_simple_bias_names_the_option_to_raise(length, sourc
     with pytest.raises(ValueError, match="raise --max-source-positions"):
         module(*inputs(length, source, 1))
     assert make_cross(max_positions=8, rel_pos_bias="rotary")[0](*inputs(length, source, 1))
-
-
-def test_steps_beyond_the_simple_bias_name_the_option_to_raise():
-    module, _ = make_cross(max_positions=8)
     query, key = inputs(9, 3, 1)
     state = LayerState()
     module(query[:, :8], key, state=state)

@@ -1,4 +1,4 @@
-"""MovingAverageGatedAttention against the paper, and what must hold of it in every setting."""
+"""MovingAverageGatedAttention against the paper, and its properties in every setting."""
 
 import pytest
 import reference
@@ -21,11 +21,10 @@ from helpers import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from fairseq_mega.modules import MovingAverageGatedAttention
 from fairseq_mega.modules.state import LayerState
-
-both_directions = pytest.mark.parametrize("bidirectional", [False, True])
 
 
 def check_against_reference(length, mask, **options):
@@ -50,27 +49,17 @@ def check_against_reference(length, mask, **options):
     attention_activation=FUNCTIONS,
     rel_pos_bias=BIASES,
     bidirectional=[False, True],
-    chunk_size=[-1, 1, 5],
+    chunk_size=[-1, 1, 4],
     padded=["none", "right", "left"],
+    length=[1, 3, 4, 5, 8, 13],
 )
-def test_equals_reference(padded, options):
-    mask = None if padded == "none" else padding(12, [12, 7], left=padded == "left")
-    check_against_reference(12, mask, **options)
+def test_equals_reference(padded, length, options):
+    lengths = [length, length // 2 + 1]
+    mask = None if padded == "none" else padding(length, lengths, left=padded == "left")
+    check_against_reference(length, mask, **options)
 
 
-@pairwise(norm_type=NORMS, prenorm=[True, False], bidirectional=[False, True])
-def test_equals_reference_under_every_norm(options):
-    check_against_reference(9, padding(9, [9, 4]), **options)
-
-
-@both_directions
-@pytest.mark.parametrize("length", [1, 3, 4, 5, 8, 9, 13])
-def test_equals_reference_around_chunk_boundaries(length, bidirectional):
-    check_against_reference(length, None, chunk_size=4, bidirectional=bidirectional)
-
-
-@both_directions
-@pytest.mark.parametrize("chunk_size", [-1, 4])
+@pairwise(chunk_size=[-1, 4], bidirectional=[False, True])
 def test_equals_reference_whatever_the_memory_layout(chunk_size, bidirectional):
     module, config = make_gated(chunk_size=chunk_size, bidirectional=bidirectional)
     x = randn(8, 2, 6).transpose(0, 1)
@@ -210,17 +199,17 @@ def test_rows_and_chunks_of_padding_are_finite(left, options):
     sizes=[[1] * 13, [13], [7, 1, 1, 4], [4, 4, 5], [3, 9, 1]],
 )
 def test_segments_and_their_weights_equal_one_pass(sizes, chunk_size, options):
-    """The columns of weights start where the chunk does that the segment continues."""
+    """The weights' first column is the start of the chunk that the segment continues."""
     module, _ = make_gated(chunk_size=chunk_size, **options)
     x = randn(2, 13, 6)
-    expected, whole = module(x, need_weights=True)
+    expected, all_weights = module(x, need_weights=True)
     assert_close(run_segments(module, x, sizes), expected)
     state, start = LayerState(), 0
     for part in x.split(sizes, 1):
         _, weights = module(part, state=state, need_weights=True)
         stop = start + part.size(1)
         first_key = start - start % chunk_size if chunk_size > 0 else 0
-        assert_close(weights, whole[:, start:stop, first_key:stop], what="weights")
+        assert_close(weights, all_weights[:, start:stop, first_key:stop], what="weights")
         start = stop
 
 
@@ -247,7 +236,7 @@ def test_any_segments_equal_one_pass(sizes, options, batch):
 
 @pytest.mark.parametrize("rel_pos_bias", BIASES)
 def test_long_segments_equal_one_pass(rel_pos_bias):
-    """A stream far longer than the chunk, in segments that fall on its boundaries and off them."""
+    """Segments of a stream far longer than the chunk may end at chunk boundaries or not."""
     module, _ = make_gated(chunk_size=32, rel_pos_bias=rel_pos_bias)
     x = randn(1, 700, 6)
     expected = module(x)[0]
@@ -268,7 +257,7 @@ def test_steps_within_the_truncation_equal_one_pass(chunk_size):
     sizes=[[3, 1, 1, 1, 6], [1] * 12, [12]],
 )
 def test_padded_segments_equal_one_padded_pass(sizes, options):
-    """The mask of a segment is about that segment; the padding before it stays unseen."""
+    """The mask of a segment covers that segment; padding before it stays hidden."""
     module, _ = make_gated(**options)
     x, mask = randn(3, 12, 6), padding(12, [12, 9, 5], left=True)
     state = LayerState()
@@ -280,26 +269,32 @@ def test_padded_segments_equal_one_padded_pass(sizes, options):
     assert_close(torch.cat(parts, dim=1)[keep], module(x, mask)[0][keep])
 
 
-@pairwise(chunk_size=[-1, 4], prefix=[1, 3, 4, 6], order=[[2, 0, 1], [1, 1, 1], [2], [0, 2]])
-def test_reordered_state_continues_the_reordered_input(chunk_size, prefix, order):
+@pairwise(
+    chunk_size=[-1, 4, 8],
+    prefix=[1, 3, 4, 6],
+    order=[[2, 0, 1], [1, 1, 1], [2], [0, 2]],
+    padded=[False, True],
+)
+def test_reordered_state_continues_the_reordered_input(chunk_size, prefix, order, padded):
     module, _ = make_gated(chunk_size=chunk_size)
     order = torch.tensor(order)
     start, end = randn(3, prefix, 6), randn(len(order), 5, 6, seed=2)
-    state = LayerState()
-    run_segments(module, start, [1] * prefix, state)
+    mask = padding(prefix, [prefix, prefix - padded, prefix // 2 + 1], left=True)
+    state, x = LayerState(), torch.cat([start[order], end], dim=1)
+    if padded:
+        module(start, mask, state)
+        expected = module(x, nn.functional.pad(mask[order], (0, 5)))[0]
+    else:
+        run_segments(module, start, [1] * prefix, state)
+        expected = module(x)[0]
     state.reorder(order)
-    expected = module(torch.cat([start[order], end], dim=1))[0][:, prefix:]
-    assert_close(run_segments(module, end, [1, 1, 3], state), expected)
+    assert_close(run_segments(module, end, [1, 1, 3], state), expected[:, prefix:])
 
 
-@pairwise(attention_activation=FUNCTIONS, rel_pos_bias=BIASES, chunk_size=[-1, 4])
-@torch.no_grad()
-def test_hypotheses_that_share_a_cache_equal_ones_that_do_not(options):
-    """Two sentences of three hypotheses: swapped, dropped, gone with their sentence, or moved to
-    where they cannot share any more; several positions at once, and padding."""
-    module, _ = make_gated(**options)
-    states = LayerState(), LayerState(beam=3)
-    turns = [
+TURNS = {
+    # Two sentences of three hypotheses: swapped, dropped, gone with their sentence, or moved to
+    # where they cannot share any more; several positions at once, and padding.
+    "beam 3": [
         ([0, 1, 2, 3, 4, 5], 1, None),
         ([1, 1, 0, 5, 3, 5], 1, None),
         ([2, 0, 2, 3, 4, 4], 1, None),
@@ -308,8 +303,24 @@ def test_hypotheses_that_share_a_cache_equal_ones_that_do_not(options):
         ([2, 2, 0], 2, None),
         ([1, 0, 0], 1, [1, 0, 1]),
         ([0, 2], 1, None),
-    ]
-    for turn, (order, length, lengths) in enumerate(turns):
+    ],
+    # Hypotheses that leave their sentence.
+    "beam 2": [(order, 1, None) for order in ([0, 1, 2, 3], [0, 2, 1, 3], [3, 0, 0, 1])],
+    "end of a chunk": [*4 * [([0, 1, 2, 3], 1, None)], ([1], 1, None), ([0], 1, None)],
+}
+
+
+@pairwise(
+    attention_activation=FUNCTIONS,
+    rel_pos_bias=BIASES,
+    chunk_size=[-1, 4],
+    turns=list(TURNS),
+)
+@torch.no_grad()
+def test_hypotheses_that_share_a_cache_equal_ones_that_do_not(turns, options):
+    module, _ = make_gated(**options)
+    states = LayerState(), LayerState(beam=3 if turns == "beam 3" else 2)
+    for turn, (order, length, lengths) in enumerate(TURNS[turns]):
         order = torch.tensor(order)
         x = randn(len(order), length, 6, seed=turn)
         mask = None if lengths is None else padding(length, lengths)
@@ -322,11 +333,10 @@ def test_hypotheses_that_share_a_cache_equal_ones_that_do_not(options):
             assert_close(shared, alone)
 
 
-@pytest.mark.parametrize("attention_activation", FUNCTIONS)
-@pytest.mark.parametrize("chunk_size", [-1, 8])
+@pairwise(attention_activation=FUNCTIONS, chunk_size=[-1, 8])
 @torch.no_grad()
-def test_hypotheses_that_begin_with_padding_do_not_see_it(attention_activation, chunk_size):
-    module, _ = make_gated(attention_activation=attention_activation, chunk_size=chunk_size)
+def test_hypotheses_that_begin_with_padding_do_not_see_it(options):
+    module, _ = make_gated(**options)
     x, mask = randn(4, 6, 6), padding(6, [6, 4, 6, 6], left=True)
     state = LayerState(beam=2)
     module(x[:, :3], mask[:, :3], state)
@@ -334,21 +344,10 @@ def test_hypotheses_that_begin_with_padding_do_not_see_it(attention_activation, 
     assert_close(torch.cat(steps, dim=1), module(x, mask)[0][:, 3:])
 
 
-@torch.no_grad()
-def test_hypotheses_can_leave_their_sentence_at_the_end_of_a_chunk():
-    module, _ = make_gated(chunk_size=4)
-    x, state = randn(4, 6, 6), LayerState(beam=2)
-    for t in range(4):
-        module(x[:, t : t + 1], state=state)
-    state.reorder(torch.tensor([1]))
-    steps = [module(x[[1], t : t + 1], state=state)[0] for t in (4, 5)]
-    assert_close(torch.cat(steps, dim=1), module(x[[1]])[0][:, 4:])
-
-
 @pytest.mark.parametrize("sizes", [[1, 1, 1, 1], [3, 5, 2]])
 @pytest.mark.parametrize("chunk_size", [-1, 4])
 def test_gradients_of_several_reads_may_come_together(chunk_size, sizes):
-    """Those of each read alone, as states hold none. Later reads write where its keys were."""
+    """Later reads write where the keys of a read were; gradients are those of each read alone."""
     layer, _ = make_gated(chunk_size=chunk_size, rel_pos_bias="rotary")
     x, gradients = randn(2, sum(sizes), 6), []
     for together in (False, True):
@@ -365,7 +364,7 @@ def test_gradients_of_several_reads_may_come_together(chunk_size, sizes):
         assert_close(ours, expected)
 
 
-def test_a_state_can_be_read_on_without_autocast():
+def test_a_state_made_under_autocast_continues_without_it():
     module, _ = make_gated(torch.float32)
     x, state = randn(2, 9, 6, dtype=torch.float32), LayerState()
     with torch.no_grad():
@@ -374,52 +373,11 @@ def test_a_state_can_be_read_on_without_autocast():
         assert_close(run_segments(module, x[:, 6:], [1, 2], state), module(x)[0][:, 6:], 0.05)
 
 
-def test_hypotheses_of_several_sentences_cannot_share():
-    module, _ = make_gated()
-    states = LayerState(), LayerState(beam=2)
-    for turn, order in enumerate(([0, 1, 2, 3], [0, 2, 1, 3], [3, 0, 0, 1])):
-        results = []
-        for state in states:
-            state.reorder(torch.tensor(order))
-            x = randn(4, 1, 6, seed=turn)
-            results.append(module(x, state=state)[0])
-        assert_close(*results)
-
-
-@pytest.mark.parametrize("chunk_size", [-1, 8])
-def test_reordered_state_keeps_the_padding_of_each_sentence(chunk_size):
-    module, _ = make_gated(chunk_size=chunk_size)
-    order = torch.tensor([2, 0, 1])
-    x, mask = randn(3, 12, 6), padding(12, [12, 9, 7], left=True)
-    state = LayerState()
-    module(x[:, :6], mask[:, :6], state=state)
-    state.reorder(order)
-    ends = run_segments(module, x[order, 6:], [1] * 6, state)
-    assert_close(ends, module(x[order], mask[order])[0][:, 6:])
-
-
-@pytest.mark.parametrize("chunk_size", [-1, 4])
-def test_states_and_layers_do_not_leak_into_each_other(chunk_size):
-    """Two sentences, through two layers."""
-    layers = [make_gated(chunk_size=chunk_size, ndim=n)[0] for n in (2, 3)]
-    sentences = randn(1, 9, 6), randn(2, 9, 6, seed=2)
-    states = [[LayerState(), LayerState()] for _ in sentences]
-    outputs = [], []
-    for t in range(9):
-        for x, state, output in zip(sentences, states, outputs):
-            y = x[:, t : t + 1]
-            for layer, layer_state in zip(layers, state):
-                y, _ = layer(y, state=layer_state)
-            output.append(y)
-    for x, output in zip(sentences, outputs):
-        assert_close(torch.cat(output, dim=1), layers[1](layers[0](x)[0])[0])
-
-
 # --- Dropout --------------------------------------------------------------------------------------
 
 
 def dropped_of_value(**options):
-    """What the dropouts leave of a value of 1 everywhere: the layer made to pass it through.
+    """The output of a layer that passes a value of 1 everywhere through its dropouts.
 
     With no weights but those of h_proj, V = tanh(bias), u = 1, r = silu(bias), and softmax averages
     V over all positions. Returns (B, L, D), zero where a channel was dropped.
@@ -438,7 +396,7 @@ def dropped_of_value(**options):
 
 
 def dropped_of_average(**options):
-    """The same of the moving average: hx = X', nothing else, so y = tanh(X')."""
+    """The output of a layer that passes the EMA through: only hx = X' remains, so y = tanh(X')."""
     module, _ = make_gated(embed_dim=40, activation="tanh", **options)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -472,7 +430,7 @@ def test_dropout_falls_on_the_average_and_on_the_update():
 
 @torch.no_grad()
 def test_attention_dropout_can_be_retained_in_beam_search():
-    """Where hypotheses share a cache, too."""
+    """Dropout is retained even where hypotheses share a cache."""
     module, _ = make_gated(attention_dropout=0.5)
     retain_dropout(module)
     x = randn(4, 6, 6)
@@ -497,7 +455,7 @@ def test_a_length_beyond_the_simple_bias_names_the_option_to_raise():
         module(randn(1, 1, 6), state=state)
 
 
-def test_what_looks_ahead_cannot_run_incrementally():
+def test_bidirectional_layers_cannot_run_incrementally():
     module, _ = make_gated(bidirectional=True)
     with pytest.raises(ValueError, match="bidirectional"):
         module(randn(1, 3, 6), state=LayerState())

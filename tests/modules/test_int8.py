@@ -1,4 +1,4 @@
-"""Weights of 8 bits: the products against integers as they are defined, and models of them."""
+"""Layers with int8 weights: their products against integers as defined, and models of them."""
 
 import copy
 import os
@@ -24,7 +24,7 @@ def make_linear(inputs, outputs, bias=True):
 
 
 def as_integers(x):
-    """Rows ``(..., D)`` in float64 as whole multiples of their largest number / 127."""
+    """Rows ``(..., D)`` in float64 as integer multiples of their largest magnitude / 127."""
     scale = x.double().abs().amax(-1, keepdim=True) / 127
     return (x.double() / scale).round(), scale
 
@@ -34,56 +34,43 @@ def as_integers(x):
 def test_products_are_those_of_integers(rows, bias):
     linear = make_linear(40, 24, bias)
     x = randn(*rows, 40).float()
-    (whole_x, x_scale), (whole_w, w_scale) = as_integers(x), as_integers(linear.weight)
-    expected = whole_x @ whole_w.t() * x_scale * w_scale.flatten()
+    (integer_x, x_scale), (integer_w, w_scale) = as_integers(x), as_integers(linear.weight)
+    expected = integer_x @ integer_w.t() * x_scale * w_scale.flatten()
     expected = expected if linear.bias is None else expected + linear.bias
     found = Int8Linear(linear)(x)
     assert found.dtype == torch.float32 and found.shape == (*rows, 24)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_they_are_near_those_of_float32():
-    linear, x = make_linear(512, 300), randn(50, 512).float()
-    assert relative_error(Int8Linear(linear)(x), linear(x)) < 0.02
-
-
 @pytest.mark.parametrize("rows", [6, 300])
 def test_rows_do_not_depend_on_each_other(rows):
     layer, x = Int8Linear(make_linear(64, 48)), randn(rows, 64).float()
     x[0] *= 1000
-    whole = layer(x)
+    together = layer(x)
     for i in (0, 1, rows - 1):
-        assert torch.equal(layer(x[i : i + 1]), whole[i : i + 1])
+        assert torch.equal(layer(x[i : i + 1]), together[i : i + 1])
 
 
-def test_zeros_stay_zeros_and_what_is_not_finite_stays_so():
-    layer = Int8Linear(make_linear(8, 8, bias=False))
-    assert (layer(torch.zeros(2, 8)) == 0).all()
-    assert not layer(torch.full((1, 8), torch.inf)).isfinite().any()
-    assert not layer(torch.full((1, 8), torch.nan)).isfinite().any()
-
-
-def test_weights_of_zeros_give_the_bias():
-    linear = make_linear(8, 4)
+def test_zeros_and_infinite_values():
+    linear = make_linear(8, 8)
+    layer = Int8Linear(linear)
+    assert torch.equal(layer(torch.zeros(2, 8)), linear.bias.expand(2, -1))
+    for value in (torch.inf, torch.nan):
+        assert not layer(torch.full((1, 8), value)).isfinite().any()
     linear.weight.zero_()
     assert torch.equal(Int8Linear(linear)(torch.ones(1, 8)), linear.bias.unsqueeze(0))
 
 
-def test_copies_compute_the_same():
-    layer, x = Int8Linear(make_linear(32, 16)), randn(3, 32).float()
-    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+def test_copies_and_loaded_weights_compute_the_same():
+    layer, loaded = Int8Linear(make_linear(32, 16)), Int8Linear(nn.Linear(32, 16))
+    x = randn(3, 32).float()
+    assert not torch.equal(loaded(x), layer(x))
+    loaded.load_state_dict(layer.state_dict())
+    for other in (loaded, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert torch.equal(other(x), layer(x))
 
 
-def test_weights_that_are_loaded_count():
-    layer, other = Int8Linear(make_linear(32, 16)), Int8Linear(nn.Linear(32, 16))
-    x = randn(3, 32).float()
-    assert not torch.equal(other(x), layer(x))
-    other.load_state_dict(layer.state_dict())
-    assert torch.equal(other(x), layer(x))
-
-
-def test_there_are_no_gradients():
+def test_gradients_are_refused():
     layer = Int8Linear(make_linear(8, 8))
     with pytest.raises(RuntimeError, match="no gradients: .* load the model without cpu_int8"):
         layer(torch.ones(1, 8, requires_grad=True))
@@ -98,16 +85,16 @@ def test_it_stays_in_float32_on_the_cpu(kind):
     assert Int8Linear(make_linear(8, 8)).float().cpu().scale.dtype == torch.float32
 
 
-def test_rows_in_bfloat16_keep_their_largest_number():
-    """Its quotient by a scale of 8 bits would be rounded to 128, which is -128 as an integer."""
+def test_rows_in_bfloat16_keep_their_largest_value():
+    """A quotient in bfloat16 would be rounded to 128, which is -128 in int8."""
     linear = make_linear(64, 8, bias=False)
     x = randn(200, 64).bfloat16()
     assert relative_error(Int8Linear(linear)(x), linear(x.float())) < 0.02
 
 
 def test_processors_that_overflow_are_refused():
-    """Those with AVX2 alone keep sums of two products in 16 bits. In a process of its own, because
-    oneDNN decides once."""
+    """Processors with AVX2 alone keep sums of two products in 16 bits. oneDNN decides once, so the
+    test needs a new process."""
     program = "import torch; from fairseq_mega.modules.int8 import *; Int8Linear(nn.Linear(8, 8))"
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -115,7 +102,7 @@ def test_processors_that_overflow_are_refused():
         capture_output=True,
         text=True,
     )
-    assert done.returncode != 0 and "has no exact products of 8 bits" in done.stderr
+    assert done.returncode != 0 and "has no exact int8 products" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -131,7 +118,7 @@ def test_processors_that_overflow_are_refused():
         ),
     ],
 )
-def test_models_are_near_themselves(name, options):
+def test_models_are_close_to_float32(name, options):
     model = make_model(f"{TINY[name]} {options}").float()
     tokens = batch_of(sentences(9, 6))
     arguments = (tokens, (tokens != 1).sum(1), tokens) if name == "mega" else (tokens,)
@@ -144,29 +131,27 @@ def test_models_are_near_themselves(name, options):
     assert 1e-6 < relative_error(found, expected) < 0.05
 
 
-def test_layers_with_hooks_and_adapters_stay():
+def test_only_plain_and_packed_layers_are_replaced():
+    """Models of the hub have packed layers; hooks and adapters need the layer that they know."""
+
     class Adapter(nn.Linear):
         pass
 
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), Adapter(4, 4), nn.Embedding(4, 4))
-    model[1].register_forward_hook(lambda *_: None)
-    multiply_in_int8_(model)
-    assert [type(module) for module in model] == [Int8Linear, nn.Linear, Adapter, nn.Embedding]
-    with pytest.raises(ValueError, match="no linear layer without hooks"):
-        multiply_in_int8_(model[1:])
-
-
-def test_layers_with_packed_weights_are_replaced():
-    """The models of the hub have packed layers."""
-    model = nn.Sequential(make_linear(512, 512), make_linear(512, 4))
+    model = nn.Sequential(
+        make_linear(512, 512), nn.Linear(4, 4), nn.Linear(4, 4), Adapter(4, 4), nn.Embedding(4, 4)
+    )
+    model[2].register_forward_hook(lambda *_: None)
     pack_linear_layers_(model)
-    assert [type(module) for module in model] == [PackedLinear, nn.Linear]
+    assert type(model[0]) is PackedLinear
     multiply_in_int8_(model)
-    assert [type(module) for module in model] == [Int8Linear, Int8Linear]
+    kinds = [Int8Linear, Int8Linear, nn.Linear, Adapter, nn.Embedding]
+    assert [type(module) for module in model] == kinds
+    with pytest.raises(ValueError, match="no linear layer without hooks"):
+        multiply_in_int8_(model[2:])
 
 
 def test_a_compiler_leaves_the_products_to_onednn():
-    """In one graph. torch's own would rewrite oneDNN's operator, and fail."""
+    """The layer is one graph. torch's compiler would rewrite oneDNN's own operator, and fail."""
     layer, x, seen = Int8Linear(make_linear(8, 5)), randn(3, 8, dtype=torch.float32), []
     compiled = torch.compile(
         layer, fullgraph=True, backend=lambda graph, _: seen.append(graph) or graph.forward
@@ -180,34 +165,30 @@ def test_a_compiler_leaves_the_products_to_onednn():
     assert torch.equal(ahead(x), layer(x))
 
 
-@pytest.mark.parametrize(
-    "overrides, replaced",
-    [("{}", False), ("{'cpu_int8': True}", True), ("{'cpu_int8': False}", False), ("", False)],
-)
-def test_what_commands_say(overrides, replaced):
-    model = make_model(TINY["mega_lm"]).float()
-    cfg = copy.deepcopy(parse(TINY["mega_lm"]))
+def prepare(overrides, dtype=torch.float32):
+    """A model that fairseq's commands prepare with these ``--model-overrides``."""
+    model, cfg = make_model(TINY["mega_lm"]).to(dtype), copy.deepcopy(parse(TINY["mega_lm"]))
     cfg.common_eval.model_overrides = overrides
     model.prepare_for_inference_(cfg)
-    assert any(isinstance(module, Int8Linear) for module in model.modules()) == replaced
+    return model
 
 
 @pytest.mark.parametrize(
-    "overrides, says",
+    "overrides, replaced", [("{}", False), ("{'cpu_int8': True}", True), ("", False)]
+)
+def test_commands_ask_for_int8(overrides, replaced):
+    modules = prepare(overrides).modules()
+    assert any(isinstance(module, Int8Linear) for module in modules) == replaced
+
+
+@pytest.mark.parametrize(
+    "overrides, dtype, says",
     [
-        ("{'cpu_int8': 1}", "cpu_int8 must be True or False, not 1"),
-        ("dict(cpu_int8=True)", r"write it as \"{'cpu_int8': True}\", not dict\(cpu_int8=True\)"),
+        ("{'cpu_int8': 'yes'}", torch.float32, "cpu_int8 must be True or False, not 'yes'"),
+        ("dict(cpu_int8=True)", torch.float32, r"write it as \"{'cpu_int8': True}\", not dict\("),
+        ("{'cpu_int8': True}", torch.half, "cpu_int8: .* not from torch.float16 .* leave it out"),
     ],
 )
-def test_what_commands_must_not_say(overrides, says):
-    model, cfg = make_model(TINY["mega_lm"]).float(), copy.deepcopy(parse(TINY["mega_lm"]))
-    cfg.common_eval.model_overrides = overrides
+def test_bad_requests_are_refused_with_advice(overrides, dtype, says):
     with pytest.raises(ValueError, match=says):
-        model.prepare_for_inference_(cfg)
-
-
-def test_a_model_that_is_not_in_float32_is_refused_with_advice():
-    model, cfg = make_model(TINY["mega_lm"]).half(), copy.deepcopy(parse(TINY["mega_lm"]))
-    cfg.common_eval.model_overrides = "{'cpu_int8': True}"
-    with pytest.raises(ValueError, match="cpu_int8: .* not from torch.float16 .* leave it out"):
-        model.prepare_for_inference_(cfg)
+        prepare(overrides, dtype)

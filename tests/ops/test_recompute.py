@@ -1,22 +1,22 @@
-"""What is recomputed gives the gradients of what is kept, and is not kept."""
+"""Recomputed activations give the gradients of kept ones, and are not kept."""
 
 import gc
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Storages, assert_same_function, autocast, randn
+from helpers import Operators, Storages, assert_same_function, autocast, randn
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from fairseq_mega.modules.dropout import make_dropout
 from fairseq_mega.ops.dropout import LEAST_FOR_BITS
 from fairseq_mega.ops.gating import naive, plain
-from fairseq_mega.ops.recompute import LEAST_ON_CPU, LEAST_ON_GPU, is_large, recomputed
+from fairseq_mega.ops.recompute import LEAST_ON_CPU, recomputed
 
-SHAPE, LARGE = (3, 5, 4), (50, 100, 4)  # of which dropout takes other random numbers
+SHAPE = (3, 5, 4)
+LARGE = (1, LEAST_FOR_BITS // 4, 4)  # for which dropout draws random bits
 recomputing = pytest.mark.usefixtures("recomputing")
 shapes = pytest.mark.parametrize("shape", [SHAPE, LARGE], ids=["small", "large"])
 
@@ -54,7 +54,7 @@ FUNCTIONS = {
 
 
 def run(function, args):
-    """The results side by side, with the same random numbers each time."""
+    """All results in one tensor, with the same random numbers each time."""
     torch.manual_seed(1)
     out = function(*args)
     return torch.cat(out, dim=-1) if isinstance(out, tuple) else out
@@ -64,15 +64,11 @@ def leaves_of(args):
     return {str(i): a for i, a in enumerate(args) if getattr(a, "requires_grad", False)}
 
 
-def test_dropout_takes_both_kinds_of_random_numbers():
-    assert torch.Size(SHAPE).numel() < LEAST_FOR_BITS <= torch.Size(LARGE).numel()
-
-
 @recomputing
 @shapes
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_gradients_are_those_of_the_plain_function(name, shape):
-    """A step may stand alone or before a projection; others keep their random numbers."""
+    """A step may stand alone or before a projection; later draws do not change."""
     function, args = FUNCTIONS[name](shape)
     leaves = leaves_of(args)
     assert_same_function(run(recomputed(function), args), run(function, args), leaves)
@@ -90,17 +86,18 @@ def test_gradients_are_those_of_the_plain_function(name, shape):
 
 
 @recomputing
-def test_the_update_of_layers_is_recomputed():
-    """It has no projection at its end, which would keep its arguments anyway."""
-    args = [leaf(1), leaf(2), leaf(3), leaf(4), F.silu, dropout()]
-    fast, slow = run(plain.gated_update, args), run(naive.gated_update, args)
-    assert_same_function(fast, slow, leaves_of(args))
-    kept = []
-    for update in (plain.gated_update, naive.gated_update):
-        with Storages() as made:
-            y = run(update, args)
-        kept.append(made.kept() - y.nbytes)
-    assert kept[0] < kept[1] / 3
+@pytest.mark.parametrize("drop", [dropout(), nn.Identity()], ids=["dropout", "plain"])
+def test_the_update_keeps_the_sum_of_its_parts_and_not_the_parts(drop):
+    leaves = {str(i): leaf(i) for i in range(1, 5)}
+    args = [*leaves.values(), F.silu, drop]
+    assert_same_function(run(plain.gated_update, args), run(naive.gated_update, args), leaves)
+    residual, hx, h, u = (1.0 * each for each in leaves.values())
+    parts = [StorageWeakRef(t.untyped_storage()) for t in (hx, h)]
+    with Storages() as made:
+        y = run(plain.gated_update, [residual, hx, h, u, F.silu, drop])
+    del hx, h
+    assert y.requires_grad and all(part.expired() for part in parts)
+    assert made.kept() <= 3 * y.nbytes
 
 
 class Layer(nn.Module):
@@ -135,7 +132,7 @@ class Adapted(nn.Module):
 
 
 class InPlace(nn.Linear):
-    """Changes its input, as some adapters do."""
+    """A projection that changes its input, as some adapters do."""
 
     def forward(self, x):
         return super().forward(torch.relu_(x))
@@ -166,24 +163,13 @@ def test_methods_of_layers(projection, shape):
     assert_same_function(run(layer.recomputed_step, args), run(layer.step, args), leaves)
 
 
-class Operators(TorchDispatchMode):
-    """The names of all operators that run."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
-
-    def products(self):
-        return sum(name in ("addmm", "mm", "bmm", "baddbmm", "linear") for name in self.names)
+def products(operators):
+    return sum(name in ("addmm", "mm", "bmm", "baddbmm", "linear") for name in operators.names)
 
 
 @recomputing
-def test_the_product_that_ends_a_step_is_not_run_again():
-    """Nor are hooks after it; two products of its gradients are."""
+def test_the_product_that_ends_a_step_is_not_recomputed():
+    """Hooks do not fire again; the backward pass has the two products of the gradients."""
     linear, x, calls = nn.Linear(4, 4).double(), leaf(1), []
     linear.register_forward_hook(lambda *_: calls.append("forward"))
     linear.register_full_backward_hook(lambda *_: calls.append("backward"))
@@ -193,26 +179,25 @@ def test_the_product_that_ends_a_step_is_not_run_again():
     with Operators() as backward:
         y.sum().backward()
     assert calls == ["forward", "backward"]
-    assert forward.products() == 1 and backward.products() == 2
+    assert products(forward) == 1 and products(backward) == 2
     assert forward.names.count("exp") == backward.names.count("exp") == 1
 
 
 @recomputing
-@pytest.mark.parametrize("function", [naive.reset_gated, torch.mul])
-def test_the_input_of_the_projection_is_not_kept(function):
+def test_the_input_of_the_projection_is_not_kept():
     inputs = []
     linear = nn.Linear(4, 4).double()
     linear.register_forward_pre_hook(
         lambda _, args: inputs.append(StorageWeakRef(args[0].untyped_storage()))
     )
-    y = recomputed(lambda o, r: linear(function(o, r)))(leaf(1), leaf(2))
+    y = recomputed(lambda o, r: linear(naive.reset_gated(o, r)))(leaf(1), leaf(2))
     assert y.requires_grad and inputs[0].expired()
 
 
 @recomputing
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_the_backward_pass_computes_in_the_types_of_the_forward_pass(dtype):
-    """Autocast has ended by then."""
+    """The backward pass runs outside the autocast of the forward pass."""
     weight, x = leaf(1, 4, 4).float().detach(), leaf(2).float().detach().requires_grad_()
     linear, types = nn.Linear(4, 4), []
 
@@ -274,19 +259,6 @@ def test_checkpointing_around_it_keeps_the_input_alone(reentrant):
 
 
 @recomputing
-def test_the_update_keeps_the_sum_of_its_parts_and_not_the_parts():
-    residual, hx, h, u = (leaf(i) * 1.0 for i in range(1, 5))
-    args = nn.functional.silu, nn.Identity()
-    expected = naive.gated_update(residual, hx, h, u, *args)
-    assert torch.equal(expected, plain.gated_update(residual, hx, h, u, *args))
-    del expected
-    parts = [StorageWeakRef(t.untyped_storage()) for t in (hx, h)]
-    y = plain.gated_update(residual, hx, h, u, *args)
-    del hx, h
-    assert y.requires_grad and all(part.expired() for part in parts)
-
-
-@recomputing
 def test_a_graph_that_is_dropped_is_freed():
     layer, x, scale = Layer(SavesOutput(4, 4)).double(), leaf(1), leaf(2)
     with Storages() as made:
@@ -296,14 +268,8 @@ def test_a_graph_that_is_dropped_is_freed():
     assert made.kept() <= sum(t.nbytes for t in (x, scale, *layer.parameters()))
 
 
-@pytest.mark.parametrize("least, kind", [(LEAST_ON_CPU, "cpu"), (LEAST_ON_GPU, "meta")])
-def test_how_much_is_large(least, kind):
-    assert is_large(torch.empty(1, device=kind), least)
-    assert not is_large(torch.empty(1, device=kind), least - 1)
-
-
 @pytest.mark.cpu_only
-def test_only_what_is_large_is_recomputed_and_only_in_training():
+def test_only_large_tensors_are_recomputed_and_only_in_training():
     calls = []
 
     @recomputed
