@@ -84,7 +84,7 @@ def test_an_ensemble_averages_probabilities(tmp_path):
         ("image", [[[1, 2], [3]]], "sample 0: an image must be an array of numbers"),
         ("image", [[]], "sample 0 has 0 positions"),
         ("image", [[1], [0] * 10], "sample 1 has 10 positions, .* at most 9"),
-        ("speech", [[0, 12, 300]], "must be of 16 bits"),
+        ("speech", [[0, 12, 300]], "must be an array of int16"),
     ],
 )
 def test_bad_samples(kind, samples, says, tmp_path):

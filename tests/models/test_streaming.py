@@ -244,7 +244,7 @@ def assert_same(streamed, parallel, tolerance=2e-5):
 
 
 def test_full_attention_in_eval_lm(evaluate):
-    says = r"--valid-block is size:60.* 60 tokens.*all of a sample at once.*--model-overrides"
+    says = r"--valid-block is size:60.* 60 tokens.*a complete sample at once.*--model-overrides"
     with pytest.raises(ValueError, match=says):
         evaluate("full.pt", *LONG_TEXT, "size:60")
 
