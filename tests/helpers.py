@@ -97,7 +97,8 @@ def pairwise(**choices):
         rows = [[case[name] for name in named] for case in cases]
         if rest:
             rows = [[*row, {name: case[name] for name in rest}] for row, case in zip(rows, cases)]
-        ids = ["-".join(map(str, case.values())) for case in cases]
+        # Workers must agree on the names: not with the address of a function in them.
+        ids = ["-".join(getattr(v, "__name__", str(v)) for v in case.values()) for case in cases]
         return pytest.mark.parametrize(named + ["options"] * bool(rest), rows, ids=ids)(test)
 
     return parametrise
