@@ -51,6 +51,8 @@ def encoder(name: str) -> Callable[[str], str]:
         from fairseq.data.encoders.characters import Characters
 
         return Characters.encode
+    if not Path(name).is_file():
+        raise PreparationError(f"no model at {name}: run `subword.py learn` first")
     pieces = sentencepiece.SentencePieceProcessor(model_file=name)
     return lambda line: " ".join(pieces.encode(line, out_type=str))
 

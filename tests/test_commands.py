@@ -116,7 +116,7 @@ def trained(folder, data, **more):
 
 @pytest.fixture(scope="session")
 def translation(tmp_path_factory, pairs):
-    """A training of 100 updates, with a checkpoint in the middle of an epoch, at update 60."""
+    """A training of 160 updates, with a checkpoint in the middle of an epoch, at update 60."""
 
     def make(folder):
         output = run(
@@ -124,7 +124,7 @@ def translation(tmp_path_factory, pairs):
             pairs,
             MEGA,
             TRAIN.replace("--no-epoch-checkpoints --disable-validation", RESUMABLE),
-            f"--save-dir {folder} --max-update 100 --save-interval-updates 60",
+            f"--save-dir {folder} --max-update 160 --save-interval-updates 60",
             "--validate-interval 1000 --save-interval 1000",
             "--criterion label_smoothed_cross_entropy --label-smoothing 0.1",
         )
@@ -180,11 +180,11 @@ def test_a_resumed_training_continues_exactly(translation, tmp_path):
         translation.data,
         MEGA,
         f"{TRAIN} {RESUMABLE}",
-        f"--save-dir {tmp_path} --restore-file {translation.middle} --max-update 100",
+        f"--save-dir {tmp_path} --restore-file {translation.middle} --max-update 160",
         "--criterion label_smoothed_cross_entropy --label-smoothing 0.1",
     )
     resumed, uninterrupted = losses(output), losses(translation.log)
-    assert sorted(resumed) == list(range(61, 101))
+    assert sorted(resumed) == list(range(61, 161))
     assert resumed == {update: uninterrupted[update] for update in resumed}
 
     ours, theirs = (

@@ -107,7 +107,8 @@ def prepare(args: argparse.Namespace) -> None:
     options += data.preprocess.split()
     make = partial(binarise, options, f"{subwords}/{{}}", args.workers)
     binarised = once(work / "data-bin", make)
-    print(f"\nfairseq-train {binarised} and the options in examples/translation/README.md")
+    readmes = "README.md or examples/translation/README.md"
+    print(f"\nfairseq-train {binarised} and the options in {readmes}")
 
 
 def parse(words: Optional[List[str]]) -> argparse.Namespace:

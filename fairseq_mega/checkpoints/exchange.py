@@ -1,6 +1,7 @@
 """Exports and imports models as files that hold no code: safetensors, and JSON for the rest."""
 
 import json
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Dict, Mapping, Optional, Tuple
@@ -48,6 +49,7 @@ def export_checkpoint(checkpoint: Path, out: Path, data: Path, named: Optional[s
         save_file(kept, part / WEIGHTS, metadata={"format": "pt"})
         text = json.dumps(description, ensure_ascii=False, indent=1, allow_nan=False)
         (part / CONFIG).write_text(text + "\n", encoding="utf-8")
+        shutil.copymode(part / CONFIG, part / WEIGHTS)  # safetensors writes for the owner alone
 
 
 def import_folder(

@@ -49,9 +49,9 @@ def check_new(path: Path) -> None:
         FileNotFoundError: if the folder for it does not.
     """
     if os.path.lexists(path):
-        raise FileExistsError(f"{path} is there: give another name, or delete it")
+        raise FileExistsError(f"{path} exists: give another name, or delete it")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder at {path.parent}, where {path.name} is to be")
+        raise FileNotFoundError(f"{path.parent} does not exist: create it, or give another name")
 
 
 def _part_of(path: Path) -> Path:

@@ -96,6 +96,8 @@ def test_half_precision_stays_half(tmp_path):
     export_checkpoint(tmp_path / "model.pt", tmp_path / "out", tmp_path / "data")
     tensors = load_file(tmp_path / "out/model.safetensors")
     assert {value.dtype for value in tensors.values()} == {torch.half}
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "out").iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]  # readable for the same users
     assert all(torch.equal(value, state["model"][name]) for name, value in tensors.items())
 
 
@@ -235,13 +237,16 @@ def test_nothing_is_overwritten_and_nothing_left_half_written(folder, tmp_path, 
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     data = ["--data", str(tmp_path / "data")]
     for words, says in [
-        (["export", f"{tmp_path}/model.pt", str(folder), *data], "out is there"),
+        (["export", f"{tmp_path}/model.pt", str(folder), *data], "out exists"),
         (["export", f"{tmp_path}/model.pt", f"{tmp_path}/new"], "no dictionary at .*--data"),
-        (["export", f"{tmp_path}/model.pt", f"{tmp_path}/a/b", *data], "no folder at .*/a"),
+        (
+            ["export", f"{tmp_path}/model.pt", f"{tmp_path}/a/b", *data],
+            "/a does not exist",
+        ),
         (["export", f"{tmp_path}/none.pt", f"{tmp_path}/new", *data], "not found: .*none.pt"),
-        (["import", str(folder), f"{tmp_path}/model.pt"], "model.pt is there"),
+        (["import", str(folder), f"{tmp_path}/model.pt"], "model.pt exists"),
         (["import", f"{tmp_path}/none", f"{tmp_path}/new.pt"], "none/config.json"),
-        (["import", str(folder), f"{tmp_path}/n.pt", "--dictionaries", str(folder)], "is there"),
+        (["import", str(folder), f"{tmp_path}/n.pt", "--dictionaries", str(folder)], "exists"),
     ]:
         with pytest.raises(SystemExit, match=says):
             main(words)

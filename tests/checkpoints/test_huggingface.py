@@ -161,7 +161,7 @@ def test_fairseq_validates_converted_models(folder, tmp_path, capsys):
         main(["convert-hf", str(folder), str(out)])
     main(["convert-hf", str(folder), str(out), "--mask-id", "23"])
     assert capsys.readouterr().out.strip() == str(out)
-    with pytest.raises(SystemExit, match="is there"):
+    with pytest.raises(SystemExit, match="exists"):
         main(["convert-hf", str(folder), str(out), "--mask-id", "23"])
     text, data = tmp_path / "valid", tmp_path / "data"
     text.write_text("4 5 6 7 8 9\n10 11 12 13\n" * 4)

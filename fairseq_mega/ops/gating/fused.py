@@ -70,7 +70,8 @@ class _Formula(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        inputs, mask = ctx.saved_tensors[: ctx.inputs], ctx.saved_tensors[ctx.inputs :]
+        saved = ctx.saved_tensors  # read once: activation checkpointing recomputes them only once
+        inputs, mask = saved[: ctx.inputs], saved[ctx.inputs :]
         grads = [like(x) for x in inputs]
         _launch(f"{ctx.kernel}_backward", inputs, (grad,), (*mask, *grads), **ctx.constants)
         return None, None, None, None, *grads
