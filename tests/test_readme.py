@@ -58,10 +58,10 @@ def run_section(section, folder, **more):
 
 def exported(folder, checkpoints, data):
     """The folder that README's `export` makes of the trained model."""
-    (words,) = re.findall(r"`python -m fairseq_mega (export CHECKPOINT .*?)`", readme())
-    checkpoint = f"checkpoints/{checkpoints}/checkpoint_best.pt"
-    given = {"CHECKPOINT": checkpoint, "OUT": "exported", "DATA": data}
-    main([str(folder / given[w]) if w in given else w for w in shlex.split(words)])
+    (words,) = re.findall(r"`python -m fairseq_mega (export checkpoints/lm/.*?)`", readme())
+    words = words.replace("checkpoints/lm", f"{folder}/checkpoints/{checkpoints}")
+    words = words.replace("data/lm/data-bin", str(data)).replace("my-lm", f"{folder}/exported")
+    main(shlex.split(words))
     return folder / "exported"
 
 
