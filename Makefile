@@ -51,7 +51,7 @@ coverage: $(INSTALLED)
 properties: $(INSTALLED)
 	OMP_NUM_THREADS=1 PROPERTY_CASES=280 $(BIN)/pytest -n 2 tests/properties
 
-# Hashes of the versions in constraints.txt: minutes.
+# Hashes of the versions in constraints.txt, for HASHED_MACHINE: minutes.
 dependencies: $(INSTALLED)
 	$(PYTHON) -m venv build/pip-tools
 	build/pip-tools/bin/pip install --disable-pip-version-check pip-tools==7.6.2

@@ -9,7 +9,6 @@ NO_WHEEL = "platform_system != 'Linux' or platform_machine != 'x86_64' or python
 FAIRSEQ = [f"ve-fairseq==0.12.3; {WHEEL}", f"fairseq-fixed==0.12.3.1; {NO_WHEEL}"]
 
 TRANSLATION = ["sacremoses", "subword-nmt"]
-CLASSIFICATION = ["pillow"]  # reads pictures
 INSPECT = ["matplotlib"]
 
 setup(
@@ -30,7 +29,7 @@ setup(
         "torch>=2.6",
     ],
     extras_require={
-        "classification": CLASSIFICATION,
+        "classification": ["pillow"],  # reads pictures
         "demo": ["babel", *INSPECT],
         "images": ["pillow"],
         "inspect": INSPECT,

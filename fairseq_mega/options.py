@@ -29,7 +29,7 @@ def describe(architecture: Optional[str] = None) -> str:
 def _summary(name: str, model: type) -> str:
     """Returns the first line of a model's docstring, or a preset's model and options."""
     base = model.__mro__[1]
-    if base.__module__ != model.__module__:  # a preset is made beside its model
+    if base.__module__ != model.__module__:  # presets are made in their model's module
         return (model.__doc__ or "").partition("\n")[0].replace("``", "")
     config = MODEL_DATACLASS_REGISTRY[name]
     usual, own = _options(config.__mro__[1]), _options(config)

@@ -1,6 +1,5 @@
 """Runs fairseq's commands as a user does, and reads what they print."""
 
-import fcntl
 import json
 import os
 import re
@@ -12,6 +11,7 @@ import sys
 from pathlib import Path
 
 import warm
+from filelock import FileLock
 
 import fairseq_mega
 
@@ -100,8 +100,7 @@ def made_once(tmp_path_factory, name, make):
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
     folder = root / name
-    with open(root / f"{name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(root / f"{name}.lock"):
         if not (folder / "made").exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()

@@ -37,12 +37,6 @@ def ema_direction(x, parameters, truncation):
     return naive_ema.ema_recurrence(x, *parameters)[0]
 
 
-def ema_causal_with_state(x, params, h=None):
-    """The recurrent form, continued from h: y_t + omega x_t, (B, L, D), and the new h (B, D, N)."""
-    y, h = naive_ema.ema_recurrence(x, *ema_parameters(params), h)
-    return y + params["omega"] * x, h
-
-
 def ema_parameters(params):
     return [params[name] for name in ("delta", "alpha", "beta", "gamma")]
 

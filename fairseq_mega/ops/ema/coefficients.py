@@ -8,7 +8,8 @@ from torch import Tensor
 
 
 class EMAParameters(NamedTuple):
-    """Of ``K = D`` channels, or ``2 D`` if bidirectional: first those of the forward EMA."""
+    """The parameters of ``K = D`` channels, or of ``2 D``, the forward EMA's first, if
+    bidirectional."""
 
     delta: Tensor  # (K, N, 1)
     alpha: Tensor  # (K, N, 1)
