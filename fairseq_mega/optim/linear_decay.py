@@ -30,6 +30,7 @@ class LinearDecayConfig(FairseqDataclass):
             f"{PUBLISHED_TOTAL} without it)"
         },
     )
+    stop_min_lr: float = II("optimization.stop_min_lr")
     max_update: int = II("optimization.max_update")
     lr: List[float] = II("optimization.lr")
 
@@ -59,6 +60,12 @@ class LinearDecaySchedule(FairseqLRScheduler):
                 f"--warmup-init-lr is {cfg.warmup_init_lr:g}, but must be at least 0, or -1 for 0"
             )
         self.start = max(0.0, cfg.warmup_init_lr)
+        if self.learning_rate(0) <= cfg.stop_min_lr:
+            raise ValueError(
+                f"the first learning rate is {self.learning_rate(0):g} (--lr, --warmup-init-lr), "
+                f"but fairseq trains only above --stop-min-lr ({cfg.stop_min_lr:g}): raise the "
+                "former, or leave --stop-min-lr out"
+            )
         self.step_update(0)
 
     def learning_rate(self, num_updates: int) -> float:

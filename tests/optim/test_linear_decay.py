@@ -29,8 +29,9 @@ def rates_of(scheduler):
     return rate
 
 
-def schedule(lr=(1.0,), max_update=0, **options):
-    cfg = LinearDecayConfig(lr=list(lr), max_update=max_update, **options)
+def schedule(lr=(1.0,), max_update=0, stop_min_lr=-1.0, **options):
+    options.update(max_update=max_update, stop_min_lr=stop_min_lr)
+    cfg = LinearDecayConfig(lr=list(lr), **options)
     return rates_of(LinearDecaySchedule(cfg, Optimizer()))
 
 
@@ -83,6 +84,10 @@ def test_published_learning_rates(parity):
         (dict(warmup_updates=-3, total_num_update=9), "--warmup-updates is -3"),
         (dict(warmup_updates=3, warmup_init_lr=-2), "--warmup-init-lr is -2.*-1"),
         (dict(warmup_power=-1, total_num_update=9), "--warmup-power is -1.*at least 0"),
+        (
+            dict(warmup_updates=3, warmup_init_lr=-1, stop_min_lr=0.0),
+            r"the first learning rate is 0.*above --stop-min-lr \(0\)",
+        ),
     ],
 )
 def test_bad_options(options, says):
