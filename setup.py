@@ -24,7 +24,7 @@ setup(
         "numpy",
         "safetensors",
         "sacrebleu",
-        "scipy",  # lengths of FFTs
+        "scipy",  # lengths of FFTs, intervals of accuracies
         "sentencepiece",
         "torch>=2.6",
     ],

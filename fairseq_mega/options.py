@@ -9,6 +9,8 @@ from typing import Dict, List, Optional, Sequence, get_args
 
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
 
+from .models.options import as_flag
+
 PACKAGE = __name__.partition(".")[0]
 
 
@@ -40,7 +42,8 @@ def _summary(name: str, model: type) -> str:
 
 def _setting(option: Field) -> str:
     """Returns the words that set an option's default on a command line."""
-    return _flag(option) if option.default is True else f"{_flag(option)} {option.default}"
+    flag = as_flag(option.name)
+    return flag if option.default is True else f"{flag} {option.default}"
 
 
 def _options(config: type) -> Dict[str, Field]:
@@ -53,15 +56,11 @@ def _row(option: Field) -> tuple[str, str, str, str]:
     kind, help = (given or [option.type])[0], option.metadata["help"]
     default = "" if option.default is None else str(option.default)
     if kind is bool:
-        return _flag(option), "flag", "set" if option.default else "", help
+        return as_flag(option.name), "flag", "set" if option.default else "", help
     if isinstance(kind, EnumMeta):
         choices = " | ".join(map(str, kind))
-        return _flag(option), "choice", default, f"{choices}: {help}"
-    return _flag(option), kind.__name__, default, help
-
-
-def _flag(option: Field) -> str:
-    return "--" + option.name.replace("_", "-")
+        return as_flag(option.name), "choice", default, f"{choices}: {help}"
+    return as_flag(option.name), kind.__name__, default, help
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

@@ -229,7 +229,8 @@ def read_description(path: Path, named: Optional[str] = None) -> Dict[str, Any]:
         _check_names(options, options, set(), where)
         if part == "model" or name in TASKS:
             content["options"] = typed_options(part, name, options, where)
-        _check_plain(options, where)
+        else:
+            _check_plain(options, where)
     check_languages(description["task"]["options"], f"{path}")
     _check_dictionaries(description, f"{path}: dictionaries")
     return description

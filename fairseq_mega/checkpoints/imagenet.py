@@ -49,7 +49,6 @@ def convert_imagenet(file: Path, out: Path) -> None:
     size = options.pop("image_size")
     task = dict(_name="image_folder", data="", image_size=size, train_subset="train")
     config = make_config(task, options, dict(_name="label_smoothed_cross_entropy"))
-    config.model.image_size = size
     classes, kind = len(weights["head.weight"]), ARCH_MODEL_REGISTRY[ARCH]
     model = load_model(lambda: kind(config.model, classes), weights, str(file))
     with new_file(out) as part:

@@ -44,15 +44,19 @@ def inspect_parts(found: Inspected) -> List[Part]:
 
 def span_rows(rows: Rows) -> Rows:
     """Returns the median and the longest half-life of each layer."""
-    spans = {key: [row[2] for row in group] for key, group in grouped(rows[1:], 2).items()}
-    found = [(*key, median(values), max(values)) for key, values in spans.items()]
+    found = [(*key, median(values), max(values)) for key, values in _spans(rows).items()]
     return [("layer", "direction", "median", "longest"), *found]
+
+
+def _spans(rows: Rows) -> Dict[tuple, List[float]]:
+    """Returns the half-lives by layer and direction."""
+    return {key: [row[2] for row in group] for key, group in grouped(rows[1:], 2).items()}
 
 
 @styled()
 def memory_figure(rows: Rows, chunks: Dict[str, int]) -> Figure:
     """Plots boxes of the half-lives of each layer, and each side's chunk size in ``chunks``."""
-    spans = {key: [row[2] for row in group] for key, group in grouped(rows[1:], 2).items()}
+    spans = _spans(rows)
     sides = [side for side in SIDES if any(layer.startswith(side) for layer, _ in spans)]
     figure, axes = panels(len(sides), 2, (4.6, 3.2))
     for panel, side in zip(axes, sides):

@@ -32,7 +32,7 @@ class MegaClassifier(MegaCheckpointMixin, BaseFairseqModel):
     def __init__(self, o: Options, embed_tokens: nn.Module):
         super().__init__()
         # names fixed by published checkpoints
-        self.encoder = nn.ModuleDict({"encoder": SequenceEncoder(o, embed_tokens, o.sen_rep_type)})
+        self.encoder = nn.ModuleDict({"encoder": SequenceEncoder(o, embed_tokens)})
         self.activation = ACTIVATIONS[o.classifier_activation_fn]
         self.classifier = nn.ModuleList()
         width = o.classifier_in_dim

@@ -39,7 +39,6 @@ class MegaDecoder(FairseqIncrementalDecoder):
         embed_tokens: nn.Embedding | AdaptiveInput,
         cross_attention: bool,
         attention_in_training: bool = False,
-        final_norm_affine: bool = True,
     ):
         super().__init__(dictionary)
         dim = o.decoder_embed_dim
@@ -59,7 +58,7 @@ class MegaDecoder(FairseqIncrementalDecoder):
         self.compiled = o.compile_layers
         self.final_norm = None
         if o.normalize_before:
-            self.final_norm = SequenceNorm(norm, dim, affine=final_norm_affine)
+            self.final_norm = SequenceNorm(norm, dim, affine=not o.get("no_affine_final_norm"))
 
         self.adaptive_softmax: Optional[AdaptiveSoftmax] = None
         self.output_projection: Optional[nn.Linear] = None

@@ -19,9 +19,7 @@ from .initial import initialise
 from .options import Options, longest_memory
 
 
-def make_embedding(
-    dictionary, dim: int, option: Optional[str] = None, path: Optional[str] = None
-) -> nn.Embedding:
+def make_embedding(dictionary, dim: int, option: str, path: Optional[str]) -> nn.Embedding:
     """Returns a table ``~ N(0, 1/dim)`` with a padding row of zeros, and the rows of the file at
     ``path``, which ``option`` names. If the file cannot be read, a model that is used without the
     weights of a checkpoint raises an error."""

@@ -70,8 +70,7 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
             embedding = make_embedding(
                 dictionary, o.decoder_input_dim, "--decoder-embed-path", o.decoder_embed_path
             )
-        target, affine = task.target_dictionary, not o.no_affine_final_norm
-        decoder = MegaDecoder(o, target, embedding, cross_attention=False, final_norm_affine=affine)
+        decoder = MegaDecoder(o, task.target_dictionary, embedding, cross_attention=False)
         model = cls(decoder, cfg)
         log_utilisation(model, o)
         return model

@@ -31,10 +31,11 @@ def log_memory_spans(model: nn.Module) -> None:
         return
     if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
         return
-    for label in emas_by_label(model):
+    for label, emas in emas_by_label(model).items():
+        # fairseq keeps its metrics for as long as the process lives.
+        references = [weakref.ref(ema) for ema in emas]
         for statistic in ("longest", "median"):
-            # fairseq keeps its metrics for as long as the process lives.
-            value = partial(_span, weakref.ref(model), label, statistic)
+            value = partial(_span, references, statistic)
             metrics.log_derived(f"memory_{label}{statistic}", value, LAST)
 
 
@@ -53,12 +54,12 @@ def emas_by_label(model: nn.Module) -> Dict[str, List[MultiHeadEMA]]:
 
 
 @torch.no_grad()
-def _span(model: weakref.ref, label: str, statistic: str, _meters) -> Optional[float]:
+def _span(references: List[weakref.ref], statistic: str, _meters) -> Optional[float]:
     """The longest or the median half-life, to three digits; None if the model is gone."""
-    module: Optional[nn.Module] = model()
-    if module is None:
+    emas = [ema for reference in references if (ema := reference()) is not None]
+    if len(emas) < len(references):
         return None
-    logs = [each.log_decay for ema in emas_by_label(module)[label] for each in ema.directions()]
+    logs = [each.log_decay for ema in emas for each in ema.directions()]
     spans = torch.cat([half_lives(log_decay).flatten() for log_decay in logs])
     value = spans.max() if statistic == "longest" else spans.median()
     return float(f"{value.item():.3g}")

@@ -39,17 +39,17 @@ class RealNumberEmbedding(nn.Module):
 
 class SequenceEncoder(EncoderLayers, nn.Module):
     """Embeds sequences of any length, runs them through bidirectional Mega layers, and pools each
-    to a vector. In evaluation, the padding of a batch changes no sequence's output.
+    to a vector: the mean of all positions, or the first of them with ``--sen-rep-type cls``. In
+    evaluation, the padding of a batch changes no sequence's output.
 
     Args:
         embed_tokens: ``(B, L)`` to ``(B, L, D)``.
-        pooling: ``mp``, the mean of all positions, or ``cls``, the first of them.
     """
 
-    def __init__(self, o: Options, embed_tokens: nn.Module, pooling: str):
+    def __init__(self, o: Options, embed_tokens: nn.Module):
         super().__init__()
         self.embed_tokens = embed_tokens
-        self.pooling = pooling
+        self.pooling = o.sen_rep_type
         self.build_layers(o)
 
     def forward(self, src_tokens: Tensor, src_lengths: Tensor) -> Tensor:

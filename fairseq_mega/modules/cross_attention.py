@@ -76,7 +76,7 @@ class GatedCrossAttention(AttentionSublayer):
 
         # Y = (1 - u) X + u dropout(activation((O * silu(r)) W_h + b_h))
         h = self._output(o, r, paper)
-        y = paper.gated_update(residual, None, h, u, self.activation, self.dropout)
+        y = paper.gated_update(residual, None, h, u, self.activation, self.output_dropout)
         return y if self.prenorm else self.norm(y), weights
 
     @recomputed

@@ -27,7 +27,7 @@ class NormalizedFeedForwardNetwork(Sublayer):
         """``(B, L, D)`` to ``(B, L, D)``."""
         residual = x
         h = self._hidden(x)
-        y = residual + self.dropout(self._output(h, formulas(x, self.plain_silu)))
+        y = residual + self.output_dropout(self._output(h, formulas(x, self.plain_silu)))
         return y if self.prenorm else self.norm(y)
 
     @recomputed

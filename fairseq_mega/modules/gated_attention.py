@@ -55,7 +55,6 @@ class MovingAverageGatedAttention(AttentionSublayer):
         self.hdim = hdim
         self.chunk_size = chunk_size
         self.bidirectional = bidirectional
-        self.output_dropout = self.dropout
         # names fixed by published checkpoints
         self.move = MultiHeadEMA(embed_dim, ndim, bidirectional, truncation, longest_memory)
         self.v_proj = make_linear(embed_dim, hdim)

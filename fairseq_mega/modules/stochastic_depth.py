@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..ops.dropout import DropoutMask, draw_mask, dropout
 from .dropout import Dropout
-from .gated_attention import MovingAverageGatedAttention
 from .sublayer import Sublayer
 
 
@@ -44,8 +43,4 @@ class PathDropout(Dropout):
 
 def drop_paths_(sublayer: Sublayer, p: float) -> None:
     """Drops the new value of a sublayer for entire samples with the probability ``p``."""
-    dropout = PathDropout(sublayer.dropout, p)
-    if isinstance(sublayer, MovingAverageGatedAttention):
-        sublayer.output_dropout = dropout
-    else:
-        sublayer.dropout = dropout
+    sublayer.output_dropout = PathDropout(sublayer.output_dropout, p)

@@ -42,6 +42,7 @@ class Sublayer(nn.Module):
         self.activation = ACTIVATIONS[activation]
         self.plain_silu = self.activation is F.silu and not feature_dropout
         self.dropout = make_dropout(dropout, self, feature_dropout)
+        self.output_dropout = self.dropout  # of the new value alone; see ``drop_paths_``
         self.hidden_dropout = make_dropout(hidden_dropout, self, feature_dropout)
         self.norm = SequenceNorm(norm_type, embed_dim, affine=norm_affine)
 

@@ -1,4 +1,5 @@
-"""All private names of torch that this package uses, and what to do when one disappears."""
+"""The private functions, operators and classes of torch that this package uses, and what to do when
+one disappears."""
 
 import torch
 from torch import Tensor

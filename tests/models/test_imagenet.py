@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from all_models import IMAGENET
 from all_models import build_imagenet as build
 from fairseq.checkpoint_utils import load_model_ensemble
-from helpers import assert_close, randn, scatter
+from helpers import GATED, assert_close, randn, scatter
 
 from fairseq_mega.__main__ import main
 from fairseq_mega.modules import MovingAverageGatedAttention, NormalizedFeedForwardNetwork
@@ -19,9 +19,8 @@ from fairseq_mega.modules.stochastic_depth import PathDropout, drop_paths_
 from fairseq_mega.ops.dropout import apply_mask
 
 LAYER = {
-    "embed_dim": 12, "zdim": 4, "hdim": 16, "ndim": 3, "chunk_size": -1, "truncation": None,
-    "norm_type": "layernorm", "prenorm": True, "rel_pos_bias": "simple", "max_positions": 9,
-    "activation": "silu", "attention_activation": "laplace", "bidirectional": True,
+    **GATED, "embed_dim": 12, "hdim": 16, "max_positions": 9, "attention_activation": "laplace",
+    "bidirectional": True,
 }  # fmt: skip
 
 
@@ -179,7 +178,7 @@ def test_stochastic_depth_rises_from_layer_to_layer():
     model = build(f"{IMAGENET} --drop-path 0.3 --encoder-layers 4")
     rates = [layer.mega_layer.output_dropout.path_p for layer in model.blocks]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
-    assert rates == [layer.nffn.dropout.path_p for layer in model.blocks]
+    assert rates == [layer.nffn.output_dropout.path_p for layer in model.blocks]
 
 
 def test_images_and_classes_of_other_numbers():

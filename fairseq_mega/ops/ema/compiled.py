@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ..operators import differentiable_operator
 from .coefficients import EMAParameters
-from .convolution import fft_backward, fft_forward
-from .fused import Scan, fused_backward, fused_forward
+from .convolution import fft_backward, fft_forward, spectra
+from .fused import Scan, fused_backward, fused_outputs, fused_states
 
 
 def _ema(
@@ -16,7 +16,7 @@ def _ema(
     padding_mask: Optional[Tensor], truncation: Optional[int],
 ) -> Tensor:  # fmt: skip
     scan, parameters = Scan.of(x, truncation), EMAParameters(delta, alpha, beta, gamma)
-    return fused_forward(x, parameters, omega, padding_mask, scan)[0].contiguous()
+    return fused_outputs(fused_states(x, parameters, omega, padding_mask, scan), scan).contiguous()
 
 
 def _ema_backward(
@@ -24,7 +24,7 @@ def _ema_backward(
     omega: Tensor, padding_mask: Optional[Tensor], truncation: Optional[int],
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     scan, parameters = Scan.of(x, truncation), EMAParameters(delta, alpha, beta, gamma)
-    _, kept = fused_forward(x, parameters, omega, padding_mask, scan)
+    kept = fused_states(x, parameters, omega, padding_mask, scan)
     a, b, c, d, e, f = fused_backward(kept, grad, scan)
     return a.contiguous(), b, c, d, e, f
 
@@ -34,7 +34,8 @@ def _convolution(x: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _convolution_backward(grad: Tensor, x: Tensor, kernel: Tensor) -> Tuple[Tensor, Tensor]:
-    a, b, _ = fft_backward(fft_forward(x, kernel, None)[1], grad, *kernel.shape)
+    kept = [spectrum.conj_physical_() for spectrum in spectra(x, kernel, None)]
+    a, b, _ = fft_backward(kept, grad, *kernel.shape)
     return a.contiguous(), b.contiguous()
 
 

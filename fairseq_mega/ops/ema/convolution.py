@@ -79,24 +79,28 @@ class _FFTConvolution(torch.autograd.Function):
 def fft_forward(
     x: Tensor, kernel: Tensor, omega: Optional[Tensor]
 ) -> Tuple[Tensor, Sequence[Tensor]]:
-    """y, and for ``fft_backward`` the conjugate spectra of ``x`` ``(D, B, n/2 + 1)`` and of the
-    kernel ``(D, 1, n/2 + 1)``.
+    """y, and the conjugate ``spectra`` for ``fft_backward``."""
+    length = x.size(1)
+    x_f, kernel_f = spectra(x, kernel, omega)
+    n = fast_length(length + kernel.size(-1) - 1)
+    y = channels_last(torch.fft.irfft(x_f * kernel_f, n=n)[..., :length])
+    return y, (x_f.conj_physical_(), kernel_f.conj_physical_())
+
+
+def spectra(x: Tensor, kernel: Tensor, omega: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+    """The spectra of ``x`` ``(D, B, n/2 + 1)`` and of the kernel ``(D, 1, n/2 + 1)``.
 
     Both kernels form one circular kernel, with the tap for ``x_{t+tau}`` at ``n - tau``.
     """
-    _, length, channels = x.shape
-    taps = kernel.size(-1)
-    n = fast_length(length + taps - 1)
+    channels, taps = x.size(-1), kernel.size(-1)
+    n = fast_length(x.size(1) + taps - 1)
     circle = F.pad(kernel[:channels], (0, n - taps))
     if len(kernel) > channels:
         circle.select(1, 0).add_(kernel[channels:, 0])
         circle[:, n - taps + 1 :] = kernel[channels:, 1:].flip(-1)
     if omega is not None:
         circle.select(1, 0).add_(omega)
-    x_f = torch.fft.rfft(channels_first(x), n=n)
-    kernel_f = torch.fft.rfft(circle).unsqueeze(1)
-    y = channels_last(torch.fft.irfft(x_f * kernel_f, n=n)[..., :length])
-    return y, (x_f.conj_physical_(), kernel_f.conj_physical_())
+    return torch.fft.rfft(channels_first(x), n=n), torch.fft.rfft(circle).unsqueeze(1)
 
 
 def fft_backward(

@@ -64,10 +64,10 @@ def fused_segment(x: Tensor, coefficients: EMACoefficients, h: Tensor) -> Tuple[
 class _FusedEMA(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, delta, alpha, beta, gamma, omega, padding, scan):
-        y, kept = fused_forward(x, EMAParameters(delta, alpha, beta, gamma), omega, padding, scan)
+        kept = fused_states(x, EMAParameters(delta, alpha, beta, gamma), omega, padding, scan)
         ctx.save_for_backward(*kept)
         ctx.scan = scan
-        return y
+        return fused_outputs(kept, scan)
 
     @staticmethod
     @once_differentiable
@@ -76,14 +76,14 @@ class _FusedEMA(torch.autograd.Function):
         return *fused_backward(ctx.saved_tensors, grad_y, ctx.scan, *needs), None, None
 
 
-def fused_forward(
+def fused_states(
     x: Tensor,
     parameters: EMAParameters,
     omega: Optional[Tensor],
     padding: Optional[Tensor],
     scan: Scan,
-) -> Tuple[Tensor, Sequence[Optional[Tensor]]]:
-    """y, and the tensors that ``fused_backward`` needs."""
+) -> Sequence[Optional[Tensor]]:
+    """The tensors that ``fused_outputs`` and ``fused_backward`` need."""
     x, omega = channels_together(x), None if omega is None else omega.contiguous()
     padding = None if padding is None else padding.expand(x.shape[:2]).contiguous()
     delta, alpha, beta, gamma = given = [t.contiguous() for t in parameters]
@@ -91,8 +91,13 @@ def fused_forward(
     log_decay, decay, _ = coefficients
     several = x.size(1) > scan.block
     states = _states(x, padding, log_decay, decay, scan) if several else None
-    y = _outputs(x, padding, coefficients, omega, states, False, scan)
-    return y, (x, padding, *given, omega, *coefficients, states)
+    return x, padding, *given, omega, *coefficients, states
+
+
+def fused_outputs(kept, scan: Scan) -> Tensor:
+    """``y (B, L, D)``."""
+    x, padding, *_, omega, log_decay, decay, weight, states = kept
+    return _outputs(x, padding, (log_decay, decay, weight), omega, states, False, scan)
 
 
 def fused_backward(
