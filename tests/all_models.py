@@ -1,12 +1,11 @@
 """A small model of each kind, built as fairseq builds it, and a batch that it takes."""
 
-import copy
 from types import SimpleNamespace
 
 import classification
 import fairseq.models
 import masked_lm
-from helpers import TINY, batch_of, build, parse, randn, sentences
+from helpers import TINY, batch_of, build, configured, randn, sentences
 
 IMAGENET = (
     "--task image_folder -a mega_tiny_patch16_224 --encoder-layers 2 --encoder-embed-dim 12 "
@@ -17,9 +16,7 @@ IMAGENET = (
 
 def build_imagenet(options=IMAGENET, classes=5, **model_options):
     """The model that fairseq-train would build for so many classes."""
-    cfg = copy.deepcopy(parse(options).model)
-    for name, value in model_options.items():
-        setattr(cfg, name, value)
+    cfg = configured(options, **model_options).model
     task = SimpleNamespace(class_names=[str(i) for i in range(classes)])
     return fairseq.models.build_model(cfg, task)
 

@@ -1,6 +1,5 @@
 """Models, batches, and data in the published layouts, for the tests of classification."""
 
-import copy
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +8,7 @@ import fairseq.models
 import numpy as np
 import torch
 from fairseq.data import Dictionary, indexed_dataset
-from helpers import make_dictionary, parse, scatter
+from helpers import configured, make_dictionary, scatter
 
 PARITY = Path(__file__).resolve().parent / "parity" / "classification"
 KINDS = ("text", "pair", "image", "speech")
@@ -27,9 +26,7 @@ IMAGE = f"--task lra-image -a mega_image {TINY}"
 
 def build(options, words=20, documents=1, **model_options):
     """The model that fairseq-train would build for so many words; None for real numbers."""
-    cfg = copy.deepcopy(parse(options).model)
-    for name, value in model_options.items():
-        setattr(cfg, name, value)
+    cfg = configured(options, **model_options).model
     dictionary = None if words is None else make_dictionary(words)
     return fairseq.models.build_model(
         cfg, SimpleNamespace(source_dictionary=dictionary, documents=documents)

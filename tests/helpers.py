@@ -286,10 +286,10 @@ def parse(options):
     fairseq's own way, through hydra, takes half a second. Here the defaults of each task and
     architecture take it, and options of other parts than those; the others are set in a copy.
     """
-    args = _arguments(options)
+    args = arguments(options)
     parts = {"task": args.task, "criterion": args.criterion, "arch": args.arch}
     plain = " ".join(f"--{part} {name}" for part, name in parts.items() if name)
-    cfg, defaults = parse_with_hydra(plain), vars(_arguments(plain))
+    cfg, defaults = parse_with_hydra(plain), vars(arguments(plain))
     given = {name for name, value in vars(args).items() if value != defaults.get(name)}
     if not all(isinstance(part, DictConfig) for part in (cfg.task, cfg.model)):
         return parse_with_hydra(options)
@@ -310,11 +310,11 @@ def parse(options):
 def parse_with_hydra(options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # hydra's, about how fairseq uses it
-        return convert_namespace_to_omegaconf(_arguments(options))
+        return convert_namespace_to_omegaconf(arguments(options))
 
 
 @cache
-def _arguments(options):
+def arguments(options):
     parser = fairseq.options.get_training_parser()
     return fairseq.options.parse_args_and_arch(parser, ["data", *shlex.split(options)])
 
@@ -327,14 +327,18 @@ def make_dictionary(words):
     return dictionary
 
 
-def build(options, words=20, target_words=None, **model_options):
-    """The model that fairseq-train would build for these options.
-
-    `model_options` are further ones by their names in the config: parsing costs more than building.
-    """
+def configured(options, **model_options):
+    """A copy of the configuration of these options, with further ones of the model by their names:
+    parsing costs more than building."""
     cfg = copy.deepcopy(parse(options))
     for name, value in model_options.items():
         setattr(cfg.model, name, value)
+    return cfg
+
+
+def build(options, words=20, target_words=None, **model_options):
+    """The model that fairseq-train would build for these options; see `configured`."""
+    cfg = configured(options, **model_options)
     source = make_dictionary(words)
     target = source if target_words is None else make_dictionary(target_words)
     model = TASKS[cfg.task._name](cfg.task, source, target).build_model(cfg.model)

@@ -1,6 +1,5 @@
 """Shared by the tests of masked language models: converted models, compared with the port's."""
 
-import copy
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +8,7 @@ import fairseq.models
 import torch
 from fairseq.checkpoint_utils import load_model_ensemble_and_task
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
-from helpers import make_dictionary, parse, relative_error, scatter
+from helpers import configured, make_dictionary, relative_error, scatter
 
 from fairseq_mega.checkpoints.huggingface import convert_huggingface
 
@@ -28,9 +27,7 @@ CLASSES = (
 
 def build(options, words=20, **model_options):
     """The model that fairseq-train would build for so many words."""
-    cfg, dictionary = copy.deepcopy(parse(options)), make_dictionary(words)
-    for name, value in model_options.items():
-        setattr(cfg.model, name, value)
+    cfg, dictionary = configured(options, **model_options), make_dictionary(words)
     if cfg.task._name == "sentence_prediction":
         return SentencePredictionTask(cfg.task, dictionary, dictionary).build_model(cfg.model)
     longest = cfg.task.tokens_per_sample

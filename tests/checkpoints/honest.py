@@ -3,9 +3,8 @@
 import argparse
 import copy
 
-import fairseq.options
 import torch
-from helpers import TINY, build, make_dictionary, parse
+from helpers import TINY, arguments, build, make_dictionary, parse
 from omegaconf import OmegaConf
 
 from fairseq_mega.checkpoints.building import new_checkpoint
@@ -50,6 +49,5 @@ def state_of(cfg, model):
 
 def with_args(kind, state, data):
     """The same checkpoint in the layout of fairseq 0.9 and the published code."""
-    parser = fairseq.options.get_training_parser()
-    args = fairseq.options.parse_args_and_arch(parser, ["data", *OPTIONS[kind].split()])
+    args = arguments(OPTIONS[kind])
     return {**state, "args": argparse.Namespace(**{**vars(args), "data": str(data)}), "cfg": None}

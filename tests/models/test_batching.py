@@ -2,6 +2,7 @@
 
 import copy
 
+import helpers
 import pytest
 import torch
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper
@@ -168,7 +169,7 @@ def test_checkpointing_draws_the_same_masks_in_many_tiles(
     for function in (layer, checkpoint_wrapper(copy.deepcopy(layer))):
         x.grad = None
         torch.manual_seed(7)
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with helpers.autocast(enabled=autocast):
             y, _ = function(x)
         y.float().square().sum().backward()
         results.append([y, x.grad, *(p.grad for p in function.parameters())])

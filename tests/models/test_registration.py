@@ -1,20 +1,13 @@
 """The models' side of the command line: what fairseq-train asks an architecture for."""
 
-import shlex
-
-import fairseq.options
 import pytest
 from fairseq.tasks import TASK_REGISTRY
 from fairseq.tasks.multilingual_translation import MultilingualTranslationTask
+from helpers import arguments
 
 MULTI_MODEL = [
     name for name, task in TASK_REGISTRY.items() if issubclass(task, MultilingualTranslationTask)
 ]
-
-
-def arguments(options):
-    parser = fairseq.options.get_training_parser()
-    return fairseq.options.parse_args_and_arch(parser, ["data", *shlex.split(options)])
 
 
 @pytest.mark.parametrize("arch", ["mega_lm_big", "mega_text"])

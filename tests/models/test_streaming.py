@@ -6,6 +6,7 @@ import re
 import fairseq.options
 import pytest
 import torch
+from classification import dictionary_of
 from fairseq.data import indexed_dataset
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.sequence_scorer import SequenceScorer
@@ -179,9 +180,7 @@ WORDS = [f"w{i}" for i in range(12)] + [f"part{i}@@" for i in range(6)]
 def corpus(tmp_path_factory):
     """A binarised text, and checkpoints of models with telling weights."""
     folder = tmp_path_factory.mktemp("streaming")
-    dictionary = make_dictionary(4)
-    for word in WORDS:
-        dictionary.add_symbol(word)
+    dictionary = dictionary_of(WORDS)
     dictionary.save(str(folder / "dict.txt"))
     builder = indexed_dataset.make_builder(str(folder / "test.bin"), "mmap", len(dictionary))
     for line in sentences(*range(3, 20), words=len(dictionary)):

@@ -7,6 +7,7 @@ from helpers import (
     BIASES,
     FUNCTIONS,
     assert_close,
+    autocast,
     first,
     make_cross,
     make_ema,
@@ -61,13 +62,13 @@ layers = pytest.mark.parametrize(
 )
 
 
-def results(make, options, dtype, autocast=None):
+def results(make, options, dtype, half=None):
     """The output, and the gradients of the input and of all parameters, from padded inputs."""
     module, run = make(dtype, **options)
     mask = padding(LENGTH, [LENGTH, LENGTH - 9])
     keep = ~mask.unsqueeze(-1)
     x = randn(BATCH, LENGTH, DIM, dtype=torch.float32).to(dtype).requires_grad_()
-    with torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
+    with autocast(half or torch.bfloat16, enabled=half is not None):
         y = run(x, mask)
     y = y * keep
     y.backward(randn(*y.shape, seed=7).to(y.dtype))
@@ -79,8 +80,8 @@ def results(make, options, dtype, autocast=None):
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 def test_outputs_and_gradients_are_those_of_float64(make, options, dtype):
     """Layers run in float32, and in half precision by autocast, with parameters in float32."""
-    autocast = None if dtype == torch.float32 else dtype
-    y, gradients = results(make, options, torch.float32, autocast)
+    half = None if dtype == torch.float32 else dtype
+    y, gradients = results(make, options, torch.float32, half)
     expected, expected_gradients = results(make, options, torch.float64)
     of_output, of_gradient = BOUNDS[dtype]
     assert_close(y, expected, of_output)

@@ -15,8 +15,8 @@ pytest.importorskip("triton", reason="the kernels need Triton: pip install trito
 
 
 @pytest.fixture(autouse=True)
-def small_segments(monkeypatch):
-    """Short sequences have several."""
+def small_blocks(monkeypatch):
+    """Short sequences have several blocks."""
     monkeypatch.setattr(fused, "SHORTEST_BLOCK", 2 * fused.ROWS)
 
 
@@ -40,7 +40,7 @@ def kernels(monkeypatch):
     ],
 )
 def test_outputs_and_gradients(length, taps, bidirectional, padded, kernels):
-    """Kernels are right in float64, over one segment and several, truncated or not."""
+    """Kernels are right in float64, over one block and several, truncated or not."""
     mask = padding(length, [length, length // 3]) if padded else None
 
     def by_kernels(x, p):

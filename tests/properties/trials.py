@@ -48,8 +48,6 @@ class Trial:
     tensors that depend on all of the model.
     """
 
-    options = ""
-
     def __init__(self, chosen):
         self.cfg = OmegaConf.create(parts(self.command_line(chosen)))
         self.cfg.model.update(chosen)
