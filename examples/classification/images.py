@@ -14,7 +14,7 @@ from examples.classification.layouts import (
     write_samples,
 )
 from examples.download import Remote, extract, fetch
-from examples.steps import PreparationError
+from examples.steps import PreparationError, require
 
 CIFAR10 = Remote("LRA_CIFAR10", "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz")
 CIFAR_TRAIN = [f"data_batch_{i}.bin" for i in range(1, 6)]
@@ -92,6 +92,7 @@ def read_picture(path: Path, size: Optional[List[int]] = None) -> np.ndarray:
 
 def folders(args: argparse.Namespace, out: Path) -> None:
     """A folder of pictures for each class, whose number is its place by name or in --classes."""
+    require("classification", "PIL")
     found = class_folders(args.source, args.classes)
     files = [(i, path) for i, each in enumerate(found) for path in files_in(each, *SUFFIXES)]
     names = [f"{path.parent.name}/{path.name}" for _, path in files]

@@ -29,7 +29,6 @@ from examples.steps import (  # noqa: E402
     binarise,
     once,
     preparing,
-    require,
     usable_cores,
 )
 
@@ -60,7 +59,6 @@ def prepare_texts(write: Callable, args: argparse.Namespace) -> None:
 
 def prepare_images(write: Callable, args: argparse.Namespace) -> None:
     """The folder `input` of images and labels; then `label`, with the labels again."""
-    require("classification", "PIL")
     written = once(args.workdir / "input", partial(write, args))
 
     def copy_labels(out: Path) -> None:
