@@ -66,6 +66,5 @@ def _size(unit: str, entry: str) -> Tuple[int, bool, bool]:
     if unit == "sentencepiece":
         piece = entry.removeprefix(SPACE).replace(SPACE, " ")
         return len(piece.encode()), entry.startswith(SPACE), True
-    continues = unit == "subword_nmt" and entry.endswith("@@")
-    word = entry.removesuffix("@@") if continues else entry
-    return len(word.encode()), True, not continues
+    word = entry.removesuffix("@@")  # subword_nmt's mark that the word continues
+    return len(word.encode()), True, word == entry

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import random
+import re
 import zipfile
 
 import honest
@@ -267,6 +268,14 @@ def test_a_checkpoint_does_not_choose_the_model_or_task(part, name, options, say
 def test_the_caller_may_choose(kind, state, tmp_path):
     set_options(state, "bpe", "gpt2", gpt2_encoder_json=URL)
     assert load(kind, state, tmp_path, bpe=None if state["cfg"] is None else {"_name": None}).models
+
+
+def test_a_missing_weight_is_named_with_the_file(tmp_path):
+    state = honest.make_state("translation", honest.make_data(tmp_path / "data"))
+    missing, _ = state["model"].popitem()
+    says = f"model.pt does not make a MegaModel: (?s:.)*{re.escape(missing)}"
+    with pytest.raises(ValueError, match=says):
+        load("translation", state, tmp_path)
 
 
 def test_archives_are_not_unpacked(tmp_path):

@@ -115,7 +115,10 @@ CASES = [
     ("text", "--layer-type transformer", "--layer-type is transformer", "leave it out"),
     ("text", "--input-type image", "--input-type is image", "symbols", "leave it out"),
     ("image", "--sen-rep-type cls", "--sen-rep-type is cls", "use mp"),
-    ("text", "--classifier-in-dim 7", "--classifier-in-dim is 7", "leave it out"),
+    *(
+        ("text", f"--classifier-in-dim {size}", f"--classifier-in-dim is {size}", "leave it out")
+        for size in (7, 1000)
+    ),
     ("text", "-a lra --sen-rep-type mp", "--norm-type is not given", "scalenorm"),
     ("text", "-a mega_lra_aan", "--norm-type is not given", "scalenorm"),
     ("text", "-a lra --norm-type layernorm", "--sen-rep-type is not given", "mp, cls"),

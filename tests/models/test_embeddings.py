@@ -136,12 +136,14 @@ def test_pretrained_embeddings(tmp_path):
 
 @pytest.mark.parametrize("option", ["--encoder-embed-path", "--decoder-embed-path"])
 def test_embeddings_without_a_header(option, tmp_path):
-    """All rows of GloVe's format are read, the first one too, and words with blanks are words."""
-    vectors = {"w3": [0.5 + i for i in range(12)], ". .": [3.0] * 12, "w9": [-1.0] * 12}
+    """All rows of GloVe's format are read, the first one too, and words may be numbers or hold
+    blanks."""
+    vectors = {"w3": [0.5 + i for i in range(12)], ". .": [3.0] * 12, "7": [4.0] * 12}
+    vectors["w9"] = [-1.0] * 12
     path = write_vectors(tmp_path / "vectors", vectors, header=False)
     model = build(f"{TINY['mega']} {option} {path}")
     side = model.encoder if "encoder" in option else model.decoder
-    del vectors[". ."]
+    del vectors[". ."], vectors["7"]
     check_rows(side.embed_tokens, vectors)
 
 
@@ -153,6 +155,7 @@ def inputs_of(arch):
     "row, says, header",
     [
         ("w5" + " 0.5" * 11, "11 numbers after 'w5', but the embedding has 12", True),
+        ("w5" + " 0.5" * 2, "2 numbers after 'w5', but the embedding has 12", True),
         ("w5" + " 0.5" * 13, "13 numbers after 'w5', but the embedding has 12", False),
         ("w5 x" + " 0.5" * 11, "could not convert string to float: 'x'", True),
         ("w5 nan" + " 0.5" * 11, "a NaN or an infinite number after 'w5'", False),

@@ -42,6 +42,12 @@ def test_cross_attention_lets_the_source_through():
     assert part_of_source(made("residual")) > 5 * part_of_source(made("xavier"))
 
 
+def test_update_gates_begin_almost_closed():
+    for layer in made("residual").decoder.layers:
+        for bias in (layer.mega_layer.mx_proj.bias[:64], layer.cross_attn.q_proj.bias[:64]):
+            assert 0.05 < bias.sigmoid().mean() < 0.3
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("zdim", [16, 32, 128])
 def test_cross_attention_prefers_the_same_position(zdim):

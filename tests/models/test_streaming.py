@@ -14,6 +14,7 @@ from fairseq_cli import eval_lm
 from helpers import (
     TINY,
     Storages,
+    assert_close,
     batch_of,
     build,
     make_dictionary,
@@ -24,7 +25,7 @@ from helpers import (
 )
 from honest import state_of, with_data
 
-from fairseq_mega.models.streaming import Stream
+from fairseq_mega.models.streaming import Stream, target_scores
 
 CHUNK = 4
 # Two chunks are a segment; then around the ends of chunks and of segments.
@@ -169,6 +170,24 @@ def test_at_most_a_segment_is_read_and_scored_at_a_time(softmax_batch, most):
     score([model], (50, 21), True, softmax_batch)
     assert read == [(1, 8)] * 6 + [(1, 2)] + [(1, 8)] * 6 + [(1, 2)]
     assert max(scored) == most and sum(scored) == 100
+
+
+@pytest.mark.parametrize("entries, most", [(2**24, 22), (90, 4), (1, 2)])
+@torch.no_grad()
+def test_scores_over_the_vocabulary_are_held_for_some_positions_at_a_time(
+    entries, most, monkeypatch
+):
+    """Those of one position of each row, if even these are more than the limit."""
+    monkeypatch.setattr("fairseq_mega.models.streaming.ENTRIES", entries)
+    decoder, scored = make().decoder, []
+    target = torch.stack(sentences(11, 11))
+    features = decoder.extract_features(target)[0]
+    expected = decoder.output_layer(features).log_softmax(-1).gather(2, target.unsqueeze(2))
+    decoder.output_projection.register_forward_hook(
+        lambda _, x, y: scored.append(y.shape[:2].numel())
+    )
+    assert_close(target_scores(decoder, features, target), expected.squeeze(2), 1e-6)
+    assert max(scored) == most and sum(scored) == 22
 
 
 # --- fairseq-eval-lm ----------------------------------------------------------------------------

@@ -185,7 +185,10 @@ def test_commands_ask_for_int8(overrides, replaced):
     "overrides, dtype, says",
     [
         ("{'cpu_int8': 'yes'}", torch.float32, "cpu_int8 must be True or False, not 'yes'"),
-        ("dict(cpu_int8=True)", torch.float32, r"write it as \"{'cpu_int8': True}\", not dict\("),
+        *(
+            (form, torch.float32, r"write it as \"{'cpu_int8': True}\", not .*cpu_int8")
+            for form in ("dict(cpu_int8=True)", "{'cpu_int8'", "['cpu_int8']", "{1: 'cpu_int8'}")
+        ),
         ("{'cpu_int8': True}", torch.half, "cpu_int8: .* not from torch.float16 .* leave it out"),
     ],
 )
