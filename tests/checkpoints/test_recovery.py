@@ -113,8 +113,7 @@ def test_folders_without_an_intact_checkpoint(tmp_path):
 def test_a_full_disk_leaves_the_file_of_before(full_disk, tmp_path):
     path = tmp_path / "file"
     path.write_text("before")
-    full_disk()
-    with pytest.raises(OSError, match="too large"), replaced_file(path) as part:
+    with full_disk(), pytest.raises(OSError, match="too large"), replaced_file(path) as part:
         part.write_bytes(bytes(2000))
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
 

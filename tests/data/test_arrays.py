@@ -66,8 +66,8 @@ def test_a_cache_that_cannot_be_written(source, tmp_path, full_disk):
     with pytest.raises(OSError, match="cannot be written.*--cache-dir"):
         pixels_of(source, source)
     write(source, np.tile(IMAGES, (200, 1)))
-    full_disk()
-    with pytest.raises(OSError, match="cannot be written.*too large.*--cache-dir"):
+    too_large = "cannot be written.*too large.*--cache-dir"
+    with full_disk(), pytest.raises(OSError, match=too_large):
         pixels_of(source)
     assert not list(tmp_path.glob("*.npy")) and not list(tmp_path.glob("*.part"))
 
