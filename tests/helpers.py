@@ -46,6 +46,7 @@ GATED = {
     "hdim": 8,
     "ndim": 3,
     "chunk_size": -1,
+    "chunks_before": 0,
     "truncation": None,
     "norm_type": "layernorm",
     "prenorm": True,

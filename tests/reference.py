@@ -120,13 +120,14 @@ def mega_layer(params, config, x, padding_mask=None):
     q = z * params["gamma"][0] + params["beta"][0]
     k = z * params["gamma"][1] + params["beta"][1]
 
-    # With chunks, a simple bias has entries for offsets inside a chunk alone; read no others.
-    chunk = config["chunk_size"]
-    span = length if chunk <= 0 else min(length, chunk)
-    bias = relative_bias(under(params, "rel_pos_bias"), config["rel_pos_bias"], span, span)
-    inside = torch.arange(length) % span
-    bias = bias[inside.unsqueeze(1), inside]
-    visible = visible_keys(batch, length, length, not config["bidirectional"], padding_mask, chunk)
+    # With chunks, a simple bias has entries for offsets that a query can see; read no others.
+    chunk, before = config["chunk_size"], config["chunks_before"]
+    span = length if chunk <= 0 else min(length, (before + 1) * chunk)
+    table = relative_bias(under(params, "rel_pos_bias"), config["rel_pos_bias"], span, span)
+    offset = torch.arange(length) - torch.arange(length).unsqueeze(1)  # j - i
+    bias = table[(-offset).clamp(0, span - 1), offset.clamp(0, span - 1)]
+    causal = not config["bidirectional"]
+    visible = visible_keys(batch, length, length, causal, padding_mask, chunk, before)
     o, weights = attention(q, k, v, bias, config["attention_activation"], visible)
     h = phi(hx + linear(under(params, "h_proj"), o * r))
     y = residual + u * (h - residual)

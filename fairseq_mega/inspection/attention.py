@@ -29,11 +29,12 @@ class AttentionMap(NamedTuple):
     keys: List[str]
     weights: Tensor
     chunk_size: int  # -1 for none
+    chunks_before: int  # that attention sees
 
 
 class Surprisal(NamedTuple):
     """Surprisal ``-log2 p`` of each token in bits, ``(L,)``; for ``cut``, each chunk is read from
-    an empty state, so that no EMA carries anything across the border."""
+    an empty state, so that neither an EMA nor attention reads across the border."""
 
     tokens: List[str]
     carried: Tensor
@@ -159,7 +160,11 @@ def attention_maps(
             hook.remove()
     return [
         AttentionMap(
-            name, *words[name.split()[0]], weights[name], getattr(module, "chunk_size", -1)
+            name,
+            *words[name.split()[0]],
+            weights[name],
+            getattr(module, "chunk_size", -1),
+            getattr(module, "chunks_before", 0),
         )
         for name, module in modules.items()
     ]

@@ -16,13 +16,14 @@ MOST_WORDS = 70  # on an axis of a map; longer axes show positions
 STRIP, MOST_STRIPS = 64, 8  # tokens in a row of surprisals; rows that show words
 
 SELF = """Rows are tokens that attend, columns the tokens they attend to. Masked entries are white:
-later tokens in a decoder, and other chunks, whose borders are the lines. A row sums to 1 with
-softmax, and to any value with relu2 and laplace."""
+later tokens in a decoder, and chunks out of reach; lines are the borders of chunks. A row sums to 1
+with softmax, and to any value with relu2 and laplace."""
 CROSS = """An alignment: rows are tokens of the translation, columns tokens of the source."""
 SURPRISAL = """How unexpected each token was: −log₂ of its probability. Dotted lines are borders of
-chunks; attention sees nothing before them."""
-DIFFERENCE = """How many more bits a token takes if every chunk is read from an empty state.
-Attention sees only the chunk in both cases, so above 0 the states of the EMAs helped."""
+chunks."""
+DIFFERENCE = """How many more bits a token takes if every chunk is read from an empty state. Above
+0, the states of the EMAs helped, and with --decoder-chunks-before also attention to earlier
+chunks."""
 
 
 def attend_parts(maps: List[AttentionMap], surprisal: Optional[Surprisal]) -> List[Part]:
@@ -81,11 +82,12 @@ def map_figure(each: AttentionMap) -> Figure:
 
 
 def hidden(each: AttentionMap) -> np.ndarray:
-    """Returns the mask ``(L, S)`` of the keys in other chunks, and of later ones in a decoder."""
+    """Returns the mask ``(L, S)`` of the keys in chunks out of reach, and of later ones in a
+    decoder."""
     i, j = np.indices(tuple(each.weights.shape))
     mask = (j > i) & each.layer.startswith("decoder")
     if each.chunk_size > 0:
-        mask |= i // each.chunk_size != j // each.chunk_size
+        mask |= abs(i // each.chunk_size - j // each.chunk_size) > each.chunks_before
     return mask
 
 

@@ -59,10 +59,11 @@ def _lags(longest: float, truncation: int) -> Tensor:
 
 def bias_rows(layers: List[Layer]) -> Rows:
     """Returns the relative bias of self and cross attention by the offset of the key from the
-    query, up to ``LONGEST_BIAS`` and the chunk size."""
+    query, up to ``LONGEST_BIAS`` and the longest that attention sees."""
     rows: Rows = [("layer", "attention", "offset_tokens", "bias")]
     for layer in layers:
-        reach = min(layer.chunk_size - 1 if layer.chunk_size > 0 else LONGEST_BIAS, LONGEST_BIAS)
+        span = (layer.chunks_before + 1) * layer.chunk_size
+        reach = min(span - 1 if span > 0 else LONGEST_BIAS, LONGEST_BIAS)
         for attention, weights in (("self", layer.weights), ("cross", layer.cross)):
             values = _bias({n.removeprefix("rel_pos_bias."): w for n, w in weights.items()}, reach)
             if values is None:

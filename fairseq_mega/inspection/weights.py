@@ -23,6 +23,7 @@ class Layer(NamedTuple):
     weights: Dict[str, Tensor]
     cross: Dict[str, Tensor]  # cross attention, empty if there is none
     chunk_size: int  # -1 for none
+    chunks_before: int  # that attention sees
     truncation: int  # 0 for none
 
     @property
@@ -87,20 +88,26 @@ def _read_layers(
     layers = []
     for decoder, number, prefix in sorted(found):
         side = SIDES[decoder]
-        # The decoder's chunk size is the encoder's by default; classifiers have one encoder.
-        names = f"{side}_chunk_size", "encoder_chunk_size", "chunk_size"
-        chunk = next((options[name] for name in names if options.get(name) is not None), None)
+        chunk, before = (_option(options, side, name) for name in ("chunk_size", "chunks_before"))
         truncation = options.get("truncation_length")
         layer = Layer(
             f"{side} {number}",
             _below(weights, f"{prefix}.mega_layer."),
             _below(weights, f"{prefix}.cross_attn."),
             chunk if isinstance(chunk, int) and chunk > 0 else -1,
+            before if isinstance(before, int) and before > 0 else 0,
             truncation if isinstance(truncation, int) and truncation > 0 else 0,
         )
         _check_ema(layer, path)
         layers.append(layer)
     return layers
+
+
+def _option(options: Mapping[str, Any], side: str, name: str) -> Any:
+    """Returns an option that the decoder has from the encoder by default; classifiers have one
+    encoder, whose options do not name it."""
+    names = f"{side}_{name}", f"encoder_{name}", name
+    return next((options[each] for each in names if options.get(each) is not None), None)
 
 
 def _below(weights: Mapping[str, Tensor], prefix: str) -> Dict[str, Tensor]:

@@ -11,7 +11,12 @@ from typing import Any, Callable, Optional
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
 from ..modules.activations import ACTIVATIONS
-from ..modules.checks import check_chunk_size, check_longest_memory, check_positive
+from ..modules.checks import (
+    check_chunk_size,
+    check_chunks_before,
+    check_longest_memory,
+    check_positive,
+)
 from ..modules.norm import NORMS
 from ..modules.relative_bias import BIASES
 from ..ops.attention import ATTENTION_FUNCTIONS
@@ -45,6 +50,10 @@ def _ffn(default, help: str) -> Any:
 
 def _chunk(default, help: str) -> Any:
     return _option(default, f"{help}; -1 for attention over the whole sequence", check_chunk_size)
+
+
+def _before(default, help: str) -> Any:
+    return _option(default, help, check_chunks_before)
 
 
 def _rate(default, help: str) -> Any:
@@ -148,6 +157,9 @@ class EncoderConfig(SublayersConfig):
     encoder_z_dim: int = _size(128, "encoder query and key dimension")
     encoder_n_dim: int = _size(16, "encoder EMA dimensions per channel")
     encoder_chunk_size: int = _chunk(-1, "encoder chunk size")
+    encoder_chunks_before: int = _before(
+        0, "chunks before and after its own that a position of the encoder attends to"
+    )
 
 
 @dataclass
@@ -183,6 +195,9 @@ class DecoderConfig(TokensConfig):
     decoder_z_dim: Optional[int] = _size(None, "decoder query and key dimension")
     decoder_n_dim: Optional[int] = _size(None, "decoder EMA dimensions per channel")
     decoder_chunk_size: Optional[int] = _chunk(None, "decoder chunk size")
+    decoder_chunks_before: Optional[int] = _before(
+        None, "chunks before its own that a position of the decoder attends to"
+    )
 
     share_decoder_input_output_embed: bool = _option(False, "share input and output embeddings")
     adaptive_softmax_cutoff: Optional[str] = _option(
@@ -224,6 +239,7 @@ class MegaConfig(DecoderConfig, TokenEncoderConfig):
     decoder_z_dim=128,
     decoder_n_dim=16,
     decoder_chunk_size=-1,
+    decoder_chunks_before=0,
     truncation_length=2048,
 )
 @dataclass
@@ -310,6 +326,7 @@ class ClassifierConfig(LayersConfig):
         check=_check_positive,
     )
     chunk_size: int = _as("encoder_chunk_size")
+    chunks_before: int = _as("encoder_chunks_before")
 
     encoder_layers: int = _as("encoder_layers")
     encoder_embed_dim: int = _as("encoder_embed_dim")

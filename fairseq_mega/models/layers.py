@@ -157,6 +157,7 @@ def _mega_layer(o: Options, side: str, max_positions: int, bidirectional: bool):
         hdim=o[f"{side}_hidden_dim"],
         ndim=o[f"{side}_n_dim"],
         chunk_size=o[f"{side}_chunk_size"],
+        chunks_before=o[f"{side}_chunks_before"],
         truncation=o.truncation_length,
         longest_memory=longest_memory(o),
         max_positions=max_positions,

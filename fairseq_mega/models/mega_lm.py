@@ -33,9 +33,12 @@ class MegaLanguageModel(MegaCheckpointMixin, FairseqLanguageModel):
     def __init__(self, decoder: MegaDecoder, cfg: DictConfig):
         super().__init__(decoder)
         self.chunk_size = cfg.decoder_chunk_size
+        self.chunks_before = cfg.decoder_chunks_before
         self.segment_chunks = 2
         self.added_positions = int(bool(cfg.add_bos_token))
         self.options = [str(cfg[option]) for option in OPTIONS]
+        if self.chunks_before:  # else states saved before this option existed would be refused
+            self.options.append(f"{self.chunks_before} chunks before")
 
     @classmethod
     def add_args(cls, parser) -> None:

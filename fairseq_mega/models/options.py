@@ -126,6 +126,8 @@ def complete_decoder_sizes(o: Options) -> None:
     sizes = "layers", "embed_dim", "hidden_dim", "ffn_embed_dim", "z_dim", "n_dim", "chunk_size"
     for size in sizes:
         o.default(f"decoder_{size}", o.get(f"encoder_{size}"))
+    chunked = o.decoder_chunk_size > 0
+    o.default("decoder_chunks_before", (chunked and o.get("encoder_chunks_before")) or 0)
     o.default("decoder_input_dim", o.decoder_embed_dim)
 
 
@@ -189,6 +191,13 @@ def _pairs(o: Options) -> Rules:
     for name in ("encoder_z_dim", "decoder_z_dim"):
         if o.rel_pos_bias == "rotary" and name in o:
             check_rotary(o.flag(name), o[name])
+    for side in ("encoder", "decoder"):
+        before, size = f"{side}_chunks_before", f"{side}_chunk_size"
+        yield (
+            before in o and o[before] > 0 > o[size],
+            f"{o.named(before)}, but {o.named(size)}: give the size of a chunk, or leave "
+            f"{o.flag(before)} out",
+        )
     yield (
         o.ema_longest is not None and o.ema_init != "spread",
         f"{o.named('ema_longest')}, but {o.named('ema_init')}: give --ema-init spread, or leave "
@@ -200,9 +209,9 @@ def _tables(o: Options) -> Rules:
     """Sizes of tables of the ``simple`` bias: chunks, or all positions; cross attention has no
     chunks."""
     both = "encoder_layers" in o and "decoder_layers" in o
-    for chunk, positions in (
-        ("encoder_chunk_size", "max_source_positions"),
-        ("decoder_chunk_size", "max_target_positions"),
+    for chunk, before, positions in (
+        ("encoder_chunk_size", "encoder_chunks_before", "max_source_positions"),
+        ("decoder_chunk_size", "decoder_chunks_before", "max_target_positions"),
     ):
         if o.rel_pos_bias != "simple" or chunk not in o:
             continue
@@ -213,6 +222,12 @@ def _tables(o: Options) -> Rules:
                 f"{o.named(name)}, but --rel-pos-bias simple learns a number for each distance: "
                 f"give the longest one, at most {MOST_POSITIONS}, or use --rel-pos-bias rotary",
             )
+        yield (
+            chunks and (o[before] + 1) * o[chunk] > MOST_POSITIONS,
+            f"{o.named(before)}, but with chunks of {o[chunk]} --rel-pos-bias simple would learn a "
+            f"number for each of more than {MOST_POSITIONS} distances: give fewer chunks, or use "
+            "--rel-pos-bias rotary",
+        )
 
 
 def _criterion(o: Options) -> Rules:

@@ -27,11 +27,11 @@ class Stack(NamedTuple):
     parameters: int
     features: int  # of queries and values in all layers
     cross_features: int  # of those in the cross attention
-    chunk: int  # -1 for full attention
+    window: int  # keys of a position in chunks; negative for full attention
 
     def flops(self, batch: int, length: int, source: int) -> int:
         """FLOPs of forward and backward pass on ``(B, L)`` with sources ``(B, S)``."""
-        reach = min(length, self.chunk) if self.chunk > 0 else length
+        reach = min(length, self.window) if self.window > 0 else length
         attention = self.features * reach + self.cross_features * source
         return 6 * batch * length * (self.parameters + attention)
 
@@ -50,7 +50,8 @@ def log_utilisation(model, o: Options) -> None:
             cross = o.decoder_z_dim + dim if stacks else 0
         features = o[f"{side}_z_dim"] + o[f"{side}_hidden_dim"]
         sizes = len(layers) * features, len(layers) * cross
-        stacks.append(Stack(parameters, *sizes, o[f"{side}_chunk_size"]))
+        neighbours = o[f"{side}_chunks_before"] * (1 if side == "decoder" else 2)
+        stacks.append(Stack(parameters, *sizes, (neighbours + 1) * o[f"{side}_chunk_size"]))
     model.register_forward_pre_hook(partial(_count, stacks, o.peak_tflops), with_kwargs=True)
 
 

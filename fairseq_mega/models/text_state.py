@@ -26,7 +26,8 @@ class TextState:
 
     ``MegaLanguageModel.start`` makes a new state, ``MegaLanguageModel.restore`` loads a saved one.
     Its size is constant: for each row, in each layer, the EMA's ``D N`` values (in float32 at
-    least) and a chunk's ``C (Z + H)``, and ``D`` features of the last token. The model must not
+    least), ``C (Z + H)`` of the chunk and of each chunk before it that attention sees, and ``D``
+    features of the last token. The model must not
     change while the state is in use.
     """
 
@@ -117,7 +118,8 @@ class TextState:
                 raise ValueError(f"the state is damaged: {name} must be {tuple(tensor.shape)}")
         tensors = {name: saved[name].to(tensor) for name, tensor in expected.items()}
         state._features, state._read = tensors["features"].clone(), int(saved["read"])
-        filled = state._read % model.chunk_size
+        size, before = model.chunk_size, model.chunks_before
+        filled = state._read % size + min(state._read // size, before) * size
         each = zip(state._state.layers, tensors["h"], tensors["keys"], tensors["values"])
         for layer, h, keys, values in each:
             layer.ema = HiddenState(h)
@@ -133,12 +135,12 @@ class TextState:
 
     def _tensors(self) -> Dict[str, Tensor]:
         """``features (B, D)`` of the last token, and of all layers, which are the first dimension,
-        the EMA's ``h (B, D, N)``, the chunk's ``keys (B, C, Z)`` and ``values (B, C, H)``, with
-        zeros where the chunk is not full."""
+        the EMA's ``h (B, D, N)``, and ``keys (B, (P + 1) C, Z)`` and ``values (B, (P + 1) C, H)``
+        of the chunk and the ``P`` before it, with zeros where they are not full."""
         h, keys, values = [], [], []
         for state, layer in zip(self._state.layers, self._model.decoder.layers):
             cache, sizes = state.cache, layer.mega_layer
-            shape = self._features.size(0), sizes.chunk_size
+            shape = self._features.size(0), sizes.span
             h.append(state.ema.h)
             keys.append(self._features.new_zeros(*shape, sizes.zdim))
             values.append(self._features.new_zeros(*shape, sizes.hdim))

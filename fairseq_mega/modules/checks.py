@@ -27,6 +27,14 @@ def check_chunk_size(name: str, value: int) -> None:
         )
 
 
+def check_chunks_before(name: str, value: int) -> None:
+    if value < 0:
+        raise ValueError(
+            f"{name} is {value}, but must be 0, for attention inside chunks, or the number of "
+            "chunks before its own that a position attends to"
+        )
+
+
 def check_rotary(name: str, value: int) -> None:
     if value % 2:
         raise ValueError(

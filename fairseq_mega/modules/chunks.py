@@ -1,10 +1,11 @@
-"""Sequences as batches of chunks (Mega, section "Mega-chunk")."""
+"""Sequences as batches of chunks (Mega, section "Mega-chunk"), and of windows of chunks."""
 
 from typing import Optional
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def to_chunks(x: Tensor, size: int) -> Tensor:
@@ -15,31 +16,72 @@ def to_chunks(x: Tensor, size: int) -> Tensor:
     return x.reshape(-1, size, x.size(2))
 
 
-def chunk_mask(
-    padding_mask: Optional[Tensor], like: Tensor, size: int, bidirectional: bool
+def to_windows(x: Tensor, size: int, before: int, after: int) -> Tensor:
+    """``(B, L, Z)`` to each chunk with those before and after it: overlapping views
+    ``(B chunks, W, Z)``, with ``W = (before + 1 + after) size``.
+
+    Rows of the batch follow each other without a gap, so that one stride leads from window to
+    window. At either end of a row a window holds the neighbouring row, which ``window_mask`` hides.
+    """
+    chunks = to_chunks(x, size)
+    return chunks if before == after == 0 else _Windows.apply(chunks, before, after)
+
+
+class _Windows(torch.autograd.Function):
+    """torch's backward pass of ``unfold`` takes longer."""
+
+    @staticmethod
+    def forward(ctx, chunks: Tensor, before: int, after: int) -> Tensor:
+        ctx.neighbours, size = (before, after), chunks.size(1)
+        rows = F.pad(chunks, (0, 0, 0, 0, before, after)).flatten(0, 1)
+        return rows.unfold(0, (before + 1 + after) * size, size).transpose(1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        before, after = ctx.neighbours
+        parts = grad.chunk(before + 1 + after, dim=1)  # (B chunks, size, Z) each
+        total = parts[before].clone()
+        for i in range(1, before + 1):  # a chunk is the i-th before that of a later window
+            total[:-i] += parts[before - i][i:]
+        for i in range(1, after + 1):
+            total[i:] += parts[before + i][:-i]
+        return total, None, None
+
+
+def window_mask(
+    padding_mask: Optional[Tensor], like: Tensor, size: int, before: int, after: int, causal: bool
 ) -> Optional[Tensor]:
-    """The key padding mask ``(B chunks, size)`` of a sequence ``like (B, L, Z)`` in chunks, which
-    also hides the zeros after it; None if there is nothing to hide but what a causal mask hides."""
+    """The key padding mask ``(B chunks, W)`` of the windows of ``like (B, L, Z)``, which also hides
+    what lies outside of the sequence; None if there is nothing to hide but what a causal mask
+    hides."""
     batch, length, _ = like.shape
     excess = -length % size
     if padding_mask is None:
-        if not (bidirectional and excess):
+        if not before and (causal or not excess):
             return None
         padding_mask = torch.zeros(batch, length, dtype=torch.bool, device=like.device)
-    return F.pad(padding_mask, (0, excess), value=True).reshape(-1, size)
+    mask = F.pad(padding_mask, (before * size, excess + after * size), value=True)
+    if before == after == 0:
+        return mask.reshape(-1, size)
+    width = (before + 1 + after) * size
+    return mask.unfold(1, width, size).reshape(-1, width)
 
 
-def block_diagonal(weights: Tensor, batch: int, length: int) -> Tensor:
-    """Weights inside chunks ``(B chunks, C, C)`` as weights of the sequence ``(B, L, L)``."""
-    size = weights.size(1)
-    chunks = weights.view(batch, -1, size, size)
-    whole = torch.stack([torch.block_diag(*c) for c in chunks])
-    return whole[:, :length, :length]
+def band(weights: Tensor, batch: int, length: int, before: int) -> Tensor:
+    """Weights of windows ``(B chunks, C, W)`` as weights of the sequence ``(B, L, L)``."""
+    size, width = weights.shape[1:]
+    windows = weights.unflatten(0, (batch, -1))  # (B, chunks, C, W)
+    chunks = windows.size(1)
+    whole = weights.new_zeros(batch, chunks, size, (chunks - 1) * size + width)
+    for i in range(chunks):
+        whole[:, i, :, i * size : i * size + width] = windows[:, i]
+    return whole.flatten(1, 2)[:, :length, before * size : before * size + length]
 
 
-def join_weights(first: Tensor, rest: Tensor) -> Tensor:
-    """Weights ``(B, l, S)`` of the positions that fill a chunk and ``(B, L - l, L - l)`` of those
-    after it as weights of all: ``(B, L, S + L - l)``."""
-    above = F.pad(first, (0, rest.size(2)))
-    below = F.pad(rest, (first.size(2), 0))
+def join_weights(first: Tensor, rest: Tensor, keys: int) -> Tensor:
+    """Weights ``(B, l, S1)`` to the first keys and ``(B, L - l, S2)`` to the last ones as weights
+    to all: ``(B, L, keys)``."""
+    above = F.pad(first, (0, keys - first.size(2)))
+    below = F.pad(rest, (keys - rest.size(2), 0))
     return torch.cat([above, below], dim=1)

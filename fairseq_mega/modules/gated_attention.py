@@ -3,13 +3,14 @@
 from typing import Callable, Optional, Sequence, Tuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.attention import tiled_attention, unchanged
 from ..ops.gating import formulas
 from ..ops.recompute import recomputed
-from .checks import check_chunk_size, check_positive
-from .chunks import block_diagonal, chunk_mask, join_weights, to_chunks
+from .checks import check_chunk_size, check_chunks_before, check_positive
+from .chunks import band, join_weights, to_chunks, to_windows, window_mask
 from .ema import MultiHeadEMA
 from .linear import INIT_STD, make_linear
 from .relative_bias import make_relative_bias
@@ -29,8 +30,10 @@ class MovingAverageGatedAttention(AttentionSublayer):
         ndim, truncation, longest_memory: EMA dimensions, kernel taps and initial memories, see
             ``MultiHeadEMA``.
         chunk_size: ``C``: attention runs inside chunks of ``C`` positions; -1: over all of them.
+        chunks_before: ``P``: attention also sees the ``P`` chunks before its own, and if
+            bidirectional the ``P`` after it.
         rel_pos_bias, max_positions: ``rotary``, or ``simple`` with a table of ``max_positions``
-            (of ``C`` when chunked).
+            (of ``(P + 1) C`` when chunked).
         bidirectional: attend and average both ways; else causal.
         **sublayer: see ``AttentionSublayer``.
     """
@@ -42,6 +45,7 @@ class MovingAverageGatedAttention(AttentionSublayer):
         hdim: int,
         ndim: int,
         chunk_size: int = -1,
+        chunks_before: int = 0,
         truncation: Optional[int] = None,
         longest_memory: Optional[int] = None,
         rel_pos_bias: str = "simple",
@@ -52,8 +56,11 @@ class MovingAverageGatedAttention(AttentionSublayer):
         super().__init__(embed_dim, zdim, **sublayer)
         check_positive(hdim=hdim)
         check_chunk_size("chunk_size", chunk_size)
+        check_chunks_before("chunks_before", chunks_before)
         self.hdim = hdim
         self.chunk_size = chunk_size
+        self.chunks_before = chunks_before
+        self.chunks_after = chunks_before if bidirectional else 0
         self.bidirectional = bidirectional
         # names fixed by published checkpoints
         self.move = MultiHeadEMA(embed_dim, ndim, bidirectional, truncation, longest_memory)
@@ -63,8 +70,14 @@ class MovingAverageGatedAttention(AttentionSublayer):
         self.gamma = nn.Parameter(torch.empty(2, zdim))
         self.beta = nn.Parameter(torch.zeros(2, zdim))
         nn.init.normal_(self.gamma, std=INIT_STD)
-        table = max_positions if chunk_size < 0 else chunk_size
+        table = max_positions if chunk_size < 0 else self.span
         self.rel_pos_bias = make_relative_bias(rel_pos_bias, zdim, table)
+
+    @property
+    def span(self) -> int:
+        """``(P + 1) C``, the number of positions that all see each other; negative without
+        chunks."""
+        return (self.chunks_before + 1) * self.chunk_size
 
     def forward(
         self,
@@ -127,59 +140,70 @@ class MovingAverageGatedAttention(AttentionSublayer):
         return self._continue_chunks(state.cache, q, k, v, padding_mask, need_weights)
 
     def _attend(self, q, k, v, padding_mask, need_weights, values: Values = unchanged) -> Attended:
-        """Attention over all positions, or inside each chunk: ``(B, L, H)`` and the weights
-        ``(B, L, L)`` or None."""
+        """Attention over all positions, or of each chunk to its window: ``(B, L, H)`` and the
+        weights ``(B, L, L)`` or None."""
         batch, length, size = q.size(0), q.size(1), self.chunk_size
-        in_chunks = 0 < size < length
+        before, after, causal = self.chunks_before, self.chunks_after, not self.bidirectional
+        in_chunks = 0 < self.span < length
         if in_chunks:
-            padding_mask = chunk_mask(padding_mask, q, size, self.bidirectional)
-            q, k = to_chunks(q, size), to_chunks(k, size)
-        causal = not self.bidirectional
+            padding_mask = window_mask(padding_mask, q, size, before, after, causal)
+            q, k = to_chunks(q, size), to_windows(k, size, before, after)
+        start = before * size if in_chunks else 0  # of the queries among their keys
         o, weights = tiled_attention(
             q,
             k,
             v,
-            self.rel_pos_bias(q.size(1), k.size(1), causal=causal),
+            self.rel_pos_bias(q.size(1), k.size(1), start, causal),
             causal=causal,
             key_padding_mask=padding_mask,
-            values=(lambda v: to_chunks(values(v), size)) if in_chunks else values,
+            values=(lambda v: to_windows(values(v), size, before, after)) if in_chunks else values,
             **self.attention_options(need_weights),
         )
         if not in_chunks:
             return o, weights
         o = o.reshape(batch, -1, self.hdim)[:, :length]
-        return o, None if weights is None else block_diagonal(weights, batch, length)
+        return o, None if weights is None else band(weights, batch, length, before)
 
     def _continue_chunks(self, cache: BeamKVCache, q, k, v, padding_mask, need_weights) -> Attended:
         """Attention that first fills the chunk in the cache, then starts new ones."""
-        length, cached = q.size(1), cache.length
-        room = self.chunk_size - cached if self.chunk_size > 0 else length
-        if cached == 0:
-            return self._start_chunks(cache, q, k, v, padding_mask, need_weights)
-        if length <= room:
+        length, cached, size = q.size(1), cache.length, self.chunk_size
+        filled = cached % size if size > 0 else cached
+        room = size - filled if size > 0 else length
+        if length <= room and cached > 0:
             return self._fill_chunk(cache, q, k, v, padding_mask, need_weights)
+        if filled == 0:
+            return self._start_chunks(cache, q, k, v, padding_mask, need_weights)
         (q, q2), (k, k2), (v, v2) = (t.tensor_split([room], dim=1) for t in (q, k, v))
         first, rest = (None, None) if padding_mask is None else padding_mask.tensor_split([room], 1)
         o, weights = self._fill_chunk(cache, q, k, v, first, need_weights)
         o2, weights2 = self._start_chunks(cache, q2, k2, v2, rest, need_weights)
         if weights is not None and weights2 is not None:
-            weights = join_weights(weights, weights2)
+            weights = join_weights(weights, weights2, cached + length)
         return torch.cat([o, o2], dim=1), weights
 
     def _start_chunks(self, cache: BeamKVCache, q, k, v, padding_mask, need_weights) -> Attended:
-        """Attention of positions that begin a chunk; the cache keeps an unfinished chunk."""
-        attended = self._attend(q, k, v, padding_mask, need_weights)
-        length = q.size(1)
-        start = length - length % self.chunk_size if self.chunk_size > 0 else 0
+        """Attention of positions that begin a chunk. The cache keeps an unfinished chunk and the
+        chunks before it."""
+        cached = cache.length  # whole chunks
+        if cached > 0:
+            k, v, padding_mask = cache.continued_by(k, v, padding_mask)
+            q = F.pad(q, (0, 0, cached, 0))
+        o, weights = self._attend(q, k, v, padding_mask, need_weights)
+        if cached > 0:
+            o, weights = o[:, cached:], None if weights is None else weights[:, cached:]
+        length, size = q.size(1), self.chunk_size
+        start = max(length - length % size - self.chunks_before * size, 0) if size > 0 else 0
+        cache.clear()
         if start < length:
             mask = None if padding_mask is None else padding_mask[:, start:]
             cache.append(k[:, start:], v[:, start:], mask)
-        return attended
+        return o, weights
 
     def _fill_chunk(self, cache: BeamKVCache, q, k, v, padding_mask, need_weights) -> Attended:
-        """Attention of positions that fit in the chunk in the cache."""
+        """Attention of positions that fit in the chunk in the cache. A full one replaces the first
+        of the chunks before it."""
         cache.append(k, v, padding_mask)
         attended = cache.attend(q, self.rel_pos_bias, **self.attention_options(need_weights))
-        if cache.length == self.chunk_size:
-            cache.clear()
+        if cache.length == self.span:
+            cache.drop(self.chunk_size)
         return attended

@@ -90,6 +90,8 @@ def test_the_map_shows_the_weights_and_the_borders_of_chunks(language_model):
     assert seen.mask[16, 15]  # another chunk
     assert {x for x, *_ in (line.get_xdata() for line in axes.lines) if x} == {15.5, 31.5}
     assert [label.get_text() for label in axes.get_xticklabels()] == each.keys
+    mask = figures.hidden(each._replace(chunks_before=1))
+    assert not mask[16, 0] and mask[32, 15] and not mask[32, 16] and mask[16, 17]
     head, *rows = figures.map_rows(each)
     assert list(head[1:]) == each.keys and rows[5][0] == each.queries[5]
     assert np.array_equal(np.array([row[1:] for row in rows], dtype=np.float32), weights)
@@ -114,7 +116,9 @@ def test_the_figures_of_surprisal_show_their_data(language_model):
 
 def test_tokens_of_any_kind_are_drawn():
     words = ["$x^$", "\x07", "a" * 30, "词"]
-    axes, _ = figures.map_figure(AttentionMap("cross 0", words, words, torch.rand(4, 4), -1)).axes
+    axes, _ = figures.map_figure(
+        AttentionMap("cross 0", words, words, torch.rand(4, 4), -1, 0)
+    ).axes
     labels = [label.get_text() for label in axes.get_xticklabels()]
     assert labels[0] == "$x^$" and labels[1] == "\ufffd" and len(labels[2]) == 16
     assert not any(label.get_parse_math() for label in axes.get_xticklabels())

@@ -21,6 +21,7 @@ CASES = [
     ("mega", "--encoder-n-dim 0", "--encoder-n-dim is 0", "positive"),
     ("mega_lm", "--peak-tflops 0", "--peak-tflops is 0.0", "positive"),
     ("mega_lm", "--decoder-chunk-size -5", "--decoder-chunk-size is -5", "positive, or -1"),
+    ("mega_lm", "--decoder-chunks-before -1", "--decoder-chunks-before is -1", "must be 0"),
     ("masked_lm", "--max-positions 0", "--max-positions is 0", "positive"),
     ("masked_lm", "--pooler-dropout -0.1", "--pooler-dropout is -0.1", "at least 0"),
     ("text", "--z-dim 0", "--z-dim is 0", "positive"),
@@ -34,6 +35,24 @@ CASES = [
     ("mega", "--rel-pos-bias rotary --encoder-z-dim 5", "--encoder-z-dim is 5", "even", "simple"),
     ("mega", "--rel-pos-bias rotary --decoder-z-dim 5", "--decoder-z-dim is 5", "even"),
     ("text", "--rel-pos-bias rotary --z-dim 5", "--z-dim is 5", "even"),
+    (
+        "mega_lm",
+        "--decoder-chunks-before 1",
+        "--decoder-chunks-before is 1, but --decoder-chunk-size is -1",
+        "give the size of a chunk",
+    ),
+    (
+        "text",
+        "--chunk-size -1 --chunks-before 2",
+        "--chunks-before is 2, but --chunk-size is -1",
+        "leave --chunks-before out",
+    ),
+    (
+        "mega_lm",
+        "--decoder-chunk-size 64 --decoder-chunks-before 1000000000",
+        "--decoder-chunks-before is 1000000000",
+        "rotary",
+    ),
     ("mega_lm", "--ema-longest 9", "--ema-longest is 9", "--ema-init is normal", "give --ema-init"),
     (
         "mega",

@@ -53,12 +53,14 @@ def test_batching_a_translation(chunk, bias, function, left_pad):
     [
         {"normalize_embedding": True, "truncation_length": 2},
         {"no_scale_embedding": True, "decoder_ffn_embed_dim": 0, "decoder_input_dim": 6},
+        {"encoder_chunk_size": 2, "encoder_chunks_before": 1, "attention_activation_fn": "relu2"},
         *({"normalization_type": norm, "normalize_before": True} for norm in NORMS[1:]),
     ],
     ids=str,
 )
 def test_batching_with_other_options(options):
-    check_batching(make_model(TINY["mega"], encoder_chunk_size=5, **options), left_pad=True)
+    options = {"encoder_chunk_size": 5, **options}
+    check_batching(make_model(TINY["mega"], **options), left_pad=True)
 
 
 def check_batching(model, left_pad):
@@ -102,9 +104,14 @@ def test_batching_a_language_model(chunk, bias, function):
 
 
 @pytest.mark.parametrize("arch", TINY)
-@pytest.mark.parametrize("chunk, prenorm", [(-1, True), (5, False)])
-def test_future_tokens_never_change_earlier_outputs(arch, chunk, prenorm):
-    model = make_model(TINY[arch], decoder_chunk_size=chunk, normalize_before=prenorm)
+@pytest.mark.parametrize("chunk, before, prenorm", [(-1, 0, True), (5, 0, False), (4, 1, True)])
+def test_future_tokens_never_change_earlier_outputs(arch, chunk, before, prenorm):
+    model = make_model(
+        TINY[arch],
+        decoder_chunk_size=chunk,
+        decoder_chunks_before=before,
+        normalize_before=prenorm,
+    )
     source, (target,) = batch_of(sentences(7)), sentences(13, seed=5)
 
     def scores(tokens):

@@ -47,9 +47,13 @@ def losses(model, arch):
     return torch.stack(found), {name: p.grad for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("arch, chunk", [("mega", -1), ("mega_lm", -1), ("mega_lm", 8)])
-def test_an_epoch_of_batches_compiles_each_kind_of_layer_twice_at_most(arch, chunk):
+@pytest.mark.parametrize(
+    "arch, chunk, before",
+    [("mega", -1, 0), ("mega_lm", -1, 0), ("mega_lm", 8, 0), ("mega_lm", 4, 1)],
+)
+def test_an_epoch_of_batches_compiles_each_kind_of_layer_twice_at_most(arch, chunk, before):
     options = dict(dropout=0.0, decoder_chunk_size=chunk, rel_pos_bias="rotary", encoder_z_dim=8)
+    options["decoder_chunks_before"] = before
     if arch == "mega_lm":
         options.pop("encoder_z_dim")
     models = []

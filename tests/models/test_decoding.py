@@ -80,6 +80,7 @@ def test_incremental_equals_parallel(arch, chunk, bias, function):
         {"normalize_before": True, "share_decoder_input_output_embed": True},
         {"normalize_embedding": True, "decoder_input_dim": 6, "decoder_ffn_embed_dim": 0},
         {"normalization_type": "batchnorm", "no_scale_embedding": True},
+        {"decoder_chunks_before": 1, "attention_activation_fn": "laplace"},
     ],
     ids=str,
 )

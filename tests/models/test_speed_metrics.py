@@ -11,14 +11,14 @@ LARGER = {"embed_dim": 64, "hidden_dim": 128, "ffn_embed_dim": 96, "z_dim": 32, 
 
 
 @pytest.mark.parametrize("options", ["", "--checkpoint-activations"])
-@pytest.mark.parametrize("chunk", [-1, 16])
+@pytest.mark.parametrize("chunk, before", [(-1, 0), (16, 0), (8, 1)])
 @pytest.mark.parametrize("arch", TINY)
-def test_flops_are_those_of_the_products(arch, chunk, options):
+def test_flops_are_those_of_the_products(arch, chunk, before, options):
     """Formula and counter differ by the EMA, norms and biases: 5% in so small a model."""
     larger = {
         f"{side}_{name}": size
         for side in (("encoder", "decoder") if arch == "mega" else ("decoder",))
-        for name, size in {**LARGER, "chunk_size": chunk}.items()
+        for name, size in {**LARGER, "chunk_size": chunk, "chunks_before": before}.items()
     }
     model = build(
         f"{TINY[arch]} {options}", words=500, rel_pos_bias="rotary", peak_tflops=1.0, **larger

@@ -71,6 +71,8 @@ def test_pieces_of_any_size_equal_one_parallel_pass(function, bias):
     [
         {"chunk": 1, "checkpoint_activations": True},
         {"chunk": 7, "normalize_before": True},
+        {"chunk": 3, "decoder_chunks_before": 2},
+        {"decoder_chunks_before": 1, "rel_pos_bias": "rotary"},
         {"adaptive_softmax_cutoff": "8,14", "criterion_name": "adaptive_loss"},
     ],
     ids=str,
@@ -90,8 +92,9 @@ def test_reading_with_other_options(options, tmp_path):
 
 
 @pytest.mark.parametrize("length", (0, 4, 18))
-def test_a_restored_state_continues(length, tmp_path):
-    model, tokens = make(), text(batch=2)
+@pytest.mark.parametrize("before", (0, 1))
+def test_a_restored_state_continues(before, length, tmp_path):
+    model, tokens = make(decoder_chunks_before=before), text(batch=2)
     state = model.start(batch=2)
     state.read(tokens[:, :length])
     saved = reload(state.save(), tmp_path)
@@ -109,25 +112,29 @@ def test_a_restored_state_continues(length, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "batch, dtype", [(1, torch.float64), (3, torch.float32), (1, torch.bfloat16)], ids=str
+    "batch, dtype, before",
+    [(1, torch.float64, 0), (3, torch.float32, 0), (1, torch.bfloat16, 0), (2, torch.float32, 2)],
+    ids=str,
 )
-def test_the_size_does_not_depend_on_the_text(batch, dtype):
-    """Each row has layers (D N + C (Z + H)) + D values, the EMA's in float32 at least."""
-    model = make().to(dtype)
+def test_the_size_does_not_depend_on_the_text(batch, dtype, before):
+    """Each row has layers (D N + (P + 1) C (Z + H)) + D values, the EMA's in float32 at least."""
+    model = make(decoder_chunks_before=before).to(dtype)
     layers, d, n, z, h = 2, 12, 3, 4, 16
     ema = torch.promote_types(dtype, torch.float32).itemsize
-    size = batch * (layers * (d * n * ema + CHUNK * (z + h) * dtype.itemsize) + d * dtype.itemsize)
+    cache = (before + 1) * CHUNK * (z + h) * dtype.itemsize
+    size = batch * (layers * (d * n * ema + cache) + d * dtype.itemsize)
     state = model.start(batch)
     for length in (0, 1, 2, 1, 30, 200):
         state.read(text(batch, length))
         assert state.nbytes == size
 
 
-def test_reading_keeps_nothing_but_the_state(monkeypatch):
+@pytest.mark.parametrize("before", (0, 1))
+def test_reading_keeps_nothing_but_the_state(before, monkeypatch):
     """The bytes that a state refers to are bounded: buffers have room for up to two chunks, and no
     copies of weights are among them."""
     monkeypatch.setattr("fairseq_mega.modules.packed.LEAST_PACKED", 1)
-    model, sizes = make(chunk=32).float(), []
+    model, sizes = make(chunk=32, decoder_chunks_before=before).float(), []
     pack_linear_layers_(model)
     state = model.start()
     for length in (70, 300, 1, 63, 500):
@@ -143,6 +150,7 @@ def test_reading_keeps_nothing_but_the_state(monkeypatch):
         {"seed": 1},
         {"attention_activation_fn": "laplace"},
         {"chunk": 8, "rel_pos_bias": "rotary"},
+        {"decoder_chunks_before": 1, "rel_pos_bias": "rotary"},
         {"decoder_layers": 3},
         {"no_scale_embedding": True},
     ],

@@ -80,6 +80,8 @@ def test_streaming_equals_one_parallel_pass(function, bias):
     [
         {"chunk": 1, "normalize_before": True},
         {"chunk": 7, "normalization_type": "batchnorm"},
+        {"decoder_chunks_before": 1, "rel_pos_bias": "rotary"},
+        {"chunk": 2, "decoder_chunks_before": 3},
         {"decoder_input_dim": 6, "decoder_ffn_embed_dim": 0},
         {"share_decoder_input_output_embed": True, "no_scale_embedding": True},
         {

@@ -20,6 +20,7 @@ KINDS = {
     "causal": (make_gated, {}),
     "bidirectional": (make_gated, dict(bidirectional=True)),
     "chunks": (make_gated, dict(chunk_size=4, rel_pos_bias="rotary")),
+    "windows": (make_gated, dict(chunk_size=4, chunks_before=1, rel_pos_bias="rotary")),
     "truncated": (make_gated, dict(truncation=5, attention_activation="laplace")),
     "post-norm": (make_gated, dict(prenorm=False, norm_type="scalenorm")),
     "cross": (make_cross, {}),
@@ -63,7 +64,7 @@ def test_compiled_layers_compute_the_same(kind, padded, training):
         assert_close(ours, expected, 1e-5)
 
 
-@pytest.mark.parametrize("kind", ["causal", "chunks", "cross", "feed forward"])
+@pytest.mark.parametrize("kind", ["causal", "chunks", "windows", "cross", "feed forward"])
 def test_one_graph_serves_all_lengths(kind):
     """The backend is called twice: the second time with the norm's epsilon as a constant. Multiples
     of the chunk have a graph of their own."""

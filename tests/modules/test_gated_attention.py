@@ -50,6 +50,7 @@ def check_against_reference(length, mask, **options):
     rel_pos_bias=BIASES,
     bidirectional=[False, True],
     chunk_size=[-1, 1, 4],
+    chunks_before=[0, 1, 2],
     padded=["none", "right", "left"],
     length=[1, 3, 4, 5, 8, 13],
 )
@@ -59,9 +60,9 @@ def test_equals_reference(padded, length, options):
     check_against_reference(length, mask, **options)
 
 
-@pairwise(chunk_size=[-1, 4], bidirectional=[False, True])
-def test_equals_reference_whatever_the_memory_layout(chunk_size, bidirectional):
-    module, config = make_gated(chunk_size=chunk_size, bidirectional=bidirectional)
+@pairwise(chunk_size=[-1, 3], chunks_before=[0, 1], bidirectional=[False, True])
+def test_equals_reference_whatever_the_memory_layout(options):
+    module, config = make_gated(**options)
     x = randn(8, 2, 6).transpose(0, 1)
     mask = padding(8, [8, 5]).t().contiguous().t()
     assert not x.is_contiguous() and not mask.is_contiguous()
@@ -70,7 +71,12 @@ def test_equals_reference_whatever_the_memory_layout(chunk_size, bidirectional):
     assert_close(module(x, mask)[0][keep], expected[keep])
 
 
-@pairwise(attention_activation=FUNCTIONS, chunk_size=[-1, 64], bidirectional=[False, True])
+@pairwise(
+    attention_activation=FUNCTIONS,
+    chunk_size=[-1, 64],
+    chunks_before=[0, 1],
+    bidirectional=[False, True],
+)
 def test_equals_reference_on_long_sequences(options):
     bias = "rotary" if options["bidirectional"] else "simple"
     check_against_reference(
@@ -93,6 +99,7 @@ def test_equals_reference_on_long_sequences(options):
             "hdim": st.integers(1, 9),
             "ndim": st.integers(1, 16),
             "chunk_size": st.one_of(st.just(-1), st.integers(1, 25)),
+            "chunks_before": st.integers(0, 3),
             "truncation": st.one_of(st.none(), st.integers(1, 25)),
             "norm_type": st.sampled_from(NORMS),
             "prenorm": st.booleans(),
@@ -133,10 +140,34 @@ def test_weights_are_zero_outside_the_chunk_and_information_still_crosses_it():
     assert (grad[:, :4].abs().amax(dim=-1) > 1e-6).all()
 
 
+@pairwise(chunks_before=[0, 1, 2], bidirectional=[False, True])
+def test_a_position_sees_the_chunks_around_its_own(chunks_before, bidirectional):
+    module, _ = make_gated(chunk_size=4, chunks_before=chunks_before, bidirectional=bidirectional)
+    _, weights = module(randn(1, 30, 6), need_weights=True)
+    for i, row in enumerate(weights[0]):
+        start = i - i % 4
+        last = start + 4 * (1 + chunks_before) if bidirectional else i + 1
+        first = max(start - 4 * chunks_before, 0)
+        assert row.nonzero().flatten().tolist() == [*range(first, min(last, 30))]
+
+
+def test_the_first_chunk_is_that_of_mega_chunk():
+    plain, ours = (make_gated(chunk_size=4, chunks_before=n, rel_pos_bias="rotary") for n in (0, 2))
+    x = randn(2, 13, 6)
+    expected, found = plain[0](x)[0], ours[0](x)[0]
+    assert_close(found[:, :4], expected[:, :4])
+    assert ((found - expected)[:, 4:].abs().amax(dim=(0, 2)) > 1e-6).all()
+
+
 # --- Time and padding -----------------------------------------------------------------------------
 
 
-@pairwise(attention_activation=FUNCTIONS, rel_pos_bias=BIASES, chunk_size=[-1, 4])
+@pairwise(
+    attention_activation=FUNCTIONS,
+    rel_pos_bias=BIASES,
+    chunk_size=[-1, 4],
+    chunks_before=[0, 1],
+)
 def test_future_never_changes_the_past(options):
     module, _ = make_gated(**options)
     x = randn(2, 10, 6)
@@ -157,6 +188,7 @@ PADDED = pairwise(
     rel_pos_bias=BIASES,
     bidirectional=[False, True],
     chunk_size=[-1, 4],
+    chunks_before=[0, 1],
     left=[False, True],
 )
 
@@ -196,11 +228,13 @@ def test_rows_and_chunks_of_padding_are_finite(left, options):
     attention_activation=FUNCTIONS,
     rel_pos_bias=BIASES,
     chunk_size=[-1, 1, 4],
-    sizes=[[1] * 13, [13], [7, 1, 1, 4], [4, 4, 5], [3, 9, 1]],
+    chunks_before=[0, 1, 2],
+    sizes=[[1] * 13, [13], [7, 1, 1, 4], [4, 4, 5], [3, 9, 1], [8, 5]],
 )
-def test_segments_and_their_weights_equal_one_pass(sizes, chunk_size, options):
-    """The weights' first column is the start of the chunk that the segment continues."""
-    module, _ = make_gated(chunk_size=chunk_size, **options)
+def test_segments_and_their_weights_equal_one_pass(sizes, chunk_size, chunks_before, options):
+    """The weights' first column is the start of the chunk that the segment continues, or of the
+    first chunk before it that attention sees."""
+    module, _ = make_gated(chunk_size=chunk_size, chunks_before=chunks_before, **options)
     x = randn(2, 13, 6)
     expected, all_weights = module(x, need_weights=True)
     assert_close(run_segments(module, x, sizes), expected)
@@ -208,7 +242,9 @@ def test_segments_and_their_weights_equal_one_pass(sizes, chunk_size, options):
     for part in x.split(sizes, 1):
         _, weights = module(part, state=state, need_weights=True)
         stop = start + part.size(1)
-        first_key = start - start % chunk_size if chunk_size > 0 else 0
+        first_key = 0
+        if chunk_size > 0:
+            first_key = max(start - start % chunk_size - chunks_before * chunk_size, 0)
         assert_close(weights, all_weights[:, start:stop, first_key:stop], what="weights")
         start = stop
 
@@ -219,6 +255,7 @@ def test_segments_and_their_weights_equal_one_pass(sizes, chunk_size, options):
     st.fixed_dictionaries(
         {
             "chunk_size": st.one_of(st.just(-1), st.integers(1, 20)),
+            "chunks_before": st.integers(0, 3),
             "norm_type": st.sampled_from(NORMS),
             "prenorm": st.booleans(),
             "rel_pos_bias": st.sampled_from(BIASES),
@@ -234,10 +271,10 @@ def test_any_segments_equal_one_pass(sizes, options, batch):
     assert_close(run_segments(module, x, sizes), module(x)[0])
 
 
-@pytest.mark.parametrize("rel_pos_bias", BIASES)
-def test_long_segments_equal_one_pass(rel_pos_bias):
+@pairwise(rel_pos_bias=BIASES, chunks_before=[0, 1])
+def test_long_segments_equal_one_pass(options):
     """Segments of a stream far longer than the chunk may end at chunk boundaries or not."""
-    module, _ = make_gated(chunk_size=32, rel_pos_bias=rel_pos_bias)
+    module, _ = make_gated(chunk_size=32, **options)
     x = randn(1, 700, 6)
     expected = module(x)[0]
     for sizes in ([320, 320, 60], [1, 400, 1, 298], [33, 31, 636]):
@@ -254,7 +291,8 @@ def test_steps_within_the_truncation_equal_one_pass(chunk_size):
 @pairwise(
     attention_activation=FUNCTIONS,
     chunk_size=[-1, 4],
-    sizes=[[3, 1, 1, 1, 6], [1] * 12, [12]],
+    chunks_before=[0, 1],
+    sizes=[[3, 1, 1, 1, 6], [1] * 12, [12], [4, 8]],
 )
 def test_padded_segments_equal_one_padded_pass(sizes, options):
     """The mask of a segment covers that segment; padding before it stays hidden."""
@@ -271,12 +309,13 @@ def test_padded_segments_equal_one_padded_pass(sizes, options):
 
 @pairwise(
     chunk_size=[-1, 4, 8],
+    chunks_before=[0, 1],
     prefix=[1, 3, 4, 6],
     order=[[2, 0, 1], [1, 1, 1], [2], [0, 2]],
     padded=[False, True],
 )
-def test_reordered_state_continues_the_reordered_input(chunk_size, prefix, order, padded):
-    module, _ = make_gated(chunk_size=chunk_size)
+def test_reordered_state_continues_the_reordered_input(prefix, order, padded, options):
+    module, _ = make_gated(**options)
     order = torch.tensor(order)
     start, end = randn(3, prefix, 6), randn(len(order), 5, 6, seed=2)
     mask = padding(prefix, [prefix, prefix - padded, prefix // 2 + 1], left=True)
@@ -307,6 +346,8 @@ TURNS = {
     # Hypotheses that leave their sentence.
     "beam 2": [(order, 1, None) for order in ([0, 1, 2, 3], [0, 2, 1, 3], [3, 0, 0, 1])],
     "end of a chunk": [*4 * [([0, 1, 2, 3], 1, None)], ([1], 1, None), ([0], 1, None)],
+    # Hypotheses that change places through several chunks.
+    "chunks": [*5 * [([0, 1, 2, 3], 1, None), ([1, 1, 3, 2], 1, None)], ([1, 0], 6, None)],
 }
 
 
@@ -314,6 +355,7 @@ TURNS = {
     attention_activation=FUNCTIONS,
     rel_pos_bias=BIASES,
     chunk_size=[-1, 4],
+    chunks_before=[0, 1, 2],
     turns=list(TURNS),
 )
 @torch.no_grad()
@@ -344,11 +386,10 @@ def test_hypotheses_that_begin_with_padding_do_not_see_it(options):
     assert_close(torch.cat(steps, dim=1), module(x, mask)[0][:, 3:])
 
 
-@pytest.mark.parametrize("sizes", [[1, 1, 1, 1], [3, 5, 2]])
-@pytest.mark.parametrize("chunk_size", [-1, 4])
-def test_gradients_of_several_reads_may_come_together(chunk_size, sizes):
+@pairwise(sizes=[[1, 1, 1, 1], [3, 5, 2], [8, 1, 4]], chunk_size=[-1, 4], chunks_before=[0, 1])
+def test_gradients_of_several_reads_may_come_together(sizes, options):
     """Later reads write where the keys of a read were; gradients are those of each read alone."""
-    layer, _ = make_gated(chunk_size=chunk_size, rel_pos_bias="rotary")
+    layer, _ = make_gated(rel_pos_bias="rotary", **options)
     x, gradients = randn(2, sum(sizes), 6), []
     for together in (False, True):
         layer.zero_grad()
@@ -470,6 +511,9 @@ def test_chunks_and_rotary_take_any_length():
 def test_simple_bias_of_a_chunk_has_the_size_of_the_chunk():
     state = MovingAverageGatedAttention(**{**GATED, "chunk_size": 10}).state_dict()
     assert state["rel_pos_bias.rel_pos_bias"].shape == (19,)
+    options = {**GATED, "chunk_size": 10, "chunks_before": 2}
+    state = MovingAverageGatedAttention(**options).state_dict()
+    assert state["rel_pos_bias.rel_pos_bias"].shape == (2 * 30 - 1,)
     state = MovingAverageGatedAttention(**GATED).state_dict()
     assert state["rel_pos_bias.rel_pos_bias"].shape == (2 * 64 - 1,)
 

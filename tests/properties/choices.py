@@ -31,6 +31,7 @@ VALUES = {
     "dropout": (sample([0.0, 0.0, 0.1, 0.5, 0.99]), ODD_RATES),
     "drop_path": (sample([0.0, 0.1, 0.5, 0.99]), ODD_RATES),
     "chunk_size": (sample([-1, -1, 1, 2, 3, 5, 64]), ODD_SIZES),
+    "chunks_before": (sample([0, 0, 1, 2]), (-1, 1, 10**9)),
     "image_size": (sample([6, 12]), ODD_SIZES),
     "patch_size": (sample([1, 2, 3, 6]), ODD_SIZES),
     "positions": (st.integers(12, 16), ODD_SIZES),

@@ -116,6 +116,7 @@ def test_prompts_around_the_ends_of_chunks_and_segments(model, length):
     [
         {"decoder_chunk_size": -1, "attention_activation_fn": "laplace"},
         {"decoder_chunk_size": 1, "rel_pos_bias": "rotary", "normalize_before": True},
+        {"decoder_chunk_size": 3, "decoder_chunks_before": 1},
         {
             "adaptive_softmax_cutoff": "8,14",
             "criterion_name": "adaptive_loss",

@@ -42,17 +42,27 @@ class BeamKVCache:
 
         Padding, or several positions at once after others, end the sharing of hypotheses.
         """
-        padded = self._key_padding_mask is not None or key_padding_mask is not None
-        if self.length > 0 and (keys.size(1) > 1 or padded):
+        mask = self._continued_padding(key_padding_mask, keys)
+        if self.length > 0 and (keys.size(1) > 1 or mask is not None):
             self.separate()
-        if padded:
-            self._append_padding(key_padding_mask, keys)
+        if mask is not None:
+            self._key_padding_mask = persistent(mask)
         if self.beam > 1:
             before = [] if self._ancestry is None else [self._ancestry]
             self._ancestry = persistent(torch.cat([*before, self._own_slots(keys)], dim=1))
         self._keys.write(self.length, self._by_sentence(keys))
         self._values.write(self.length, self._by_sentence(values))
         self.length += keys.size(1)
+
+    def continued_by(
+        self, keys: Tensor, values: Tensor, key_padding_mask: Optional[Tensor]
+    ) -> Tuple[Tensor, Tensor, Optional[Tensor]]:
+        """The cached positions and new ones, which the cache does not keep: ``(B, S + L, Z)``,
+        ``(B, S + L, H)`` and ``(B, S + L)`` or None. Ends the sharing of hypotheses."""
+        self.separate()
+        mask = self._continued_padding(key_padding_mask, keys)
+        keys = torch.cat([self.keys.to(keys.dtype), keys], dim=1)
+        return keys, torch.cat([self.values.to(values.dtype), values], dim=1), mask
 
     def attend(
         self, q: Tensor, bias: RelativePositionalBias, function: str, **options
@@ -87,6 +97,18 @@ class BeamKVCache:
         self.length = 0
         self._key_padding_mask = self._ancestry = None
 
+    def drop(self, count: int) -> None:
+        """Forgets the first ``count`` positions."""
+        if count == self.length:
+            return self.clear()
+        for buffer in (self._keys, self._values):
+            buffer.write(0, buffer.data[:, count : self.length])
+        if self._key_padding_mask is not None:
+            self._key_padding_mask = self._key_padding_mask[:, count:]
+        if self._ancestry is not None:
+            self._ancestry = self._ancestry[:, count:]
+        self.length -= count
+
     def reorder(self, order: Reordering) -> None:
         """Continues from the rows that ``order`` names."""
         if self.beam > 1 and order.sentences is None:
@@ -112,13 +134,17 @@ class BeamKVCache:
             self._values.separate(slot)
         self.beam, self._ancestry = 1, None
 
-    def _append_padding(self, mask: Optional[Tensor], keys: Tensor) -> None:
+    def _continued_padding(self, mask: Optional[Tensor], keys: Tensor) -> Optional[Tensor]:
+        """The mask ``(B, S + L)`` of the cached positions and new ``keys (B, L, Z)``; None without
+        padding."""
         before = self._key_padding_mask
+        if before is None and mask is None:
+            return None
         if mask is None:
             mask = torch.zeros(keys.shape[:2], dtype=torch.bool, device=keys.device)
         if before is None:
             before = mask.new_zeros(keys.size(0), self.length)
-        self._key_padding_mask = persistent(torch.cat([before, mask], dim=1))
+        return torch.cat([before, mask], dim=1)
 
     def _own_slots(self, x: Tensor) -> Tensor:
         """Ancestry ``(B, L, beam)`` of new positions ``x (B, L, Z)``."""

@@ -14,6 +14,7 @@ def visible_keys(
     causal: bool = False,
     key_padding_mask: Optional[Tensor] = None,
     chunk_size: int = -1,
+    chunks_before: int = 0,
 ) -> Tensor:
     """Which keys a query may see: ``(B, L, S)``, true where it may.
 
@@ -21,6 +22,7 @@ def visible_keys(
         causal: the queries are the last ``L`` of the ``S`` positions, and see no later key.
         key_padding_mask: ``(B, S)``, true at keys that no query sees, or None.
         chunk_size: queries see the keys of their own chunk alone; -1: all.
+        chunks_before: they also see those of so many chunks before theirs, and after it.
     """
     i = torch.arange(keys - queries, keys).unsqueeze(1)  # positions of the queries
     j = torch.arange(keys)
@@ -28,7 +30,8 @@ def visible_keys(
     if causal:
         visible = visible & (j <= i)
     if chunk_size > 0:
-        visible = visible & (i // chunk_size == j // chunk_size)
+        distance = i // chunk_size - j // chunk_size
+        visible = visible & (distance.abs() <= chunks_before)
     if key_padding_mask is not None:
         visible = visible & ~key_padding_mask.unsqueeze(1)
     return visible
