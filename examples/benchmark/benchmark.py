@@ -33,7 +33,7 @@ warnings.simplefilter("ignore", UserWarning)  # of torch, about how fairseq uses
 from examples.benchmark.cases import Case, all_cases  # noqa: E402
 from examples.quickstart.demo import table  # noqa: E402
 
-SIDES = ("ours", "plain", "transformer", "fused", "int8")
+SIDES = ("ours", "plain", "transformer", "fused", "int8", "before")
 FEWEST, MOST = 2, 25  # repetitions
 PATIENCE = 3.0  # seconds after which a case has repetitions enough
 LONG = 30.0  # seconds of one repetition that need no other

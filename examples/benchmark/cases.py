@@ -25,6 +25,7 @@ from .plain import as_plain
 
 TRAINED = ("ours", "plain", "transformer", "fused")
 GENERATED = ("ours", "int8", "transformer")
+WINDOWS = ("ours", "before")
 
 Outcome = Dict[str, Tensor]
 
@@ -129,10 +130,12 @@ def _strengthen_attention(model: nn.Module) -> None:
 
 
 def language_model(side: str, s: Sizes, length: int, chunk: int) -> Built:
+    before = int(side == "before")  # half the chunk, and the one before it
     common = dict(decoder_layers=s.layers, decoder_embed_dim=s.embed)
     common.update(tokens_per_sample=length, max_target_positions=length)
     mega = dict(common, decoder_hidden_dim=s.hidden, decoder_ffn_embed_dim=s.hidden)
-    mega.update(decoder_z_dim=s.z, decoder_n_dim=s.n, decoder_chunk_size=chunk)
+    mega.update(decoder_z_dim=s.z, decoder_n_dim=s.n)
+    mega.update(decoder_chunk_size=chunk // (1 + before), decoder_chunks_before=before)
     other = dict(common, decoder_input_dim=s.embed, decoder_output_dim=s.embed)
     other["decoder_attention_heads"] = s.heads
     return build_side(side, s, "mega_lm", mega, "transformer_lm", other)
@@ -185,6 +188,14 @@ def lm_case(length: int) -> Case:
         return TrainingStep(language_model(side, s, L, chunk), text(L, s.words))
 
     return Case(f"lm-{length}", f"LM training step, chunk 1024, L {length}", make)
+
+
+def window_case(length: int) -> Case:
+    def make(side: str, tiny: bool) -> Work:
+        s, L, chunk = (TINY, 88, 32) if tiny else (Sizes(), length, 512)
+        return TrainingStep(language_model(side, s, L, chunk), text(L, s.words))
+
+    return Case(f"windows-{length}", f"LM training step, chunk 512, L {length}", make, WINDOWS)
 
 
 def translation_case(name: str, title: str, sizes: Sizes, preset: str, max_tokens: int) -> Case:
@@ -335,6 +346,7 @@ def all_cases(full: bool) -> List[Case]:
     title = "EMA of Path-X, bidirectional, L 16384, B 2, D 64, 4096 taps"
     cases.append(ema_case("ema-pathx-16384", title, 16384, 2, 64, 4096))
     cases += [lm_case(length) for length in ((1024, 4096, 16384) if full else (1024, 4096))]
+    cases += [window_case(length) for length in ((1024, 4096, 16384) if full else (4096,))]
     title = "translation training step, 4096 tokens"
     cases.append(translation_case("translation", title, Sizes(), "wmt_en_de", 4096))
     title = "small translation (3+3 layers, D 256) training step, 2048 tokens"
