@@ -375,6 +375,17 @@ def test_hypotheses_that_share_a_cache_equal_ones_that_do_not(turns, options):
             assert_close(shared, alone)
 
 
+@pytest.mark.parametrize("chunks_before", [0, 1])
+@torch.no_grad()
+def test_single_steps_without_padding_keep_the_sharing(chunks_before):
+    module, _ = make_gated(chunk_size=4, chunks_before=chunks_before)
+    state = LayerState(beam=2)
+    run_segments(module, randn(4, 10, 6), [1] * 10, state)
+    assert state.cache.beam == 2
+    module(randn(4, 1, 6), padding(1, [1, 1, 0, 1]), state)
+    assert state.cache.beam == 1
+
+
 @pairwise(attention_activation=FUNCTIONS, chunk_size=[-1, 8])
 @torch.no_grad()
 def test_hypotheses_that_begin_with_padding_do_not_see_it(options):
