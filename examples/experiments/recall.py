@@ -44,7 +44,7 @@ PIECE = 4096  # tokens that a stream reads at a time
 class Scale(NamedTuple):
     """Sizes of the experiment."""
 
-    chunk: int
+    chunk: int  # within which values have their places
     first: int  # the longest distance of the first stage, doubled from stage to stage
     longest: int  # of the last two stages
     updates: int  # of a stage
@@ -65,7 +65,8 @@ RATE = 1.5e-2
 _MEGA = (
     "--arch mega_lm --decoder-layers 2 --decoder-embed-dim 64 --decoder-hidden-dim 128 "
     "--decoder-ffn-embed-dim 128 --decoder-z-dim 32 --decoder-n-dim 8 --decoder-chunk-size {chunk} "
-    "--rel-pos-bias rotary --normalize-before --weight-init xavier --dropout 0"
+    "--decoder-chunks-before {before} --rel-pos-bias rotary --normalize-before "
+    "--weight-init xavier --dropout 0"
 )
 MODELS = {
     "mega": f"{_MEGA} --truncation-length 0",
@@ -108,9 +109,9 @@ def below(size: int, draw: Generator) -> int:
     return int(torch.randint(size, (), generator=draw))
 
 
-def build(name: str, scale: Scale, seed: int, longest: int):
-    """The model, built as ``fairseq-train`` builds it."""
-    chosen = MODELS[name].format(chunk=scale.chunk, cut=scale.chunk // 2, longest=longest)
+def build(name: str, scale: Scale, seed: int, **sizes: int):
+    """The model, built as ``fairseq-train`` builds it; ``sizes`` fill the places in ``MODELS``."""
+    chosen = MODELS[name].format(cut=scale.chunk // 2, **sizes)
     task = f"data --task language_modeling --tokens-per-sample {scale.chunk} {chosen}"
     args = options.parse_args_and_arch(options.get_training_parser(), shlex.split(task))
     cfg = convert_namespace_to_omegaconf(args)
@@ -150,9 +151,12 @@ def train(name: str, model, scale: Scale, seed: int) -> None:
 
 
 def last_scores(name: str, model, texts: Tensor, scale: Scale) -> Tensor:
-    """Scores of the token after each text, in one parallel pass."""
+    """Scores of the token after each text, in one parallel pass. Mega's texts start with the end of
+    a sentence, which a stream, too, reads first."""
     if name == "transformer":
         texts = texts[:, -scale.chunk :]
+    else:
+        texts = F.pad(texts, (1, 0), value=model.decoder.dictionary.eos())
     features, _ = model(texts, features_only=True)
     return model.decoder.output_layer(features[:, -1])
 
@@ -199,15 +203,20 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny: only that it runs")
     parser.add_argument("--only", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--updates", type=int, help="of each stage")
+    parser.add_argument("--chunk-size", type=int, help="of Mega (64)")
+    parser.add_argument("--chunks-before", type=int, default=0, help="that Mega attends to (0)")
     parser.add_argument("--ema-longest", type=int, default=4096, help="of mega-spread (4096)")
     parser.add_argument("--seed", type=int, default=1, help="of weights and samples")
     args = parser.parse_args()
     logging.disable(logging.INFO)  # of fairseq and hydra
     scale = QUICK if args.quick else FULL
     scale = scale._replace(updates=args.updates or scale.updates)
+    sizes = dict(
+        chunk=args.chunk_size or scale.chunk, before=args.chunks_before, longest=args.ema_longest
+    )
     results, notes = {}, []
     for name in args.only:
-        model, start = build(name, scale, args.seed, args.ema_longest), time.time()
+        model, start = build(name, scale, args.seed, **sizes), time.time()
         train(name, model.train(), scale, args.seed)
         notes.append(
             f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters, trained in "
