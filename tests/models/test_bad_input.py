@@ -4,6 +4,7 @@ import math
 from dataclasses import fields
 
 import pytest
+import torch
 from all_models import MODELS, build_kind
 from helpers import TINY, build
 
@@ -189,6 +190,14 @@ def test_tables_of_the_simple_bias_have_a_range(kind, names, value):
         with pytest.raises(ValueError, match=f"^{as_flag(name)} is {value}, .* rotary"):
             build_kind(kind, **{name: value})
         build_kind(kind, rel_pos_bias="rotary", **{name: value})
+
+
+@pytest.mark.parametrize("kind, names", [("mega", POSITIONS), ("mega_lm", POSITIONS[1:])])
+def test_tables_of_both_ends_of_the_range_are_built(kind, names):
+    for name in names:
+        for value in (1, 10_000_000):
+            with torch.device("meta"):
+                build_kind(kind, **{name: value})
 
 
 @pytest.mark.parametrize("kind", MODELS)

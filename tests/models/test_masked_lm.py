@@ -38,6 +38,16 @@ def test_scores_of_masked_tokens_are_those_of_all():
     assert_close(scores(model, rows, masked_tokens=masked), scores(model, rows)[masked])
 
 
+@pytest.mark.parametrize("options, head", [(WORDS, None), (CLASSES, HEAD)])
+@torch.no_grad()
+def test_probabilities(options, head):
+    model = make_model(options)
+    output = model(batch_of(sentences(*LENGTHS)), classification_head_name=head)
+    expected = torch.softmax(output[0].float(), dim=-1)
+    assert_close(model.get_normalized_probs(output, log_probs=False), expected)
+    assert_close(model.get_normalized_probs(output, log_probs=True).exp(), expected, 1e-6)
+
+
 def test_features_and_states():
     model, rows = make_model(normalize_before=True), sentences(*LENGTHS)
     with torch.no_grad():
@@ -49,7 +59,8 @@ def test_features_and_states():
         assert not ours[len(row) :].any()
 
 
-def test_a_classifier_starts_from_the_encoder():
+def test_a_classifier_starts_from_the_encoder(caplog):
+    caplog.set_level("INFO")
     saved, model = make_model(), make_model(CLASSES)
     head = {name: value.clone() for name, value in model.classification_heads.state_dict().items()}
     model.load_state_dict(dict(saved.state_dict()), strict=True)
@@ -61,6 +72,7 @@ def test_a_classifier_starts_from_the_encoder():
         for name, value in model.classification_heads.state_dict().items()
     )
     assert not any("lm_head" in name for name, _ in model.named_parameters())
+    assert f"classification_heads.{HEAD} is not in the checkpoint" in caplog.text
 
 
 def test_a_head_of_other_classes_is_recreated():
