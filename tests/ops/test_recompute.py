@@ -285,3 +285,18 @@ def test_only_large_tensors_are_recomputed_and_only_in_training():
     with torch.no_grad():
         step(least)
     assert len(calls) == 1
+
+
+@pytest.mark.cpu_only
+def test_parts_of_large_tensors_are_copies_in_training():
+    """Each is freed after its last use, which views would prevent."""
+    large = torch.zeros(1, 2, LEAST_ON_CPU // 2, requires_grad=True)
+    for x, grad, copied in (
+        (large[..., 1:], True, False),
+        (large, True, True),
+        (large, False, False),
+    ):
+        with torch.set_grad_enabled(grad):
+            parts = plain.split(x, [1, x.size(-1) - 1])
+        shared = {part.untyped_storage().data_ptr() == large.data_ptr() for part in parts}
+        assert shared == {not copied}
