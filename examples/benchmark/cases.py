@@ -182,20 +182,13 @@ class TrainingStep(Work):
         return {"loss": loss, **{name: p.grad for name, p in self.model.named_parameters()}}
 
 
-def lm_case(length: int) -> Case:
+def lm_case(length: int, name: str = "lm", chunk: int = 1024, sides=TRAINED) -> Case:
     def make(side: str, tiny: bool) -> Work:
-        s, L, chunk = (TINY, 88, 32) if tiny else (Sizes(), length, 1024)
-        return TrainingStep(language_model(side, s, L, chunk), text(L, s.words))
+        s, L, C = (TINY, 88, 32) if tiny else (Sizes(), length, chunk)
+        return TrainingStep(language_model(side, s, L, C), text(L, s.words))
 
-    return Case(f"lm-{length}", f"LM training step, chunk 1024, L {length}", make)
-
-
-def window_case(length: int) -> Case:
-    def make(side: str, tiny: bool) -> Work:
-        s, L, chunk = (TINY, 88, 32) if tiny else (Sizes(), length, 512)
-        return TrainingStep(language_model(side, s, L, chunk), text(L, s.words))
-
-    return Case(f"windows-{length}", f"LM training step, chunk 512, L {length}", make, WINDOWS)
+    title = f"LM training step, chunk {chunk}, L {length}"
+    return Case(f"{name}-{length}", title, make, sides)
 
 
 def translation_case(name: str, title: str, sizes: Sizes, preset: str, max_tokens: int) -> Case:
@@ -346,7 +339,8 @@ def all_cases(full: bool) -> List[Case]:
     title = "EMA of Path-X, bidirectional, L 16384, B 2, D 64, 4096 taps"
     cases.append(ema_case("ema-pathx-16384", title, 16384, 2, 64, 4096))
     cases += [lm_case(length) for length in ((1024, 4096, 16384) if full else (1024, 4096))]
-    cases += [window_case(length) for length in ((1024, 4096, 16384) if full else (4096,))]
+    lengths = (1024, 4096, 16384) if full else (4096,)
+    cases += [lm_case(length, "windows", 512, WINDOWS) for length in lengths]
     title = "translation training step, 4096 tokens"
     cases.append(translation_case("translation", title, Sizes(), "wmt_en_de", 4096))
     title = "small translation (3+3 layers, D 256) training step, 2048 tokens"

@@ -128,7 +128,7 @@ class PlainGatedAttention(Plain, MovingAverageGatedAttention):
     def _attend(self, q, k, v, padding_mask, need_weights, values):
         batch, length, size, v = q.size(0), q.size(1), self.chunk_size, values(v)
         if 0 < size < length:
-            padding_mask = window_mask(padding_mask, q, size, 0, 0, not self.bidirectional)
+            padding_mask = window_mask(padding_mask, q, size, 0, not self.bidirectional)
             q, k, v = (to_chunks(t, size) for t in (q, k, v))
         bias = dense_bias(self.rel_pos_bias, k.size(1))
         weights = attention(q, k, bias, not self.bidirectional, padding_mask)

@@ -151,8 +151,8 @@ def train(name: str, model, scale: Scale, seed: int) -> None:
 
 
 def last_scores(name: str, model, texts: Tensor, scale: Scale) -> Tensor:
-    """Scores of the token after each text, in one parallel pass. Mega's texts start with the end of
-    a sentence, which a stream, too, reads first."""
+    """Scores of the token after each text, in one parallel pass. Mega's texts start with ``</s>``,
+    as its streams do."""
     if name == "transformer":
         texts = texts[:, -scale.chunk :]
     else:
@@ -176,8 +176,8 @@ def accuracy(
 
 
 def test(name: str, model, scale: Scale, seed: int) -> dict[str, float]:
-    """Accuracies by distance; and over the longest, by the place of the value in its chunk, whose
-    later tokens attend to it, so that the state gets more of an early one."""
+    """Accuracies by distance; and over the longest, by the place of the value among ``scale.chunk``
+    places: later tokens of its chunk attend to it, so the state gets more of an early value."""
     draw, chunk = Generator().manual_seed(seed + 1), scale.chunk
     distances = [4 << i for i in range(int(math.log2(scale.longest / 2)))]
     found = {

@@ -59,7 +59,7 @@ def _lags(longest: float, truncation: int) -> Tensor:
 
 def bias_rows(layers: List[Layer]) -> Rows:
     """Returns the relative bias of self and cross attention by the offset of the key from the
-    query, up to ``LONGEST_BIAS`` and the longest that attention sees."""
+    query, up to ``LONGEST_BIAS`` and the longest offset within the chunks that it sees."""
     rows: Rows = [("layer", "attention", "offset_tokens", "bias")]
     for layer in layers:
         span = (layer.chunks_before + 1) * layer.chunk_size

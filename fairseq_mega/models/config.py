@@ -52,10 +52,6 @@ def _chunk(default, help: str) -> Any:
     return _option(default, f"{help}; -1 for attention over the whole sequence", check_chunk_size)
 
 
-def _before(default, help: str) -> Any:
-    return _option(default, help, check_chunks_before)
-
-
 def _rate(default, help: str) -> Any:
     return _option(default, help, _check_rate)
 
@@ -157,8 +153,8 @@ class EncoderConfig(SublayersConfig):
     encoder_z_dim: int = _size(128, "encoder query and key dimension")
     encoder_n_dim: int = _size(16, "encoder EMA dimensions per channel")
     encoder_chunk_size: int = _chunk(-1, "encoder chunk size")
-    encoder_chunks_before: int = _before(
-        0, "chunks before and after its own that a position of the encoder attends to"
+    encoder_chunks_before: int = _option(
+        0, "chunks on either side that a position of the encoder also sees", check_chunks_before
     )
 
 
@@ -195,8 +191,8 @@ class DecoderConfig(TokensConfig):
     decoder_z_dim: Optional[int] = _size(None, "decoder query and key dimension")
     decoder_n_dim: Optional[int] = _size(None, "decoder EMA dimensions per channel")
     decoder_chunk_size: Optional[int] = _chunk(None, "decoder chunk size")
-    decoder_chunks_before: Optional[int] = _before(
-        None, "chunks before its own that a position of the decoder attends to"
+    decoder_chunks_before: Optional[int] = _option(
+        None, "chunks before its own that a position of the decoder also sees", check_chunks_before
     )
 
     share_decoder_input_output_embed: bool = _option(False, "share input and output embeddings")

@@ -15,6 +15,7 @@ from typing import List, NamedTuple, Optional
 from fairseq.logging import metrics
 from torch import nn
 
+from ..modules.chunks import chunks_in_window
 from .options import Options, cutoffs
 
 PRIORITY = 110  # in a line, after fairseq's ups
@@ -50,8 +51,8 @@ def log_utilisation(model, o: Options) -> None:
             cross = o.decoder_z_dim + dim if stacks else 0
         features = o[f"{side}_z_dim"] + o[f"{side}_hidden_dim"]
         sizes = len(layers) * features, len(layers) * cross
-        neighbours = o[f"{side}_chunks_before"] * (1 if side == "decoder" else 2)
-        stacks.append(Stack(parameters, *sizes, (neighbours + 1) * o[f"{side}_chunk_size"]))
+        window = chunks_in_window(o[f"{side}_chunks_before"], causal=side == "decoder")
+        stacks.append(Stack(parameters, *sizes, window * o[f"{side}_chunk_size"]))
     model.register_forward_pre_hook(partial(_count, stacks, o.peak_tflops), with_kwargs=True)
 
 

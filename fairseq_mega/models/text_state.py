@@ -27,8 +27,7 @@ class TextState:
     ``MegaLanguageModel.start`` makes a new state, ``MegaLanguageModel.restore`` loads a saved one.
     Its size is constant: for each row, in each layer, the EMA's ``D N`` values (in float32 at
     least), ``C (Z + H)`` of the chunk and of each chunk before it that attention sees, and ``D``
-    features of the last token. The model must not
-    change while the state is in use.
+    features of the last token. The model must not change while the state is in use.
     """
 
     @torch.no_grad()

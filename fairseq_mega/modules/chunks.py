@@ -16,15 +16,20 @@ def to_chunks(x: Tensor, size: int) -> Tensor:
     return x.reshape(-1, size, x.size(2))
 
 
-def to_windows(x: Tensor, size: int, before: int, after: int) -> Tensor:
-    """``(B, L, Z)`` to each chunk with those before and after it: overlapping views
-    ``(B chunks, W, Z)``, with ``W = (before + 1 + after) size``.
+def to_windows(x: Tensor, size: int, before: int, causal: bool) -> Tensor:
+    """``(B, L, Z)`` to windows: each chunk with ``before`` chunks before it and, unless ``causal``,
+    as many after it. They are overlapping views ``(B chunks, W, Z)``, with ``W`` from
+    ``chunks_in_window``.
 
-    Rows of the batch follow each other without a gap, so that one stride leads from window to
-    window. At either end of a row a window holds the neighbouring row, which ``window_mask`` hides.
+    Rows of the batch follow each other without a gap, so one stride leads from window to window.
+    Windows at the ends of a row reach into neighbouring rows, which ``window_mask`` hides.
     """
     chunks = to_chunks(x, size)
-    return chunks if before == after == 0 else _Windows.apply(chunks, before, after)
+    return _Windows.apply(chunks, before, 0 if causal else before) if before else chunks
+
+
+def chunks_in_window(before: int, causal: bool) -> int:
+    return 1 + before * (1 if causal else 2)
 
 
 class _Windows(torch.autograd.Function):
@@ -50,21 +55,18 @@ class _Windows(torch.autograd.Function):
 
 
 def window_mask(
-    padding_mask: Optional[Tensor], like: Tensor, size: int, before: int, after: int, causal: bool
+    padding_mask: Optional[Tensor], like: Tensor, size: int, before: int, causal: bool
 ) -> Optional[Tensor]:
     """The key padding mask ``(B chunks, W)`` of the windows of ``like (B, L, Z)``, which also hides
-    what lies outside of the sequence; None if there is nothing to hide but what a causal mask
-    hides."""
+    positions outside the sequence; None if a causal mask hides all that is to hide."""
     batch, length, _ = like.shape
     excess = -length % size
     if padding_mask is None:
         if not before and (causal or not excess):
             return None
         padding_mask = torch.zeros(batch, length, dtype=torch.bool, device=like.device)
-    mask = F.pad(padding_mask, (before * size, excess + after * size), value=True)
-    if before == after == 0:
-        return mask.reshape(-1, size)
-    width = (before + 1 + after) * size
+    width = chunks_in_window(before, causal) * size
+    mask = F.pad(padding_mask, (before * size, excess + width - (before + 1) * size), value=True)
     return mask.unfold(1, width, size).reshape(-1, width)
 
 

@@ -60,7 +60,6 @@ class MovingAverageGatedAttention(AttentionSublayer):
         self.hdim = hdim
         self.chunk_size = chunk_size
         self.chunks_before = chunks_before
-        self.chunks_after = chunks_before if bidirectional else 0
         self.bidirectional = bidirectional
         # names fixed by published checkpoints
         self.move = MultiHeadEMA(embed_dim, ndim, bidirectional, truncation, longest_memory)
@@ -143,11 +142,11 @@ class MovingAverageGatedAttention(AttentionSublayer):
         """Attention over all positions, or of each chunk to its window: ``(B, L, H)`` and the
         weights ``(B, L, L)`` or None."""
         batch, length, size = q.size(0), q.size(1), self.chunk_size
-        before, after, causal = self.chunks_before, self.chunks_after, not self.bidirectional
+        before, causal = self.chunks_before, not self.bidirectional
         in_chunks = 0 < self.span < length
         if in_chunks:
-            padding_mask = window_mask(padding_mask, q, size, before, after, causal)
-            q, k = to_chunks(q, size), to_windows(k, size, before, after)
+            padding_mask = window_mask(padding_mask, q, size, before, causal)
+            q, k = to_chunks(q, size), to_windows(k, size, before, causal)
         start = before * size if in_chunks else 0  # of the queries among their keys
         o, weights = tiled_attention(
             q,
@@ -156,7 +155,7 @@ class MovingAverageGatedAttention(AttentionSublayer):
             self.rel_pos_bias(q.size(1), k.size(1), start, causal),
             causal=causal,
             key_padding_mask=padding_mask,
-            values=(lambda v: to_windows(values(v), size, before, after)) if in_chunks else values,
+            values=(lambda v: to_windows(values(v), size, before, causal)) if in_chunks else values,
             **self.attention_options(need_weights),
         )
         if not in_chunks:
@@ -189,15 +188,13 @@ class MovingAverageGatedAttention(AttentionSublayer):
             k, v, padding_mask = cache.continued_by(k, v, padding_mask)
             q = F.pad(q, (0, 0, cached, 0))
         o, weights = self._attend(q, k, v, padding_mask, need_weights)
-        if cached > 0:
-            o, weights = o[:, cached:], None if weights is None else weights[:, cached:]
         length, size = q.size(1), self.chunk_size
         start = max(length - length % size - self.chunks_before * size, 0) if size > 0 else 0
         cache.clear()
         if start < length:
             mask = None if padding_mask is None else padding_mask[:, start:]
             cache.append(k[:, start:], v[:, start:], mask)
-        return o, weights
+        return o[:, cached:], None if weights is None else weights[:, cached:]
 
     def _fill_chunk(self, cache: BeamKVCache, q, k, v, padding_mask, need_weights) -> Attended:
         """Attention of positions that fit in the chunk in the cache. A full one replaces the first

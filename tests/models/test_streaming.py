@@ -179,7 +179,8 @@ def test_at_most_a_segment_is_read_and_scored_at_a_time(softmax_batch, most):
 def test_scores_over_the_vocabulary_are_held_for_some_positions_at_a_time(
     entries, most, monkeypatch
 ):
-    """Those of one position of each row, if even these are more than the limit."""
+    """If the scores of even one position of each row exceed the limit, positions are scored one at
+    a time."""
     monkeypatch.setattr("fairseq_mega.models.streaming.ENTRIES", entries)
     decoder, scored = make().decoder, []
     target = torch.stack(sentences(11, 11))
