@@ -8,7 +8,7 @@ from commands import ROOT, run_warm
 from fairseq.options import get_eval_lm_parser, get_training_parser, parse_args_and_arch
 from test_debian import make_help_packages, needs_dpkg
 
-from examples.experiments import comparison, small_data, small_text
+from examples.experiments import comparison, long_translation, small_data, small_text
 from examples.quickstart.demo import Step, command
 from examples.translation import prepare
 
@@ -78,6 +78,25 @@ def test_small_data(tmp_path, capsys):
     references = (tmp_path / "data/text/test.de").read_text().splitlines()
     *_, row = cells(small_data.tests([replace(mega, model="other"), mega], references))[:4]
     assert row[1] == "mega" and 0 <= float(row[4]) <= 1
+
+
+def test_long_translation(tmp_path):
+    """Texts of all lengths hold the same sentences, and the commands have options of fairseq;
+    `test_small_data` runs such a comparison."""
+    (tmp_path / "subwords").mkdir()
+    (tmp_path / "out").mkdir()
+    for split in "train", "valid", "test":
+        for language in "en", "de":
+            text = "".join(f"▁{split} {language} {i}\n" for i in range(43))
+            (tmp_path / f"subwords/{split}.{language}").write_text(text)
+    long_translation.write_joined(tmp_path, ("en", "de"), tmp_path / "out")
+    sentences = (tmp_path / "subwords/test.de").read_text().splitlines()
+    for count, name in long_translation.TESTED.items():
+        texts = (tmp_path / f"out/{name}.de").read_text().splitlines()
+        assert len(texts) == -(-43 // count) and " ".join(texts) == " ".join(sentences)
+    assert len((tmp_path / "out/train.en").read_text().splitlines()) == 9 + 5
+    for options in long_translation.MODELS.values():
+        parse_args_and_arch(get_training_parser(), command("data", options))
 
 
 @pytest.mark.parametrize("model", small_text.MODELS)

@@ -36,8 +36,8 @@ TRAIN = """
     --task translation --share-all-embeddings --max-tokens 1850
     --criterion label_smoothed_cross_entropy --label-smoothing 0.1
     --dropout 0.15 --attention-dropout 0.1 --activation-dropout 0.1
-    --eval-bleu --eval-bleu-args '{"beam": 1}' --eval-bleu-remove-bpe sentencepiece
 """
+VALIDATE = """--eval-bleu --eval-bleu-args '{"beam": 1}' --eval-bleu-remove-bpe sentencepiece"""
 MODELS = {
     "transformer": f"""{TRAIN}
         --arch transformer --encoder-layers 3 --decoder-layers 3
@@ -84,7 +84,8 @@ def main(words: Optional[List[str]] = None) -> None:
     args = parser.parse_args(words)
     args.workdir = args.workdir or Path("data", f"small-data-{args.target_lang}")
     data = find_data(args, prepare, "help", "--target-lang", args.target_lang)
-    trials = run_trials(args, data, MODELS, RATES, args.updates // 3, lambda model: {"test": TEST})
+    models = {model: f"{options} {VALIDATE}" for model, options in MODELS.items()}
+    trials = run_trials(args, data, models, RATES, args.updates // 3, lambda model: {"test": TEST})
     references = lines(data / f"text/test.{args.target_lang}")
     write_results(
         args.workdir,

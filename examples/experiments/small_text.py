@@ -2,7 +2,7 @@
 
     python examples/experiments/small_text.py                    subwords, 3 seeds
     python examples/experiments/small_text.py --symbols bytes
-    python examples/experiments/small_text.py --only mega        or mega-normal, transformer
+    python examples/experiments/small_text.py --only mega        or another model of MODELS
 
 Prints curves of the trainings, and the test set read in blocks of one chunk, two, four, ... that
 know nothing of each other: what text further back is good for.
@@ -38,14 +38,22 @@ TRAIN = """
     --sample-break-mode none --share-decoder-input-output-embed
     --criterion cross_entropy --dropout 0.1
 """
-MEGA = f"""
+
+
+def mega(chunk: int) -> str:
+    """The options of a Mega in chunks."""
+    return f"""
     --task mega_language_modeling --tokens-per-sample {SAMPLE} --valid-block size:{SAMPLE}
-    --variant-block-multiple-min {SAMPLE // CHUNK} --variant-block-multiple-max {SAMPLE // CHUNK}
-    --arch mega_lm_long --decoder-chunk-size {CHUNK} --decoder-n-dim 8
+    --variant-block-multiple-min {SAMPLE // chunk} --variant-block-multiple-max {SAMPLE // chunk}
+    --arch mega_lm_long --decoder-chunk-size {chunk} --decoder-n-dim 8
 """
+
+
 MODELS = {
-    "mega": f"{MEGA} --ema-longest {SAMPLE}",
-    "mega-normal": f"{MEGA} --ema-init normal",
+    "mega": f"{mega(CHUNK)} --ema-longest {SAMPLE}",
+    "mega-normal": f"{mega(CHUNK)} --ema-init normal",
+    # As many attention weights as whole chunks.
+    "mega-before": f"{mega(CHUNK // 2)} --decoder-chunks-before 1 --ema-longest {SAMPLE}",
     "transformer": f"""
         --task language_modeling --tokens-per-sample {WINDOW}
         --arch transformer_lm --decoder-normalize-before --decoder-attention-heads 4

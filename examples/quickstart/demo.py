@@ -33,7 +33,8 @@ from examples.steps import SPLITS, alone, plain_ends  # noqa: E402
 
 HERE = Path(__file__).resolve().parent.relative_to(ROOT)
 PYTHON = Path(sys.executable)
-ENVIRONMENT = {"OMP_NUM_THREADS": "2", "PYTHONWARNINGS": "ignore"}
+THREADS = os.environ.get("OMP_NUM_THREADS", "2")
+ENVIRONMENT = {"OMP_NUM_THREADS": THREADS, "PYTHONWARNINGS": "ignore"}
 WIDTH = 100
 
 # --- settings -----------------------------------------------------------------------------------
