@@ -36,16 +36,20 @@ TRAINED = (5, 10)  # sentences of a text; each sentence is in one of either
 TESTED = {1: "test", 5: "test1", 10: "test2", 20: "test3"}  # and fairseq's name of the set
 
 MEGA = small_data.MODELS["mega"]
-# A sentence has 25 tokens on average. Attention to the previous chunk doubles the keys of the
-# decoder, and to those on both sides triples the keys of the encoder.
+# A sentence has 20 tokens on average. A decoder's query sees two chunks of mega-before and an
+# encoder's three, so these are half as large.
 MODELS = {
     "transformer": small_data.MODELS["transformer"],
     "mega": MEGA,
     "mega-chunk": f"{MEGA} --encoder-chunk-size 64",
-    "mega-before": f"{MEGA} --encoder-chunk-size 32 --encoder-chunks-before 1 "
-    "--decoder-chunks-before 1",
+    "mega-before": f"{MEGA} --encoder-chunk-size 32 --encoder-chunks-before 1",
 }
 RATES = {model: small_data.RATES[model.split("-")[0]] for model in MODELS}
+# Columns, and what they are in the last line of a log.
+COSTS = {
+    "seconds": r"(\d+) seconds and at most \d+ MB",
+    "memory, MB": r"\d+ seconds and at most (\d+) MB",
+}
 # Translations may be twice as long as their source; fairseq's own limit is 200 tokens.
 TEST = f"{small_data.TEST} --max-len-a 2 --max-len-b 10 --gen-subset"
 
@@ -77,21 +81,17 @@ def binarise(joined: Path, data: Path, language: str, out: Path) -> None:
 
 
 def tests(trials: Sequence[Trial], references: Sequence[str]) -> str:
-    """Table of test scores of whole texts, with the time and the memory of fairseq-generate."""
-    rows = [
-        ("seed", "model", "parameters", "sentences", "SacreBLEU", "chrF", "seconds", "memory, MB")
-    ]
+    """Table of test scores of whole texts, with the length of the translations as a share of the
+    references', and the time and the memory of fairseq-generate."""
+    rows = [("seed", "model", "parameters", "sentences", "SacreBLEU", "chrF", "length", *COSTS)]
     for trial in trials:
         for name, step in trial.tests.items():
-            texts, right = translations(step.log), joined(references, int(name))
-            scores = [f"{metric.corpus_score(texts, [right]).score:.1f}" for metric in METRICS]
-            costs = [found(rf"^took {cost} MB$", step.log) for cost in COSTS]
+            texts, right = translations(step.log), [joined(references, int(name))]
+            bleu, chrf = BLEU().corpus_score(texts, right), CHRF().corpus_score(texts, right)
+            scores = f"{bleu.score:.1f}", f"{chrf.score:.1f}", f"{bleu.sys_len / bleu.ref_len:.2f}"
+            costs = [found(rf"^took {cost}$", step.log) for cost in COSTS.values()]
             rows.append((str(trial.seed), trial.model, trial.parameters, name, *scores, *costs))
     return table(rows)
-
-
-METRICS = BLEU(), CHRF()
-COSTS = r"(\d+) seconds and at most \d+", r"\d+ seconds and at most (\d+)"
 
 
 def main(words: Optional[List[str]] = None) -> None:
