@@ -120,14 +120,18 @@ def write_lines(folder: Path, split: str, endings: Sequence[str], rows: Iterable
     print(f"{split}: {count:,} lines", flush=True)
 
 
-def binarise(options: list[str], prefix: str, workers: int, folder: Path) -> None:
-    """Runs fairseq-preprocess, which writes to `folder`; {} in `prefix` stands for a split."""
+def binarise(
+    options: list[str], prefix: str, workers: int, folder: Path, tests: Sequence[str] = ("test",)
+) -> None:
+    """Runs fairseq-preprocess, which writes to `folder`; {} in `prefix` stands for a split, and for
+    each of the `tests`."""
     from fairseq import options as fairseq_options  # takes seconds
     from fairseq_cli import preprocess
 
     words = [*options, "--destdir", str(folder), "--workers", str(workers)]
     for split in SPLITS:
-        words += [f"--{split}pref", prefix.format(split)]
+        names = tests if split == "test" else [split]
+        words += [f"--{split}pref", ",".join(map(prefix.format, names))]
     print(f"fairseq-preprocess {' '.join(words)}", flush=True)
     preprocess.main(fairseq_options.get_preprocessing_parser().parse_args(words))
 

@@ -99,6 +99,23 @@ def test_long_translation(tmp_path):
         parse_args_and_arch(get_training_parser(), command("data", options))
 
 
+def test_scores_of_long_translations(tmp_path):
+    """Each length is scored with references of its own."""
+    references = [f"Das ist der Satz Nummer {i} von zehn." for i in range(10)]
+    training, *tested = (Step("", tmp_path / name, []) for name in ("mega", "1", "5"))
+    for step in training, *tested:
+        step.folder.mkdir()
+    training.log.write_text("num. shared model params: 1,234\n")
+    for step, count in zip(tested, (1, 5)):
+        texts = long_translation.joined(references, count)
+        found = "".join(f"H-{i}\t-0.1\t{text}\n" for i, text in enumerate(texts))
+        step.log.write_text(f"{found}took {count} seconds and at most {count}00 MB\n")
+    trial = comparison.Trial("mega", 1, training, dict(zip(("1", "5"), tested)))
+    *_, one, five = cells(long_translation.tests([trial], references))
+    assert one == ["1", "mega", "1,234", "1", "100.0", "100.0", "1.00", "1", "100"]
+    assert five == ["1", "mega", "1,234", "5", "100.0", "100.0", "1.00", "5", "500"]
+
+
 @pytest.mark.parametrize("model", small_text.MODELS)
 def test_small_text(model):
     """The commands have options of fairseq; `test_small_data` runs such a comparison."""

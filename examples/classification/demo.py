@@ -187,7 +187,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workdir", default=ROOT / "demo/long", help="where all goes: demo/long")
-    parser.add_argument("--threads", type=int, default=2, help="of each command (2)")
+    parser.add_argument("--threads", type=int, default=demo.THREADS, help="of each command (2)")
     args = parser.parse_args()
     work = Path(os.path.relpath(args.workdir, ROOT))
     os.chdir(ROOT)

@@ -11,7 +11,7 @@ import math
 import sys
 from functools import partial
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import List, Sequence
 
 from sacrebleu.metrics import BLEU, CHRF
 
@@ -28,11 +28,11 @@ from examples.experiments.comparison import (  # noqa: E402
     run_trials,
     write_results,
 )
-from examples.quickstart.demo import command, found, lines, run, table, translations  # noqa: E402
-from examples.steps import once, write_lines  # noqa: E402
+from examples.quickstart.demo import found, lines, table, translations  # noqa: E402
+from examples.steps import binarise, once, write_lines  # noqa: E402
 from examples.translation import prepare  # noqa: E402
 
-TRAINED = (5, 10)  # sentences of a text; each sentence is in one of either
+TRAINED = (5, 10)  # sentences of a text; each sentence is in one of each
 TESTED = {1: "test", 5: "test1", 10: "test2", 20: "test3"}  # and fairseq's name of the set
 
 MEGA = small_data.MODELS["mega"]
@@ -71,15 +71,6 @@ def write_joined(data: Path, languages: Sequence[str], out: Path) -> None:
             write_lines(out, split, languages, sum((texts[n] for n in TRAINED), []))
 
 
-def binarise(joined: Path, data: Path, language: str, out: Path) -> None:
-    words = f"fairseq-preprocess --source-lang en --target-lang {language} --joined-dictionary"
-    places = {"--srcdict": data / "data-bin/dict.en.txt", "--destdir": out}
-    places |= {f"--{split}pref": joined / split for split in ("train", "valid")}
-    tests = ",".join(str(joined / name) for name in TESTED.values())
-    options = [word for pair in places.items() for word in pair]
-    run(command(words, *map(Path, options), "--testpref", Path(tests)), out / "preprocess.txt")
-
-
 def tests(trials: Sequence[Trial], references: Sequence[str]) -> str:
     """Table of test scores of whole texts, with the length of the translations as a share of the
     references', and the time and the memory of fairseq-generate."""
@@ -94,16 +85,19 @@ def tests(trials: Sequence[Trial], references: Sequence[str]) -> str:
     return table(rows)
 
 
-def main(words: Optional[List[str]] = None) -> None:
+def main() -> None:
     parser = make_parser(__doc__, updates=600, rates=RATES)
     parser.add_argument("--target-lang", default="de", help="(de)")
     parser.add_argument("--workdir", type=Path, help="where all goes: data/long-LANGUAGE")
-    args = parser.parse_args(words)
+    args = parser.parse_args()
     language = args.target_lang
     args.workdir = args.workdir or Path("data", f"long-{language}")
     data = find_data(args, prepare, "help", "--target-lang", language)
     texts = once(args.workdir / "joined", partial(write_joined, data, ("en", language)))
-    once(args.workdir / "data-bin", partial(binarise, texts, data, language))
+    words = f"--source-lang en --target-lang {language} --joined-dictionary --srcdict".split()
+    words.append(str(data / "data-bin/dict.en.txt"))
+    make = partial(binarise, words, f"{texts}/{{}}", 1, tests=[*TESTED.values()])
+    once(args.workdir / "data-bin", make)
     readings = {str(count): f"{TEST} {name}" for count, name in TESTED.items()}
     trials = run_trials(args, args.workdir, MODELS, RATES, args.updates // 3, lambda _: readings)
     column = {"loss": Column("nll_loss", ".3f", math.log(2))}
