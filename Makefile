@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/installed
 # With triton, the tests also run the kernels of the EMA, by its interpreter: a gigabyte more.
 EXTRAS ?= demo,test
 # Tests that take the device from --device.
-ON_DEVICES := tests/ops tests/modules tests/models tests/test_commands.py
+ON_DEVICES := tests/ops tests/modules tests/models tests/optim tests/test_commands.py
 # The extras whose packages are installed by hash, and the machine that .ci/requirements.txt is for.
 HASHED := classification demo images inspect test translation
 HASHED_MACHINE := 3.11 Linux x86_64
