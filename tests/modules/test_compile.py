@@ -64,10 +64,10 @@ def test_compiled_layers_compute_the_same(kind, padded, training):
         assert_close(ours, expected, 1e-5)
 
 
-@pytest.mark.parametrize("kind", ["causal", "cross", "feed forward"])
+@pytest.mark.parametrize("kind", ["causal", "windows", "cross", "feed forward"])
 def test_one_graph_serves_all_lengths(kind):
-    """The backend is called twice: the second time with the norm's epsilon as a constant. Layers
-    with chunks: ``models/test_compile_layers.py``."""
+    """The backend is called twice: the second time with the norm's epsilon as a constant. Multiples
+    of the chunk have a graph of their own."""
     layer, _ = make(kind, True)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counter)
