@@ -94,9 +94,9 @@ def main() -> None:
     args.workdir = args.workdir or Path("data", f"long-{language}")
     data = find_data(args, prepare, "help", "--target-lang", language)
     texts = once(args.workdir / "joined", partial(write_joined, data, ("en", language)))
-    words = f"--source-lang en --target-lang {language} --joined-dictionary --srcdict".split()
-    words.append(str(data / "data-bin/dict.en.txt"))
-    make = partial(binarise, words, f"{texts}/{{}}", 1, tests=[*TESTED.values()])
+    options = f"--source-lang en --target-lang {language} --joined-dictionary --srcdict".split()
+    options.append(str(data / "data-bin/dict.en.txt"))
+    make = partial(binarise, options, f"{texts}/{{}}", 1, tests=[*TESTED.values()])
     once(args.workdir / "data-bin", make)
     readings = {str(count): f"{TEST} {name}" for count, name in TESTED.items()}
     trials = run_trials(args, args.workdir, MODELS, RATES, args.updates // 3, lambda _: readings)
